@@ -1,0 +1,114 @@
+"""Where a job's Ray comes from: a cluster by address, else a local Ray of its own."""
+
+import logging
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from lglm_core.errors import InputError
+
+OBJECT_STORE_BYTES = 256 << 20  # rooms carry the data; the object store only passes lists of work
+LONGEST_TEMPORARY_PATH = 40  # characters; Ray's sockets below it must stay under 108
+Result = TypeVar("Result")
+
+
+@contextmanager
+def ray_cluster(address: str | None, *, show_worker_output: bool = False) -> Iterator[None]:
+    """Connect to Ray for the length of the block.
+
+    Args:
+        address: A cluster; default $RAY_ADDRESS, else a local Ray that ends with the block. Never a
+            cluster that merely happens to run on this machine.
+        show_worker_output: Pass what workers print on to stderr.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
+    temporary = None if address else _temporary_folder()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the future default; silences a warning
+    if not address and "RAY_AUTH_TOKEN" not in os.environ:
+        # A token for this one Ray; left alone, Ray would write one into the user's home.
+        os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
+    import ray
+
+    local: dict[str, Any] = {
+        "include_dashboard": False,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "_temp_dir": temporary,
+    }
+    try:
+        ray.init(
+            address=address or "local",
+            logging_level=logging.ERROR,
+            log_to_driver=show_worker_output,
+            **({} if address else local),
+        )
+    except (ConnectionError, ValueError) as error:
+        raise InputError(f"no Ray cluster answers at {address} ({str(error).splitlines()[0]})") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def cpus() -> int:
+    """How many CPUs the connected cluster has."""
+    import ray
+
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def gpus() -> int:
+    """How many GPUs the connected cluster has."""
+    import ray
+
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def run_tasks(function: Callable[..., Result], calls: Sequence[tuple[Any, ...]], progress: str) -> list[Result]:
+    """Run ``function(*call)`` for every call as Ray tasks, one CPU each; return results in call order."""
+    import ray
+
+    remote = ray.remote(num_cpus=1)(function)
+    window = 2 * cpus()  # bounded, so that a plan of 10,000 shards does not queue as a whole
+    pending: dict[Any, int] = {}
+    results: dict[int, Result] = {}
+    with progress_bar(len(calls), progress) as bar:
+        for number, call in enumerate(calls):
+            if len(pending) >= window:
+                _collect_one(pending, results, bar)
+            pending[remote.remote(*call)] = number
+        while pending:
+            _collect_one(pending, results, bar)
+    return [results[number] for number in range(len(calls))]
+
+
+def _collect_one(pending: dict[Any, int], results: dict[int, Result], bar: tqdm) -> None:
+    import ray
+
+    (ready,), _ = ray.wait(list(pending), num_returns=1)
+    results[pending.pop(ready)] = ray.get(ready)
+    bar.update()
+
+
+def progress_bar(total: int, description: str, iterable: Iterable | None = None) -> tqdm:
+    """Return a progress bar on stderr that also reads well in a log file."""
+    seconds = 0.2 if sys.stderr.isatty() else 5.0
+    return tqdm(iterable, total=total, desc=description, mininterval=seconds, file=sys.stderr, dynamic_ncols=True)
+
+
+def _temporary_folder() -> str:
+    wanted = os.environ.get("RAY_TMPDIR")
+    if wanted and len(str(Path(wanted).absolute())) <= LONGEST_TEMPORARY_PATH:
+        Path(wanted).mkdir(parents=True, exist_ok=True)
+        return tempfile.mkdtemp(dir=Path(wanted).absolute())
+    return tempfile.mkdtemp(prefix="lglm-ray-", dir="/tmp")

@@ -1,0 +1,202 @@
+"""From an options class to a command line, and back; the frame that every job runs in.
+
+A job is a function from its options to an :class:`Outcome`. What it raises becomes one line on stderr
+and an exit code: 2 for bad usage or input, 1 for a failure while running.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from jobs.options import Options
+from lglm_core.errors import DamageError, InputError
+
+OptionsType = TypeVar("OptionsType", bound=Options)
+Choices = Mapping[str, type[Options]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job came to.
+
+    ``status`` is ``done`` or ``already complete``; ``summary`` is for people, the rest also for ``--json``.
+    """
+
+    status: str
+    out: str | None
+    summary: str
+    counts: Mapping[str, int] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Refuse in one line."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def main(
+    verb: str,
+    options: type[Options] | Choices,
+    run: Callable[[Any], Outcome],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Run one job from its command line and return the exit code.
+
+    Args:
+        verb: The job's name.
+        options: Its options class, or one by name where the first argument chooses.
+        run: The job.
+        argv: Arguments; default those of the process.
+    """
+    started = time.perf_counter()
+    argv = sys.argv[1:] if argv is None else argv
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    try:
+        chosen, as_json = parse(verb, options, argv)
+        outcome = run(chosen)
+    except KeyboardInterrupt:
+        return _fail(verb, "interrupted", 130)
+    except Exception as error:  # the one place where an error becomes a line
+        return _report(verb, error)
+    print(outcome.summary)
+    if as_json:
+        result = {
+            "verb": verb,
+            "status": outcome.status,
+            "out": outcome.out,
+            "counts": dict(outcome.counts),
+            "metrics": dict(outcome.metrics),
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+        print(json.dumps(result), flush=True)
+    return 0
+
+
+def parse(verb: str, options: type[Options] | Choices, argv: Sequence[str]) -> tuple[Options, bool]:
+    """Parse arguments into options; the second value tells whether ``--json`` was given."""
+    parser = _Parser(prog=f"lglm {verb}", allow_abbrev=False)
+    if isinstance(options, Mapping):
+        choices = parser.add_subparsers(dest="_choice", required=True, metavar="|".join(options))
+        for name, kind in options.items():
+            _add_options(choices.add_parser(name, help=kind.__doc__, description=kind.__doc__, allow_abbrev=False), kind)
+    else:
+        parser.description = options.__doc__
+        _add_options(parser, options)
+    given = vars(parser.parse_args(argv))
+    choice = given.pop("_choice", None)
+    kind = options[choice] if isinstance(options, Mapping) else options
+    as_json, config = given.pop("_json"), given.pop("_config")
+    values = {**(_read_config(config) if config else {}), **given}
+    return _validate(f"lglm {verb}{f' {choice}' if choice else ''}", kind, values), as_json
+
+
+def to_arguments(options: Options) -> list[str]:
+    """Write options as the arguments that give them; those at their defaults are left out."""
+    arguments = []
+    for name, value in options.model_dump(exclude_defaults=True).items():
+        flag = _flag(name)
+        if isinstance(value, bool):
+            arguments.append(flag if value else f"--no-{flag[2:]}")
+        else:
+            values = value if isinstance(value, list) else [value]
+            arguments += [f"{flag}={one}" for one in values]
+    return arguments
+
+
+def _add_options(parser: argparse.ArgumentParser, kind: type[Options]) -> None:
+    for name, info in kind.model_fields.items():
+        shared: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": _help(info)}
+        if info.annotation is bool:
+            parser.add_argument(_flag(name), action=argparse.BooleanOptionalAction, **shared)
+        elif get_origin(info.annotation) is list:
+            parser.add_argument(_flag(name), nargs="+", action="extend", metavar=name.upper(), **shared)
+        else:
+            parser.add_argument(_flag(name), metavar=_metavar(name, info), **shared)
+    parser.add_argument("--config", dest="_config", metavar="FILE.yaml", help="Read options from a file; the command line wins.")
+    parser.add_argument("--json", dest="_json", action="store_true", help="End with one JSON object on stdout.")
+
+
+def _flag(name: str) -> str:
+    return f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
+
+
+def _metavar(name: str, info: FieldInfo) -> str:
+    choices = [choice for part in (info.annotation, *get_args(info.annotation)) for choice in get_args(part)]
+    texts = [choice for choice in choices if isinstance(choice, str)]
+    return "|".join(dict.fromkeys(texts)) or name.upper()
+
+
+def _help(info: FieldInfo) -> str:
+    default = "" if info.is_required() or info.default in (None, []) else f" (default {info.default})"
+    required = " (required)" if info.is_required() else ""
+    return f"{info.description}{default}{required}".replace("%", "%%")
+
+
+def _read_config(path: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a mapping of option names to values")
+    return {str(name).replace("-", "_"): value for name, value in values.items()}
+
+
+def _validate(command: str, kind: type[OptionsType], values: Mapping[str, Any]) -> OptionsType:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = _flag(str(first["loc"][0]))
+        if first["type"] == "missing":
+            raise InputError(f"the option {flag} is required; see {command} --help") from error
+        if first["type"] == "extra_forbidden":
+            raise InputError(f"unknown option {flag}; see {command} --help") from error
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise InputError(f"{flag}: {first['input']!r} was given; {message}") from error
+
+
+def _report(verb: str, error: Exception) -> int:
+    cause = _known_cause(error)
+    if cause is None:
+        logging.getLogger(__name__).error("", exc_info=error)
+        return _fail(verb, f"failed: {type(error).__name__}: {_last_line(error)}", 1)
+    return _fail(verb, " ".join(str(cause).split()), 2 if isinstance(cause, InputError) else 1)
+
+
+def _known_cause(error: BaseException) -> Exception | None:
+    """Find the error of ours that Ray, or anything else, has wrapped."""
+    return next((cause for cause in _causes(error) if isinstance(cause, InputError | DamageError | FloatingPointError)), None)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    if error is None:
+        return
+    # Ray Train keeps its workers' errors in worker_failures, Ray's tasks theirs in cause.
+    failures = getattr(error, "worker_failures", None) or {}
+    inner = [*failures.values(), getattr(error, "cause", None), error.__cause__]
+    for wrapped in inner:
+        if isinstance(wrapped, BaseException) and wrapped is not error:
+            yield from _causes(wrapped)
+    yield error
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+def _fail(verb: str, message: str, code: int) -> int:
+    print(f"lglm {verb}: {message}", file=sys.stderr, flush=True)
+    return code

@@ -1,0 +1,174 @@
+"""The options of every job: one class each, from which command line, config file and form derive.
+
+Imports nothing heavy, so that help, refusals and flows start fast.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Options(BaseModel):
+    """What all options have in common: they are frozen, and an unknown one is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class OnRay(Options):
+    """Options of a job that runs on Ray."""
+
+    ray_address: str | None = None
+    """Ray cluster to run on; default $RAY_ADDRESS, else a local Ray of its own."""
+
+
+class Shard(OnRay):
+    """What all sources of labelled pictures share."""
+
+    out: str
+    """Dataset folder to write."""
+    max_samples_per_shard: PositiveInt = 1000
+    """Pictures per tar file, at most."""
+
+
+class ShardCoco(Shard):
+    """Shard COCO, 2014 or 2017."""
+
+    root: str
+    """Folder with {train,val}20xx/ and annotations/instances_{train,val}20xx.json."""
+    unlabelled: Literal["keep", "drop"] = "keep"
+    """Pictures without any annotation: keep them as negatives, or drop them."""
+    year: Literal["2014", "2017"] | None = None
+    """Which COCO, where the root holds both."""
+
+
+class ShardTable(Shard):
+    """Shard your own pictures from a CSV, JSONL or Parquet table."""
+
+    table: str
+    """File with the columns image, labels (a list, or separated by |) and optionally split."""
+    image_root: str
+    """Folder that the column image is relative to."""
+    validation_share: Share = 0.2
+    """Share of the pictures that go to val, where the table has no column split."""
+
+
+class ShardToy(Shard):
+    """Draw scenes in COCO's format and shard them."""
+
+    samples: PositiveInt = 1000
+    """Scenes to draw; a fifth of them for val."""
+    seed: int = 0
+    """Seed of the drawing."""
+    root: str | None = None
+    """Folder to keep the drawn COCO-format files in; default: a temporary one."""
+
+
+class MakeLabelEmbeddings(Options):
+    """Embed the labels of a dataset."""
+
+    dataset: str
+    """Dataset folder whose labels to embed."""
+    out: str
+    """Label embeddings folder to write."""
+    glove: str | None = None
+    """GloVe text file; without it the vectors come from label co-occurrence in the training split."""
+    alias: list[str] = []
+    """'label=words': use other words for a label; may be given several times."""
+    oov: Literal["error", "zero"] = "error"
+    """A label none of whose words are in the file: refuse, or take a zero vector."""
+
+
+class Recipe(Options):
+    """How to train: everything but what to train on."""
+
+    backbone: str = "resnet101"
+    """Any torchvision classification CNN, by name."""
+    weights: str = "imagenet"
+    """Weights the backbone starts from: imagenet, none, or a file."""
+    image_size: Annotated[int, Field(ge=32)] = 448
+    """Side of the square pictures, in pixels."""
+    epochs: PositiveInt = 40
+    """Passes over the training split."""
+    batch_size: PositiveInt = 32
+    """Pictures per optimiser step, over all workers together."""
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    """Peak learning rate of the head (AdamW)."""
+    backbone_lr: Annotated[float, Field(gt=0)] | None = None
+    """Peak learning rate of the backbone; default lr / 10, or lr with --weights none."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    """AdamW's decay of weight matrices."""
+    freeze_backbone: bool = False
+    """Train the head alone."""
+    feature_dropout: Share = 0.0
+    """Share of the pooled feature dropped in training; 0.8 suits hundreds of pictures."""
+    graph_weight: Annotated[float, Field(ge=0)] = 1.0
+    """λ of the paper's Eq. 9: how strongly the label graph is kept near the identity."""
+    seed: int = 0
+    """Seed of weights, order, views and dropout."""
+
+
+class Train(Recipe, OnRay):
+    """Train LGLM on a dataset."""
+
+    dataset: str
+    """Dataset folder."""
+    label_embeddings: str
+    """Label embeddings folder, made for the same labels."""
+    out: str
+    """Run folder to write; the model is in its folder model."""
+    num_workers: Annotated[int, Field(ge=0)] = 1
+    """Ray Train workers; 0 trains in this process, without Ray."""
+
+
+class OnSplit(OnRay):
+    """Options of a job that applies a model to a split of a dataset."""
+
+    model: str
+    """Model folder, as lglm train wrote it."""
+    dataset: str
+    """Dataset folder."""
+    split: str = "val"
+    """Split of the dataset."""
+
+
+class Evaluate(OnSplit):
+    """Measure a model on a split and write a report."""
+
+    out: str
+    """Evaluation folder to write."""
+
+
+class Embed(OnSplit):
+    """Write the features and scores of a split."""
+
+    out: str
+    """Embeddings folder to write."""
+
+
+class Search(Options):
+    """Find the pictures of an embeddings folder that are nearest to a given one."""
+
+    model: str
+    """Model folder that the embeddings were made with."""
+    embeddings: str
+    """Embeddings folder."""
+    query: str
+    """Image file."""
+    k: PositiveInt = 5
+    """How many neighbours."""
+    out: str | None = None
+    """HTML page to write."""
+
+
+class Tag(OnRay):
+    """Tag every file of a folder."""
+
+    model: str
+    """Model folder."""
+    images: str
+    """Folder of pictures, searched to any depth; every file in it becomes a row."""
+    out: str
+    """Tags folder to write."""

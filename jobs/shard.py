@@ -1,0 +1,116 @@
+"""Shard labelled pictures into WebDataset tar files with an index.
+
+    lglm shard coco --root COCO --out DATASET
+    lglm shard table --table labels.csv --image-root PICTURES --out DATASET
+    lglm shard toy --out DATASET
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from jobs import command_line
+from jobs.command_line import Outcome
+from jobs.options import Shard, ShardCoco, ShardTable, ShardToy
+from lglm_core import rooms
+from lglm_core.data import storage
+
+if TYPE_CHECKING:
+    from lglm_core.data.source import Source
+
+SOURCES = {"coco": ShardCoco, "table": ShardTable, "toy": ShardToy}
+
+
+def run(options: Shard) -> Outcome:
+    """Plan the shards, write those that are missing, and commit the dataset."""
+    if isinstance(options, ShardToy):
+        return _shard_toy(options)
+    from lglm_core.data.coco import CocoSource
+    from lglm_core.data.table import TableSource
+
+    if isinstance(options, ShardCoco):
+        return _shard(CocoSource(options.root, unlabelled=options.unlabelled, year=options.year), options)
+    assert isinstance(options, ShardTable)
+    return _shard(TableSource(options.table, options.image_root, validation_share=options.validation_share), options)
+
+
+def _shard_toy(options: ShardToy) -> Outcome:
+    """Draw, then shard as any other COCO; a complete dataset is recognised before anything is drawn."""
+    recipe = rooms.Recipe(
+        "dataset",
+        inputs={},
+        options={
+            "source": "toy",
+            "samples": options.samples,
+            "seed": options.seed,
+            "max_samples_per_shard": options.max_samples_per_shard,
+        },
+    )
+    manifest = rooms.find(options.out, recipe)
+    if manifest:
+        return _outcome(options.out, manifest, "already complete")
+    from jobs.cluster import progress_bar
+    from lglm_core.data.coco import CocoSource
+    from lglm_core.data.toy import write_toy_coco
+
+    with _kept_or_temporary(options.root) as root, progress_bar(options.samples, "draw") as bar:
+        write_toy_coco(root, samples=options.samples, seed=options.seed, progress=lambda done, _: bar.update(done - bar.n))
+        return _write(CocoSource(str(root)), recipe, options)
+
+
+def _shard(source: "Source", options: Shard) -> Outcome:
+    recipe = rooms.Recipe(
+        "dataset", source.inputs(), {**source.options(), "max_samples_per_shard": options.max_samples_per_shard}
+    )
+    manifest = rooms.find(options.out, recipe)
+    return _outcome(options.out, manifest, "already complete") if manifest else _write(source, recipe, options)
+
+
+def _write(source: "Source", recipe: rooms.Recipe, options: Shard) -> Outcome:
+    from jobs.cluster import ray_cluster, run_tasks
+    from lglm_core.data.dataset import commit_dataset
+    from lglm_core.data.plan import make_plan
+    from lglm_core.data.shards import write_shard
+
+    plan = make_plan(source, options.max_samples_per_shard)
+    rooms.begin(options.out, recipe)
+    out = storage.absolute(options.out)
+    with ray_cluster(options.ray_address):
+        receipts = run_tasks(write_shard, [(shard, plan.labels, out) for shard in plan.shards], "shard")
+    manifest = commit_dataset(options.out, recipe, plan, receipts, dropped=getattr(source, "dropped", 0))
+    return _outcome(options.out, manifest, "done")
+
+
+def _outcome(out: str, manifest: rooms.Manifest, status: str) -> Outcome:
+    counts, splits = manifest.counts, manifest.details["splits"]
+    lines = [
+        f"{out}: dataset, {status}: {counts['written']} samples in {len(manifest.details['shards'])} shards ("
+        + ", ".join(f"{name} {split['samples']}" for name, split in splits.items())
+        + f"), {counts['unlabelled']} of them without a label; {counts['rejected']} pictures rejected"
+    ]
+    if counts["unlabelled_dropped"]:
+        lines.append(f"  {counts['unlabelled_dropped']} pictures without a label were dropped")
+    if counts["rejected"]:
+        lines.append(f"  why: {storage.join(out, 'rejects.parquet')}")
+    return Outcome(status, out, "\n".join(lines), counts=counts)
+
+
+@contextmanager
+def _kept_or_temporary(root: str | None) -> Iterator[Path]:
+    if root:
+        yield storage.local_path(storage.absolute(root))
+        return
+    with TemporaryDirectory(prefix="lglm-toy-") as folder:
+        yield Path(folder)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job from its command line."""
+    return command_line.main("shard", SOURCES, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,290 @@
+"""Train LGLM on a dataset and save the model.
+
+    lglm train --dataset DATASET --label-embeddings LABELS --out RUN
+    lglm train --dataset DATASET --label-embeddings LABELS --out RUN --weights mobilenet_v2.pth \\
+        --backbone mobilenet_v2 --image-size 224 --freeze-backbone --num-workers 2
+"""
+
+import hashlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+from typing import TYPE_CHECKING, Any
+
+from jobs import command_line
+from jobs.command_line import Outcome
+from jobs.options import Recipe, Train
+from lglm_core import rooms
+from lglm_core.data import storage
+
+if TYPE_CHECKING:
+    from lglm_core.data.dataset import Dataset
+    from lglm_core.label_embeddings import LabelEmbeddings
+    from lglm_core.model.lglm import Lglm
+    from lglm_core.run import RunSettings, TrainingRun
+    from lglm_core.training import EpochEnd, Step
+
+SECONDS_BETWEEN_STEP_LINES = 15.0
+logger = logging.getLogger("lglm.train")
+
+
+def run(options: Train) -> Outcome:
+    """Train, here or on Ray, unless the same run is complete; then save the model."""
+    dataset = rooms.require(options.dataset, "dataset")
+    embeddings = rooms.require(options.label_embeddings, "label-embeddings")
+    recipe = rooms.Recipe(
+        "run",
+        {
+            "dataset": dataset.fingerprint,
+            "label_embeddings": embeddings.fingerprint,
+            "weights": _weights_digest(options.weights),
+        },
+        {name: getattr(options, name) for name in Recipe.model_fields if name != "weights"},
+    )
+    manifest = rooms.find(options.out, recipe)
+    status = "already complete" if manifest else "done"
+    manifest = manifest or _train(options, recipe)
+    metrics = manifest.details["last_epoch"]
+    measured = "" if metrics["val_map"] is None else f", validation mAP {metrics['val_map']:.1f}"
+    summary = (
+        f"{options.out}: run, {status}: {manifest.counts['epochs']} epochs, loss {metrics['loss']:.3f}{measured}\n"
+        f"  model: {storage.join(options.out, 'model')}"
+    )
+    return Outcome(status, options.out, summary, counts=manifest.counts, metrics=metrics)
+
+
+def _train(options: Train, recipe: rooms.Recipe) -> rooms.Manifest:
+    from lglm_core.run import build_model
+
+    dataset, embeddings, settings = _open_inputs(options)
+    model = build_model(settings, embeddings)
+    model.backbone.load_weights(settings.weights)  # refused here, before any worker starts
+    rooms.begin(options.out, recipe)
+    if options.num_workers:
+        checkpoint, history = _train_on_ray(options, recipe)
+        _load(model, checkpoint)
+    else:
+        history = _train_here(options, dataset, model, settings)
+    return _save(options, recipe, model, history, dataset, embeddings, settings)
+
+
+def _open_inputs(options: Train) -> "tuple[Dataset, LabelEmbeddings, RunSettings]":
+    """Open what every worker needs; refuse embeddings of another vocabulary."""
+    from lglm_core.data.dataset import Dataset
+    from lglm_core.label_embeddings import FILE, LabelEmbeddings
+    from lglm_core.model.lglm import LglmConfig
+    from lglm_core.run import RunSettings
+
+    dataset = Dataset.open(options.dataset)
+    url = storage.join(options.label_embeddings, FILE)
+    embeddings = LabelEmbeddings.load(url)
+    embeddings.check_labels(dataset.labels, url, options.dataset)
+    backbone_lr = options.backbone_lr or (options.lr if options.weights == "none" else options.lr / 10)
+    shared = {name: getattr(options, name) for name in Recipe.model_fields if name not in ("feature_dropout", "backbone_lr")}
+    settings = RunSettings(
+        **shared, backbone_lr=backbone_lr, head=LglmConfig(feature_dropout=options.feature_dropout)
+    )
+    return dataset, embeddings, settings
+
+
+def _train_here(options: Train, dataset: "Dataset", model: "Lglm", settings: "RunSettings") -> "list[EpochEnd]":
+    """Train in this process, without Ray; resumes from its last checkpoint."""
+    import torch
+
+    from lglm_core.run import TrainingRun
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    training = TrainingRun(dataset, model, settings, device=device, threads=torch.get_num_threads())
+    checkpoints = storage.join(options.out, "checkpoints")
+    last = storage.join(checkpoints, "last")
+    if storage.exists(last):
+        training.resume(storage.local_path(last))
+    for end in training.epochs(_step_lines(training)):
+        logger.info(_epoch_line(end, settings.epochs))
+        storage.remove(last)
+        with storage.write_whole(last) as staged:
+            staged.mkdir()
+            training.save(staged)
+    return training.history
+
+
+def _train_on_ray(options: Train, recipe: rooms.Recipe) -> "tuple[Path, list[EpochEnd]]":
+    """Train on Ray workers; the run's name carries the recipe, so that the same one resumes."""
+    from jobs.cluster import gpus, ray_cluster
+    from lglm_core.run import read_history
+
+    with ray_cluster(options.ray_address, show_worker_output=True):
+        from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        absolute = options.model_copy(
+            update={name: storage.absolute(getattr(options, name)) for name in ("dataset", "label_embeddings", "out")}
+            | ({"weights": storage.absolute(options.weights)} if options.weights not in ("imagenet", "none") else {})
+        )
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config=absolute.model_dump(),
+            scaling_config=ScalingConfig(num_workers=options.num_workers, use_gpu=gpus() >= options.num_workers),
+            run_config=RunConfig(
+                name=f"run-{recipe.fingerprint[:16]}",
+                storage_path=storage.join(absolute.out, "checkpoints"),
+                checkpoint_config=CheckpointConfig(num_to_keep=2),
+                failure_config=FailureConfig(max_failures=2),
+            ),
+        )
+        checkpoint = trainer.fit().checkpoint
+        with TemporaryDirectory() as _, checkpoint.as_directory() as folder:
+            kept = Path(folder)
+            return kept, read_history(kept)
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """One Ray Train worker: build the same model as all others, take its share, report every epoch."""
+    import ray.train
+    import torch
+    from ray.train.torch import get_device, prepare_model
+
+    from lglm_core.run import TrainingRun, build_model
+
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    context = ray.train.get_context()
+    dataset, embeddings, settings = _open_inputs(Train(**config))
+    model = build_model(settings, embeddings)
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        model.backbone.load_weights(settings.weights)
+    training = TrainingRun(
+        dataset,
+        model,
+        settings,
+        device=get_device(),
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        threads=max(1, torch.get_num_threads()),
+        parallel=prepare_model,
+    )
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            training.resume(Path(folder))
+    first = context.get_world_rank() == 0
+    for end in training.epochs(_step_lines(training) if first else None):
+        if first:
+            logger.info(_epoch_line(end, settings.epochs))
+        _report(training, end, first)
+
+
+def _report(training: "TrainingRun", end: "EpochEnd", first: bool) -> None:
+    """Report an epoch; the first worker attaches the checkpoint."""
+    import ray.train
+
+    if not first:
+        ray.train.report(asdict(end))
+        return
+    folder = mkdtemp()  # Ray uploads, then deletes it
+    training.save(Path(folder))
+    ray.train.report(
+        asdict(end),
+        checkpoint=ray.train.Checkpoint.from_directory(folder),
+        checkpoint_dir_name=f"epoch-{end.epoch + 1:04d}",
+        delete_local_checkpoint_after_upload=True,
+    )
+
+
+def _save(
+    options: Train,
+    recipe: rooms.Recipe,
+    model: "Lglm",
+    history: "list[EpochEnd]",
+    dataset: "Dataset",
+    embeddings: "LabelEmbeddings",
+    settings: "RunSettings",
+) -> rooms.Manifest:
+    """Write history and model, and commit the run."""
+    import pyarrow as pa
+
+    from lglm_core.model.bundle import save_bundle
+
+    storage.write_parquet(
+        storage.join(options.out, "history.parquet"), pa.Table.from_pylist([asdict(end) for end in history])
+    )
+    last = history[-1]
+    facts = {
+        "backbone": settings.backbone,
+        "image size": f"{settings.image_size} × {settings.image_size}, squashed",
+        "trained on": f"{len(dataset.split('train'))} pictures, dataset {dataset.manifest.fingerprint[:12]}",
+        "epochs": len(history),
+        "validation mAP": "not measured" if last.val_map is None else f"{last.val_map:.1f}",
+    }
+    bundle = save_bundle(
+        storage.join(options.out, "model"),
+        model.cpu(),
+        settings.head,
+        embeddings,
+        rooms.Recipe("model", recipe.inputs, recipe.options),
+        image_size=settings.image_size,
+        facts=facts,
+    )
+    return rooms.commit(
+        options.out,
+        rooms.Manifest(
+            kind="run",
+            fingerprint=bundle.fingerprint,
+            inputs=recipe.inputs,
+            options=recipe.options,
+            counts={"epochs": len(history), "workers": options.num_workers, **bundle.counts},
+            details={"last_epoch": asdict(last)},
+        ),
+    )
+
+
+def _load(model: "Lglm", checkpoint: Path) -> None:
+    from lglm_core.run import load_weights
+
+    load_weights(model, checkpoint)
+
+
+def _weights_digest(weights: str) -> str:
+    if weights in ("imagenet", "none"):
+        return weights
+    path = storage.local_path(weights)
+    if not path.is_file():
+        from lglm_core.errors import InputError
+
+        raise InputError(f"--weights {weights}: no such file")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _epoch_line(end: "EpochEnd", epochs: int) -> str:
+    measured = "" if end.val_map is None else f", validation mAP {end.val_map:.1f}"
+    return (
+        f"epoch {end.epoch + 1}/{epochs}: loss {end.loss:.3f}{measured}, {end.images_per_s:.0f} images/s, "
+        f"{end.seconds:.1f} s"
+    )
+
+
+def _step_lines(training: "TrainingRun") -> "Callable[[int, Step], None]":
+    """Return a callback that logs a line now and then within a long epoch."""
+    last = time.monotonic()
+
+    def show(epoch: int, step: "Step") -> None:
+        nonlocal last
+        if time.monotonic() - last >= SECONDS_BETWEEN_STEP_LINES:
+            last = time.monotonic()
+            loss = step.classification.item()
+            logger.info(f"epoch {epoch + 1}: step {step.number + 1}/{training.training.steps}, loss {loss:.3f}")
+
+    return show
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job from its command line."""
+    return command_line.main("train", Train, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

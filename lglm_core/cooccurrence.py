@@ -1,0 +1,50 @@
+"""Label vectors from the labels alone: which go together in the training split.
+
+Source: Levy and Goldberg, NeurIPS 2014: word vectors factorise a matrix of pointwise mutual information.
+"""
+
+import numpy as np
+
+from lglm_core.label_embeddings import LabelEmbeddings
+from lglm_core.labels import LabelVocabulary
+
+MAX_WIDTH = 300
+
+
+def ppmi(targets: np.ndarray) -> np.ndarray:
+    """Positive pointwise mutual information of labels, in nats, [C, C].
+
+    Args:
+        targets: [N, C] of 1, 0, -1; only 1 counts.
+
+    Returns:
+        max(0, log(p(i, j) / (p(i) p(j)))); a label that never occurs has zeros.
+    """
+    present = (targets == 1).astype(np.float64)
+    together = present.T @ present
+    alone = np.diag(together)
+    expected = np.outer(alone, alone) / max(len(targets), 1)
+    ratio = np.divide(together, expected, out=np.ones_like(together), where=together > 0)
+    return np.maximum(np.log(ratio), 0.0)
+
+
+def cooccurrence_embeddings(labels: LabelVocabulary, targets: np.ndarray) -> LabelEmbeddings:
+    """Embed labels by a truncated singular value decomposition of their PPMI.
+
+    Args:
+        labels: C names.
+        targets: Those of the training split, [N, C].
+    """
+    u, singular, _ = np.linalg.svd(ppmi(targets), hermitian=True)
+    width = min(len(labels), MAX_WIDTH)
+    vectors = u[:, :width] * np.sqrt(singular[:width])
+    # The sign of each singular vector is free; fix it, so that every machine gives the same one.
+    vectors *= np.where(vectors[np.abs(vectors).argmax(axis=0), np.arange(width)] < 0, -1.0, 1.0)
+    occurs = (targets == 1).any(axis=0)
+    return LabelEmbeddings(
+        labels=labels,
+        vectors=vectors.astype(np.float32),
+        words=tuple((label,) if there else () for label, there in zip(labels, occurs, strict=True)),
+        missing=tuple(() if there else (label,) for label, there in zip(labels, occurs, strict=True)),
+        source="ppmi",
+    )

@@ -1,0 +1,140 @@
+"""COCO instances, 2014 and 2017: which picture shows objects of which categories."""
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
+from functools import cached_property
+from typing import Any, Literal
+
+from pycocotools.coco import COCO
+
+from lglm_core.data import storage
+from lglm_core.data.source import LabelledImage, key_of
+from lglm_core.errors import InputError
+from lglm_core.labels import LabelVocabulary
+from lglm_core.rooms import digest
+
+YEARS = ("2014", "2017")
+SPLITS = ("train", "val")
+
+
+class CocoSource:
+    """``ROOT/{train,val}20xx/`` and ``ROOT/annotations/instances_{train,val}20xx.json``.
+
+    Labels are the categories by ascending id. A picture has a label if it has any annotation of
+    that category, crowds included, as the field counts them.
+    """
+
+    def __init__(
+        self, root: str, *, unlabelled: Literal["keep", "drop"] = "keep", year: str | None = None
+    ) -> None:
+        self.root = root
+        self.unlabelled = unlabelled
+        self.year = year or self._find_year()
+        self.dropped = 0  # unlabelled pictures left out, counted as images() goes
+        for split in SPLITS:
+            folder = storage.join(root, f"{split}{self.year}")
+            if not storage.is_folder(folder):
+                raise InputError(f"{folder}: no such folder; COCO's {split} pictures were expected there")
+
+    def inputs(self) -> Mapping[str, str]:
+        """Digests of both annotation files."""
+        return {f"instances_{split}{self.year}.json": digest(self._bytes[split]) for split in SPLITS}
+
+    def options(self) -> Mapping[str, Any]:
+        """The year and what becomes of unlabelled pictures."""
+        return {"source": "coco", "year": self.year, "unlabelled": self.unlabelled}
+
+    def labels(self) -> LabelVocabulary:
+        """The categories of the training file, by ascending id; both files must agree."""
+        names = {split: tuple(self._categories(split).values()) for split in SPLITS}
+        if names["train"] != names["val"]:
+            raise InputError(
+                f"{self._url('val')}: its categories are not those of {self._url('train')}; "
+                "both must list the same ids and names"
+            )
+        return LabelVocabulary(names["train"])
+
+    def images(self) -> Iterator[LabelledImage]:
+        """Every picture of both splits, by ascending image id."""
+        self.dropped = 0
+        for split in SPLITS:
+            coco, categories = self._annotations[split], self._categories(split)
+            folder = f"{split}{self.year}"
+            for image_id in sorted(coco.imgs):
+                found = {annotation["category_id"] for annotation in coco.imgToAnns[image_id]}
+                if not found and self.unlabelled == "drop":
+                    self.dropped += 1
+                    continue
+                file_name = coco.imgs[image_id]["file_name"]
+                yield LabelledImage(
+                    key=key_of(file_name.rpartition(".")[0] or file_name),
+                    split=split,
+                    uri=storage.join(self.root, folder, file_name),
+                    source=f"{folder}/{file_name}",
+                    labels=tuple(name for category, name in categories.items() if category in found),
+                )
+
+    def _find_year(self) -> str:
+        found = [year for year in YEARS if storage.exists(self._url("train", year))]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise InputError(f"{self.root}: holds COCO {' and '.join(found)}; say which with --year")
+        raise InputError(
+            f"{storage.join(self.root, 'annotations')}: holds no instances_train2014.json or "
+            "instances_train2017.json; point --root at a folder in COCO's layout"
+        )
+
+    def _url(self, split: str, year: str | None = None) -> str:
+        return storage.join(self.root, "annotations", f"instances_{split}{year or self.year}.json")
+
+    def _categories(self, split: str) -> dict[int, str]:
+        return {number: self._annotations[split].cats[number]["name"] for number in sorted(self._annotations[split].cats)}
+
+    @cached_property
+    def _bytes(self) -> dict[str, bytes]:
+        return {split: storage.read_bytes(self._url(split)) for split in SPLITS}
+
+    @cached_property
+    def _annotations(self) -> dict[str, COCO]:
+        return {split: _parse(self._bytes[split], self._url(split)) for split in SPLITS}
+
+
+def _parse(data: bytes, url: str) -> COCO:
+    """Index one annotation file; refuse what is not in COCO's instances format."""
+    try:
+        content = json.loads(data)
+    except ValueError as error:
+        raise InputError(f"{url}: not JSON ({error}); COCO's instances annotations were expected") from error
+    for table, fields in {
+        "images": ("id", "file_name"),
+        "annotations": ("id", "image_id", "category_id"),
+        "categories": ("id", "name"),
+    }.items():
+        rows = content.get(table) if isinstance(content, dict) else None
+        if not isinstance(rows, list):
+            raise InputError(f"{url}: not COCO's instances format: it has no list {table!r}")
+        for number, row in enumerate(rows):
+            missing = [name for name in fields if not isinstance(row, dict) or name not in row]
+            if missing:
+                raise InputError(f"{url}: not COCO's instances format: {table}[{number}] has no {missing[0]!r}")
+    _check_references(content, url)
+    coco = COCO()
+    coco.dataset = content
+    with redirect_stdout(io.StringIO()):  # pycocotools prints its progress on stdout
+        coco.createIndex()
+    return coco
+
+
+def _check_references(content: dict[str, Any], url: str) -> None:
+    images = {image["id"] for image in content["images"]}
+    categories = {category["id"] for category in content["categories"]}
+    for annotation in content["annotations"]:
+        for field, known in (("image_id", images), ("category_id", categories)):
+            if annotation[field] not in known:
+                raise InputError(
+                    f"{url}: annotation {annotation['id']} has {field} {annotation[field]}, "
+                    f"which is not among the file's {len(known)}"
+                )

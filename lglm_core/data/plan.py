@@ -1,0 +1,76 @@
+"""The sharding plan: which picture goes into which shard, fixed before any is opened."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from lglm_core.data.source import LabelledImage, Source
+from lglm_core.errors import InputError
+from lglm_core.labels import LabelVocabulary
+from lglm_core.rooms import digest
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """The pictures of one shard, in order; ``fingerprint`` stands for them and for the whole plan."""
+
+    split: str
+    number: int
+    images: tuple[LabelledImage, ...]
+    fingerprint: str
+
+    @property
+    def name(self) -> str:
+        """The shard's name, without folder or suffix."""
+        return f"{self.split}-{self.number:06d}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All shards of a dataset, and the vocabulary their labels are of."""
+
+    labels: LabelVocabulary
+    shards: tuple[ShardPlan, ...]
+    fingerprint: str
+
+    @property
+    def planned(self) -> int:
+        """How many pictures the plan holds."""
+        return sum(len(shard.images) for shard in self.shards)
+
+
+def make_plan(source: Source, max_samples_per_shard: int) -> Plan:
+    """Divide a source's pictures into shards of at most *max_samples_per_shard*, in source order."""
+    labels = source.labels()
+    splits: dict[str, list[LabelledImage]] = defaultdict(list)
+    for image in source.images():
+        splits[image.split].append(image)
+    if not splits.get("train"):
+        raise InputError(f"no picture is in the split 'train'; found {', '.join(sorted(splits)) or 'no picture at all'}")
+    fingerprint = _fingerprint(labels, splits, max_samples_per_shard)
+    shards = tuple(
+        ShardPlan(split, number, tuple(images[start : start + max_samples_per_shard]), fingerprint)
+        for split, images in sorted(splits.items())
+        for number, start in enumerate(range(0, len(images), max_samples_per_shard))
+    )
+    return Plan(labels, shards, fingerprint)
+
+
+def _fingerprint(
+    labels: LabelVocabulary, splits: dict[str, list[LabelledImage]], max_samples_per_shard: int
+) -> str:
+    """Digest what decides the bytes of the shards; where the raw folder stands does not."""
+    described = {
+        split: [{name: value for name, value in asdict(image).items() if name != "uri"} for image in images]
+        for split, images in splits.items()
+    }
+    return digest([list(labels), max_samples_per_shard, described])
+
+
+def count_labels(columns: Sequence[Sequence[int]], width: int) -> list[int]:
+    """Count how often each of *width* columns occurs in lists of columns."""
+    counts = [0] * width
+    for row in columns:
+        for column in row:
+            counts[column] += 1
+    return counts

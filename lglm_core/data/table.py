@@ -1,0 +1,120 @@
+"""People's own pictures: a CSV, JSONL or Parquet table of image paths and labels."""
+
+import io
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+
+from lglm_core.data import storage
+from lglm_core.data.source import LabelledImage, key_of, split_of
+from lglm_core.errors import InputError
+from lglm_core.labels import LabelVocabulary
+from lglm_core.rooms import digest
+
+COLUMNS = ("image", "labels")
+SEPARATOR = "|"
+
+
+class TableSource:
+    """Columns ``image`` (a path below *image_root*), ``labels`` (a list, or separated by ``|``)
+    and, if the table decides it, ``split``.
+
+    Without a ``split`` column, *validation_share* of the pictures go to ``val`` by the hash of
+    their key. Labels stand in alphabetical order.
+    """  # noqa: D205 - the first sentence is the table's schema
+
+    def __init__(self, table: str, image_root: str, *, validation_share: float = 0.2) -> None:
+        if not storage.is_folder(image_root):
+            raise InputError(f"{image_root}: no such folder; the pictures of {table} were expected there")
+        self.url = table
+        self.image_root = image_root
+        self.validation_share = validation_share
+
+    def inputs(self) -> Mapping[str, str]:
+        """The digest of the table."""
+        return {"table": digest(self._bytes)}
+
+    def options(self) -> Mapping[str, Any]:
+        """The share that goes to ``val`` where the table names no split."""
+        return {"source": "table", "validation_share": self.validation_share}
+
+    def labels(self) -> LabelVocabulary:
+        """All labels that occur, in alphabetical order."""
+        return LabelVocabulary(sorted({name for names in self._labels for name in names}))
+
+    def images(self) -> Iterator[LabelledImage]:
+        """Every row, in the table's order."""
+        images = self._column("image")
+        splits = self._column("split") if "split" in self._rows.column_names else [None] * len(images)
+        seen: dict[str, int] = {}
+        for row, (image, labels, split) in enumerate(zip(images, self._labels, splits, strict=True), start=1):
+            if not image:
+                raise InputError(f"{self.url}, row {row}: the column 'image' is empty")
+            key = key_of(str(image))
+            if key in seen:
+                raise InputError(f"{self.url}, row {row}: image {image!r} stands in row {seen[key]} already")
+            seen[key] = row
+            yield LabelledImage(
+                key=key,
+                split=_split_name(split, f"{self.url}, row {row}") if split else split_of(key, self.validation_share),
+                uri=storage.join(self.image_root, str(image)),
+                source=str(image),
+                labels=labels,
+            )
+
+    @cached_property
+    def _bytes(self) -> bytes:
+        return storage.read_bytes(self.url)
+
+    @cached_property
+    def _rows(self) -> pa.Table:
+        rows = _parse(self._bytes, self.url)
+        missing = [name for name in COLUMNS if name not in rows.column_names]
+        if missing:
+            raise InputError(
+                f"{self.url}: no column {missing[0]!r}; found {', '.join(rows.column_names) or 'none'}, "
+                f"expected image, labels and, if you like, split"
+            )
+        return rows
+
+    def _column(self, name: str) -> list[Any]:
+        return self._rows.column(name).to_pylist()
+
+    @cached_property
+    def _labels(self) -> list[tuple[str, ...]]:
+        return [_label_names(cell) for cell in self._column("labels")]
+
+
+def _parse(data: bytes, url: str) -> pa.Table:
+    suffix = url.rpartition(".")[2].lower()
+    try:
+        if suffix == "parquet":
+            return pa.parquet.read_table(io.BytesIO(data))
+        if suffix in ("jsonl", "ndjson"):
+            return pa.json.read_json(io.BytesIO(data))
+        if suffix == "csv":
+            as_text = pa.csv.ConvertOptions(  # a label or a path that looks like a number is still a name
+                column_types=dict.fromkeys((*COLUMNS, "split"), pa.string()), strings_can_be_null=False
+            )
+            return pa.csv.read_csv(io.BytesIO(data), convert_options=as_text)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{url}: not a readable .{suffix} table ({error})") from error
+    raise InputError(f"{url}: a table ends in .csv, .jsonl or .parquet, not in .{suffix}")
+
+
+def _label_names(cell: Any) -> tuple[str, ...]:
+    names = cell.split(SEPARATOR) if isinstance(cell, str) else [str(name) for name in cell or ()]
+    return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+
+
+def _split_name(split: Any, where: str) -> str:
+    name = str(split).strip()
+    if key_of(name) != name:
+        raise InputError(f"{where}: split {name!r}; a split is named in letters, digits, '_' and '-'")
+    return name

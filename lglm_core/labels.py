@@ -1,0 +1,66 @@
+"""The label vocabulary: names and the columns they stand in."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import overload
+
+from lglm_core.data import storage
+from lglm_core.errors import InputError
+from lglm_core.rooms import digest, read_json, to_json
+
+
+class LabelVocabulary(Sequence[str]):
+    """An ordered set of label names; the only place that knows which column a name has."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = tuple(names)
+        self._columns = {name: column for column, name in enumerate(self.names)}
+        if len(self._columns) != len(self.names):
+            twice = next(name for name in self.names if self.names.count(name) > 1)
+            raise InputError(f"label {twice!r} is named twice")
+        if len(self.names) < 2:
+            raise InputError(f"{len(self.names)} labels found; a multi-label model needs at least 2")
+
+    @overload
+    def __getitem__(self, column: int) -> str: ...
+    @overload
+    def __getitem__(self, column: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, column: int | slice) -> str | tuple[str, ...]:
+        return self.names[column]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LabelVocabulary) and self.names == other.names
+
+    def __hash__(self) -> int:
+        return hash(self.names)
+
+    def column(self, name: str) -> int:
+        """Return the column of *name*; raises KeyError for a name that is none of ours."""
+        return self._columns[name]
+
+    def columns(self, names: Iterable[str]) -> list[int]:
+        """Return the columns of *names*, ascending."""
+        return sorted(self._columns[name] for name in names)
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 over names in order: two vocabularies agree when it does."""
+        return digest(list(self.names))
+
+    def save(self, url: str) -> None:
+        """Write the names in column order as a JSON list."""
+        storage.write_bytes(url, to_json(list(self.names)))
+
+    @classmethod
+    def load(cls, url: str) -> "LabelVocabulary":
+        """Read what :meth:`save` wrote."""
+        names = read_json(url)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise InputError(f"{url}: expected a JSON list of label names")
+        return cls(names)

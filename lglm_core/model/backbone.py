@@ -1,0 +1,132 @@
+"""The CNN that reads the picture: any torchvision classification CNN, cut before its classifier."""
+
+import difflib
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+from lglm_core.errors import InputError
+
+NOT_CNNS = ("vit_", "swin_", "swin3d", "maxvit")
+CLASSIFIERS = ("classifier", "fc", "head", "heads")
+PROBE_SIZE = 224  # pixels; every torchvision CNN takes it
+TAIL = 20  # graph nodes looked at from the end; pooling and flattening take two or three
+
+
+class Backbone(nn.Module):
+    """F = GMP(CNN(I)), Eq. 2: images [B, 3, H, W] → pooled feature [B, D].
+
+    ``width`` is D, ``stride`` the pixels between neighbouring cells of the feature map; both are
+    measured, not known beforehand.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        network = _classification_network(name)
+        node = _last_feature_map(network)
+        self.cnn = create_feature_extractor(network, {node: "features"})
+        with torch.no_grad():
+            probe = self.cnn.eval()(torch.zeros(1, 3, PROBE_SIZE, PROBE_SIZE))["features"]
+        self.train()
+        self.width = int(probe.shape[1])
+        self.stride = PROBE_SIZE // int(probe.shape[-1])
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Return the last feature map [B, D, h, w] of normalised float images."""
+        return self.cnn(images)["features"]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the globally max-pooled feature [B, D]."""
+        return self.feature_map(images).amax(dim=(2, 3))
+
+    def load_weights(self, weights: str) -> None:
+        """Load pretrained weights: ``imagenet``, ``none``, or a file of torchvision's naming.
+
+        Raises:
+            InputError: the file is missing, is not this network's, or cannot be downloaded.
+        """
+        if weights == "none":
+            return
+        state = _download(self.name) if weights == "imagenet" else read_weights(weights)
+        own = self.cnn.state_dict()
+        missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+        wrong = [key for key in own if key in state and state[key].shape != own[key].shape]
+        if missing or wrong:
+            what = f"no {missing[0]!r}" if missing else f"{wrong[0]!r} of shape {tuple(state[wrong[0]].shape)}"
+            raise InputError(
+                f"{weights}: not weights of torchvision's {self.name}: it holds {what}, where "
+                f"{tuple(own[(missing or wrong)[0]].shape)} was expected"
+            )
+        self.cnn.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
+
+
+def check_backbone(name: str) -> None:
+    """Refuse a name that is no torchvision classification CNN, with the closest ones that are."""
+    known = [model for model in torchvision.models.list_models(torchvision.models) if not model.startswith(NOT_CNNS)]
+    if name not in known:
+        close = difflib.get_close_matches(name, known, 3) or known[:3]
+        raise InputError(f"backbone {name!r} is no torchvision classification CNN; the closest are {', '.join(close)}")
+
+
+def read_weights(path: str) -> dict[str, Tensor]:
+    """Read a state dict from a .safetensors or a torch file, without unpickling objects."""
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such weights file")
+    try:
+        if path.endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # every broken file raises something else
+        raise InputError(f"{path}: cannot be read as weights ({str(error).splitlines()[0]})") from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else None
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path}: holds no state dict of tensors")
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _download(name: str) -> dict[str, Tensor]:
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    file_name = weights.url.rpartition("/")[2]
+    try:
+        return dict(weights.get_state_dict(progress=False, check_hash=True))
+    except (URLError, OSError, RuntimeError) as error:
+        raise InputError(
+            f"the ImageNet weights of {name} cannot be downloaded ({error}); bring the file {file_name} "
+            f"and name it with --weights {file_name}, or start from --weights none"
+        ) from error
+
+
+def _classification_network(name: str) -> nn.Module:
+    check_backbone(name)
+    options = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    network: nn.Module = torchvision.models.get_model(name, weights=None, **options)
+    return network
+
+
+def _last_feature_map(network: nn.Module) -> str:
+    """Name the graph node with the last feature map before pooling and classifier.
+
+    That is the last node with four dimensions and more than one cell that belongs neither to the
+    classifier nor to an adaptive pooling in front of it.
+    """
+    modules = dict(network.named_modules())
+    training_names, names = get_graph_node_names(network)
+    ours = [
+        name
+        for name in names
+        if name in training_names
+        and name.partition(".")[0] not in CLASSIFIERS
+        and not isinstance(modules.get(name), nn.AdaptiveAvgPool2d)
+    ]
+    tail = ours[-TAIL:]
+    with torch.no_grad():
+        outputs = create_feature_extractor(network, tail).eval()(torch.zeros(1, 3, PROBE_SIZE, PROBE_SIZE))
+    maps = [name for name in tail if isinstance(outputs[name], Tensor) and outputs[name].ndim == 4]
+    return next(name for name in reversed(maps) if outputs[name].shape[-1] > 1)

@@ -1,0 +1,167 @@
+"""Rooms: folders that one job writes and others read, committed by their manifest.
+
+``manifest.json`` is written last, so *there* means *complete*. While a room is being made,
+``unfinished.json`` says from what, so that nothing made from something else is mixed in.
+Imports nothing heavy: completeness is checked before torch or ray is loaded.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lglm_core.data import storage
+from lglm_core.errors import InputError
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+UNFINISHED = "unfinished.json"
+
+WRITTEN_BY = {
+    "dataset": "lglm shard",
+    "label-embeddings": "lglm label-embeddings",
+    "run": "lglm train",
+    "model": "lglm train",
+    "evaluation": "lglm evaluate",
+    "embeddings": "lglm embed",
+    "tags": "lglm tag",
+}
+
+
+def to_json(value: Any) -> bytes:
+    """Write JSON in the one form whose bytes depend on the content alone."""
+    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def digest(value: Any) -> str:
+    """Return the sha256 of *value*: of bytes as they are, of anything else as canonical JSON."""
+    return hashlib.sha256(value if isinstance(value, bytes) else to_json(value)).hexdigest()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a room is made from: the fingerprints of its inputs and the options that matter."""
+
+    kind: str
+    inputs: Mapping[str, str]
+    options: Mapping[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 over kind, inputs and options."""
+        return digest(asdict(self))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The record that commits a room.
+
+    ``fingerprint`` identifies the content; ``counts`` are for people and for assertions;
+    ``details`` hold what is particular to the kind of room.
+    """
+
+    kind: str
+    fingerprint: str
+    inputs: Mapping[str, str]
+    options: Mapping[str, Any]
+    counts: Mapping[str, int]
+    details: Mapping[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+
+def read_json(url: str) -> Any:
+    """Read a JSON file; refuse, by name, what is none."""
+    try:
+        return json.loads(storage.read_bytes(url))
+    except ValueError as error:
+        raise InputError(f"{url}: not JSON ({error})") from error
+
+
+def read_manifest(room: str) -> Manifest | None:
+    """Return the manifest of a complete room, or None where there is none."""
+    url = storage.join(room, MANIFEST)
+    if not storage.exists(url):
+        return None
+    record = read_json(url)
+    try:
+        manifest = Manifest(**record)
+    except TypeError as error:
+        raise InputError(f"{url}: not the manifest of an lglm room ({error})") from error
+    if manifest.format_version != FORMAT_VERSION:
+        raise InputError(
+            f"{url}: format version {manifest.format_version}; this lglm reads version {FORMAT_VERSION}"
+        )
+    return manifest
+
+
+def require(room: str, kind: str) -> Manifest:
+    """Return the manifest of an input room of the given *kind*, or refuse by name."""
+    manifest = read_manifest(room)
+    if manifest is None:
+        raise InputError(
+            f"{room}: no complete {kind} room there (no {MANIFEST}); {WRITTEN_BY[kind]} writes one"
+        )
+    if manifest.kind != kind:
+        raise InputError(f"{room}: a {manifest.kind} room was found where a {kind} room was expected")
+    return manifest
+
+
+def find(room: str, recipe: Recipe) -> Manifest | None:
+    """Look whether a room is complete already; change nothing in it.
+
+    Returns:
+        The manifest if it is, else None: the caller may :func:`begin`.
+
+    Raises:
+        InputError: the room was made, or begun, from something else, or holds foreign files.
+    """
+    manifest = read_manifest(room)
+    unfinished = storage.join(room, UNFINISHED)
+    if manifest is not None:
+        _refuse_difference(room, recipe, Recipe(manifest.kind, manifest.inputs, manifest.options))
+    elif storage.exists(unfinished):
+        _refuse_difference(room, recipe, Recipe(**read_json(unfinished)))
+    elif storage.exists(room) and not storage.is_folder(room):
+        raise InputError(f"{room}: a file is there; name a folder to write to")
+    elif not storage.is_empty(room):
+        raise InputError(f"{room}: the folder holds other files; name an empty or a new one")
+    return manifest
+
+
+def begin(room: str, recipe: Recipe) -> None:
+    """Begin making a room, or go on with one that was begun from the same recipe.
+
+    Called once everything that can be refused has been, so that a refusal leaves nothing behind.
+    """
+    storage.remove_unfinished(room)
+    storage.write_bytes(storage.join(room, UNFINISHED), to_json(asdict(recipe)))
+
+
+def commit(room: str, manifest: Manifest) -> Manifest:
+    """Complete a room: its manifest is the last file written."""
+    storage.remove_unfinished(room)
+    storage.write_bytes(storage.join(room, MANIFEST), to_json(asdict(manifest)))
+    storage.remove(storage.join(room, UNFINISHED))
+    return manifest
+
+
+def _refuse_difference(room: str, wanted: Recipe, found: Recipe) -> None:
+    if wanted.kind != found.kind:
+        raise InputError(f"{room}: holds a {found.kind} room; a {wanted.kind} room needs a folder of its own")
+    differences = [
+        f"{name} was {_brief(theirs.get(name))}, now {_brief(ours.get(name))}"
+        for ours, theirs in ((wanted.inputs, found.inputs), (wanted.options, found.options))
+        for name in sorted({*ours, *theirs})
+        if ours.get(name) != theirs.get(name)
+    ]
+    if differences:
+        raise InputError(
+            f"{room}: made from something else: {'; '.join(differences)}. "
+            "Name another folder, or remove this one to make it anew"
+        )
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:18]}…{text[-8:]}"

@@ -1,0 +1,154 @@
+"""One worker's part of a training run: model, loaders, optimiser and where it stands."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from lglm_core.data.dataset import Dataset
+from lglm_core.data.loader import Loader
+from lglm_core.errors import InputError
+from lglm_core.label_embeddings import LabelEmbeddings
+from lglm_core.model.backbone import Backbone
+from lglm_core.model.lglm import Lglm, LglmConfig
+from lglm_core.optim import make_optimizer, make_schedule
+from lglm_core.training import EpochEnd, Step, train_epochs
+
+WEIGHTS_FILE, STATE_FILE, HISTORY_FILE = "model.safetensors", "optimizer.pt", "history.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """How to train; see the options of ``lglm train`` for what each means."""
+
+    backbone: str = "resnet101"
+    weights: str = "imagenet"
+    image_size: int = 448
+    epochs: int = 40
+    batch_size: int = 32
+    lr: float = 1e-3
+    backbone_lr: float | None = None
+    weight_decay: float = 0.05
+    freeze_backbone: bool = False
+    graph_weight: float = 1.0
+    seed: int = 0
+    head: LglmConfig = LglmConfig()
+
+
+def build_model(settings: RunSettings, embeddings: LabelEmbeddings) -> Lglm:
+    """Build the model with seeded random weights; pretrained ones are loaded separately.
+
+    Raises:
+        InputError: no such backbone, or pictures smaller than its stride.
+    """
+    torch.manual_seed(settings.seed)
+    backbone = Backbone(settings.backbone)
+    if settings.image_size < backbone.stride:
+        raise InputError(
+            f"--image-size {settings.image_size} is below the stride of {settings.backbone}, {backbone.stride}"
+        )
+    return Lglm(
+        backbone, torch.from_numpy(embeddings.vectors.copy()), settings.head, frozen=settings.freeze_backbone
+    )
+
+
+class TrainingRun:
+    """Trains one worker's replica; all workers build the same one and take their shares.
+
+    Args:
+        dataset: Trained on its split ``train``; ``val``, if there is one, is scored after each epoch.
+        model: From :func:`build_model`, with its starting weights.
+        rank: This worker's number among *world_size*.
+        threads: That decode pictures, in this worker.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        model: Lglm,
+        settings: RunSettings,
+        *,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+        threads: int = 2,
+        parallel: Callable[[nn.Module], nn.Module] = lambda module: module,
+    ) -> None:
+        self.settings = settings
+        self.device = device
+        self.history: list[EpochEnd] = []
+        training = dataset.split("train")
+
+        def loader(split: str) -> Loader:
+            return Loader(
+                split=training if split == "train" else dataset.split(split),
+                fingerprint=dataset.manifest.fingerprint,
+                image_size=settings.image_size,
+                batch_size=settings.batch_size,
+                seed=settings.seed,
+                rank=rank,
+                world_size=world_size,
+                threads=threads,
+            )
+
+        self.training = loader("train")
+        self.validation = loader("val") if dataset.has_split("val") else None
+        model.start_at_prior((training.targets == 1).sum(axis=0), len(training))
+        self.model = model.to(device, memory_format=torch.channels_last)
+        self.optimizer = make_optimizer(
+            model, lr=settings.lr, backbone_lr=settings.backbone_lr or settings.lr / 10, weight_decay=settings.weight_decay
+        )
+        self.schedule = make_schedule(self.optimizer, settings.epochs * self.training.steps)
+        self.replica = parallel(self.model)
+
+    def epochs(self, on_step: Callable[[int, Step], Any] | None = None) -> Iterator[EpochEnd]:
+        """Train the epochs that are still missing and yield after each."""
+        for end in train_epochs(
+            self.replica,
+            self.training,
+            self.validation,
+            self.optimizer,
+            self.schedule,
+            epochs=range(len(self.history), self.settings.epochs),
+            graph_weight=self.settings.graph_weight,
+            device=self.device,
+            on_step=on_step,
+        ):
+            self.history.append(end)
+            yield end
+
+    def save(self, folder: Path) -> None:
+        """Write weights, optimiser state and history into *folder*."""
+        save_file(_tensors(self.model), folder / WEIGHTS_FILE)
+        state = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
+        torch.save(state, folder / STATE_FILE)
+        (folder / HISTORY_FILE).write_text(json.dumps([asdict(end) for end in self.history]))
+
+    def resume(self, folder: Path) -> None:
+        """Continue from what :meth:`save` wrote."""
+        self.model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        state = torch.load(folder / STATE_FILE, map_location=self.device, weights_only=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.history = read_history(folder)
+
+
+def read_history(folder: Path) -> list[EpochEnd]:
+    """Read the epochs that a checkpoint has behind it."""
+    return [EpochEnd(**record) for record in json.loads((folder / HISTORY_FILE).read_text())]
+
+
+def load_weights(model: Lglm, folder: Path) -> None:
+    """Load a checkpoint's weights alone."""
+    model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+
+
+
+
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
