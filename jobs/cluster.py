@@ -6,6 +6,7 @@ import secrets
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,18 +22,18 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def ray_cluster(address: str | None, *, show_worker_output: bool = False) -> Iterator[None]:
+def ray_cluster(address: str | None) -> Iterator[None]:
     """Connect to Ray for the length of the block.
 
     Args:
         address: A cluster; default $RAY_ADDRESS, else a local Ray that ends with the block. Never a
             cluster that merely happens to run on this machine.
-        show_worker_output: Pass what workers print on to stderr.
     """
     address = address or os.environ.get("RAY_ADDRESS")
     temporary = None if address else _temporary_folder()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the future default; silences a warning
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its failures reach us as exceptions
     if not address and "RAY_AUTH_TOKEN" not in os.environ:
         # A token for this one Ray; left alone, Ray would write one into the user's home.
         os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
@@ -47,11 +48,12 @@ def ray_cluster(address: str | None, *, show_worker_output: bool = False) -> Ite
         ray.init(
             address=address or "local",
             logging_level=logging.ERROR,
-            log_to_driver=show_worker_output,
+            log_to_driver=False,
             **({} if address else local),
         )
     except (ConnectionError, ValueError) as error:
         raise InputError(f"no Ray cluster answers at {address} ({str(error).splitlines()[0]})") from error
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         yield
     finally:
@@ -104,6 +106,27 @@ def progress_bar(total: int, description: str, iterable: Iterable | None = None)
     """Return a progress bar on stderr that also reads well in a log file."""
     seconds = 0.2 if sys.stderr.isatty() else 5.0
     return tqdm(iterable, total=total, desc=description, mininterval=seconds, file=sys.stderr, dynamic_ncols=True)
+
+
+@contextmanager
+def lines_from_workers(say: Callable[[str], None]) -> Iterator[Any]:
+    """Yield a queue; what workers put into it is said here, line by line, while the block runs."""
+    from ray.util.queue import Queue
+
+    queue = Queue(actor_options={"num_cpus": 0})
+
+    def relay() -> None:
+        while (line := queue.get()) is not None:
+            say(line)
+
+    thread = threading.Thread(target=relay, daemon=True)
+    thread.start()
+    try:
+        yield queue
+    finally:
+        queue.put(None)
+        thread.join(timeout=10)
+        queue.shutdown()
 
 
 def _temporary_folder() -> str:

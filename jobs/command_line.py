@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from jobs.options import Options
-from lglm_core.errors import DamageError, InputError
+from lglm_core.errors import DamageError, InputError, RunError
 
 OptionsType = TypeVar("OptionsType", bound=Options)
 Choices = Mapping[str, type[Options]]
@@ -158,6 +158,8 @@ def _validate(command: str, kind: type[OptionsType], values: Mapping[str, Any]) 
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # a rule about several options
+            raise InputError(f"{first['ctx']['error']}; see {command} --help") from error
         flag = _flag(str(first["loc"][0]))
         if first["type"] == "missing":
             raise InputError(f"the option {flag} is required; see {command} --help") from error
@@ -177,7 +179,7 @@ def _report(verb: str, error: Exception) -> int:
 
 def _known_cause(error: BaseException) -> Exception | None:
     """Find the error of ours that Ray, or anything else, has wrapped."""
-    return next((cause for cause in _causes(error) if isinstance(cause, InputError | DamageError | FloatingPointError)), None)
+    return next((cause for cause in _causes(error) if isinstance(cause, InputError | DamageError | RunError)), None)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

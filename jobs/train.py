@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 from jobs import command_line
@@ -65,8 +65,7 @@ def _train(options: Train, recipe: rooms.Recipe) -> rooms.Manifest:
     model.backbone.load_weights(settings.weights)  # refused here, before any worker starts
     rooms.begin(options.out, recipe)
     if options.num_workers:
-        checkpoint, history = _train_on_ray(options, recipe)
-        _load(model, checkpoint)
+        history = _train_on_ray(options, recipe, model)
     else:
         history = _train_here(options, dataset, model, settings)
     return _save(options, recipe, model, history, dataset, embeddings, settings)
@@ -103,7 +102,7 @@ def _train_here(options: Train, dataset: "Dataset", model: "Lglm", settings: "Ru
     last = storage.join(checkpoints, "last")
     if storage.exists(last):
         training.resume(storage.local_path(last))
-    for end in training.epochs(_step_lines(training)):
+    for end in training.epochs(_step_lines(training, logger.info)):
         logger.info(_epoch_line(end, settings.epochs))
         storage.remove(last)
         with storage.write_whole(last) as staged:
@@ -112,12 +111,15 @@ def _train_here(options: Train, dataset: "Dataset", model: "Lglm", settings: "Ru
     return training.history
 
 
-def _train_on_ray(options: Train, recipe: rooms.Recipe) -> "tuple[Path, list[EpochEnd]]":
-    """Train on Ray workers; the run's name carries the recipe, so that the same one resumes."""
-    from jobs.cluster import gpus, ray_cluster
-    from lglm_core.run import read_history
+def _train_on_ray(options: Train, recipe: rooms.Recipe, model: "Lglm") -> "list[EpochEnd]":
+    """Train on Ray workers, and load what they learned into *model*.
 
-    with ray_cluster(options.ray_address, show_worker_output=True):
+    The run's name carries the recipe, so that the same one resumes and no other ever does.
+    """
+    from jobs.cluster import gpus, lines_from_workers, ray_cluster
+    from lglm_core.run import load_weights, read_history
+
+    with ray_cluster(options.ray_address), lines_from_workers(logger.info) as lines:
         from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
@@ -127,7 +129,7 @@ def _train_on_ray(options: Train, recipe: rooms.Recipe) -> "tuple[Path, list[Epo
         )
         trainer = TorchTrainer(
             _worker,
-            train_loop_config=absolute.model_dump(),
+            train_loop_config={"options": absolute.model_dump(), "lines": lines},
             scaling_config=ScalingConfig(num_workers=options.num_workers, use_gpu=gpus() >= options.num_workers),
             run_config=RunConfig(
                 name=f"run-{recipe.fingerprint[:16]}",
@@ -136,10 +138,9 @@ def _train_on_ray(options: Train, recipe: rooms.Recipe) -> "tuple[Path, list[Epo
                 failure_config=FailureConfig(max_failures=2),
             ),
         )
-        checkpoint = trainer.fit().checkpoint
-        with TemporaryDirectory() as _, checkpoint.as_directory() as folder:
-            kept = Path(folder)
-            return kept, read_history(kept)
+        with trainer.fit().checkpoint.as_directory() as folder:
+            load_weights(model, Path(folder))
+            return read_history(Path(folder))
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -150,9 +151,8 @@ def _worker(config: dict[str, Any]) -> None:
 
     from lglm_core.run import TrainingRun, build_model
 
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     context = ray.train.get_context()
-    dataset, embeddings, settings = _open_inputs(Train(**config))
+    dataset, embeddings, settings = _open_inputs(Train(**config["options"]))
     model = build_model(settings, embeddings)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
@@ -171,9 +171,10 @@ def _worker(config: dict[str, Any]) -> None:
         with checkpoint.as_directory() as folder:
             training.resume(Path(folder))
     first = context.get_world_rank() == 0
-    for end in training.epochs(_step_lines(training) if first else None):
+    say: Callable[[str], None] = config["lines"].put
+    for end in training.epochs(_step_lines(training, say) if first else None):
         if first:
-            logger.info(_epoch_line(end, settings.epochs))
+            say(_epoch_line(end, settings.epochs))
         _report(training, end, first)
 
 
@@ -227,6 +228,10 @@ def _save(
         rooms.Recipe("model", recipe.inputs, recipe.options),
         image_size=settings.image_size,
         facts=facts,
+        history=[
+            {"epoch": end.epoch + 1, "loss": end.loss, "val_map": end.val_map, "seconds": round(end.seconds, 3)}
+            for end in history
+        ],
     )
     return rooms.commit(
         options.out,
@@ -239,12 +244,6 @@ def _save(
             details={"last_epoch": asdict(last)},
         ),
     )
-
-
-def _load(model: "Lglm", checkpoint: Path) -> None:
-    from lglm_core.run import load_weights
-
-    load_weights(model, checkpoint)
 
 
 def _weights_digest(weights: str) -> str:
@@ -267,8 +266,8 @@ def _epoch_line(end: "EpochEnd", epochs: int) -> str:
     )
 
 
-def _step_lines(training: "TrainingRun") -> "Callable[[int, Step], None]":
-    """Return a callback that logs a line now and then within a long epoch."""
+def _step_lines(training: "TrainingRun", say: Callable[[str], None]) -> "Callable[[int, Step], None]":
+    """Return a callback that says a line now and then within a long epoch."""
     last = time.monotonic()
 
     def show(epoch: int, step: "Step") -> None:
@@ -276,7 +275,7 @@ def _step_lines(training: "TrainingRun") -> "Callable[[int, Step], None]":
         if time.monotonic() - last >= SECONDS_BETWEEN_STEP_LINES:
             last = time.monotonic()
             loss = step.classification.item()
-            logger.info(f"epoch {epoch + 1}: step {step.number + 1}/{training.training.steps}, loss {loss:.3f}")
+            say(f"epoch {epoch + 1}: step {step.number + 1}/{training.training.steps}, loss {loss:.3f}")
 
     return show
 

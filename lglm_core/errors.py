@@ -10,3 +10,7 @@ class InputError(Exception):
 
 class DamageError(Exception):
     """Stored data is not what its receipt or manifest says."""
+
+
+class RunError(Exception):
+    """Something failed while running; the message is its one clear line."""

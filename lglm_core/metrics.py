@@ -106,21 +106,30 @@ def prevalence(targets: np.ndarray) -> np.ndarray:
     return _ratio((targets == 1).sum(axis=0), (targets >= 0).sum(axis=0))
 
 
-def evaluate(scores: np.ndarray, targets: np.ndarray, labels: list[str]) -> dict[str, Any]:
+def evaluate(
+    scores: np.ndarray, targets: np.ndarray, labels: list[str], training_shares: np.ndarray
+) -> dict[str, Any]:
     """All metrics, in percent, as ``metrics.json`` holds them.
+
+    ``prior_mAP``, ``prior_CF1`` and ``prior_OF1`` are what giving every picture the same scores comes to:
+    each label's share of the training pictures.
 
     Args:
         scores: Probabilities [N, C].
         targets: [N, C] of 1, 0, -1.
         labels: C names, to name those without positives.
+        training_shares: In which share of the training pictures each label is, [C].
     """
     ap = average_precisions(scores, targets)
     measured = ~np.isnan(ap)
+    prior = summarise(count(np.broadcast_to(training_shares, scores.shape), targets))
     return {
         "mAP": _percent(ap[measured]),
         **summarise(count(scores, targets)),
         "top3": summarise(count(scores, targets, top=3)),
         "prior_mAP": _percent(prevalence(targets)[measured]),
+        "prior_CF1": prior["CF1"],
+        "prior_OF1": prior["OF1"],
         "n_images": len(scores),
         "labels_without_positives": [name for name, there in zip(labels, measured, strict=True) if not there],
     }

@@ -17,6 +17,7 @@ from lglm_core import losses, metrics
 from lglm_core.data.loader import Batch, Loader
 from lglm_core.data.order import generator
 from lglm_core.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
+from lglm_core.errors import RunError
 from lglm_core.model.lglm import Prediction
 
 
@@ -104,7 +105,7 @@ def train_epochs(
         on_step: Called with (epoch, step) after every step, to show progress.
 
     Raises:
-        FloatingPointError: the loss is no longer finite.
+        RunError: the loss is no longer finite.
     """
     world_size = training.world_size
     for epoch in epochs:
@@ -130,7 +131,7 @@ def train_epochs(
         trained = time.perf_counter() - started
         classification, graph = (_mean_over_workers(sums, world_size) / training.steps).tolist()
         if not np.isfinite(classification + graph):
-            raise FloatingPointError(f"the loss is no longer finite in epoch {epoch + 1}; lower the learning rate")
+            raise RunError(f"the loss is no longer finite in epoch {epoch + 1}; lower the learning rate")
         yield EpochEnd(
             epoch=epoch,
             loss=classification + graph_weight * graph,
@@ -162,7 +163,10 @@ def score(model: nn.Module, loader: Loader, device: torch.device) -> tuple[np.nd
 
 
 def _validation_map(model: nn.Module, loader: Loader, device: torch.device) -> float:
-    # Without the data-parallel wrapper: a worker's share may be shorter, and nothing is averaged.
+    if loader.world_size > 1:  # each worker has batch statistics of its own; the first one's are saved
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+    # Without the data-parallel wrapper: nothing is averaged here.
     scores, rows = score(getattr(model, "module", model), loader, device)
     parts: list[Any] = [(scores, rows)]
     if loader.world_size > 1:

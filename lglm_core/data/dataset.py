@@ -1,5 +1,6 @@
 """The dataset room: committing one from receipts, and reading one through its index."""
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lglm_core.data import storage
-from lglm_core.data.plan import Plan, count_labels
+from lglm_core.data.plan import Plan
 from lglm_core.data.shards import IndexRow, Receipt, Reject, rows_of, shard_url
 from lglm_core.errors import DamageError, InputError
 from lglm_core.labels import LabelVocabulary
@@ -49,7 +50,7 @@ def commit_dataset(url: str, recipe: Recipe, plan: Plan, receipts: list[Receipt]
         storage.write_parquet(storage.join(url, "index", f"{split}.parquet"), _table(rows, INDEX_SCHEMA))
         splits[split] = {
             "samples": len(rows),
-            "label_counts": count_labels([row.labels for row in rows], len(plan.labels)),
+            "label_counts": _count_labels(rows, len(plan.labels)),
         }
     storage.write_parquet(storage.join(url, "rejects.parquet"), _table(rejects, REJECTS_SCHEMA))
     plan.labels.save(storage.join(url, "labels.json"))
@@ -81,6 +82,11 @@ def commit_dataset(url: str, recipe: Recipe, plan: Plan, receipts: list[Receipt]
             details={"plan": plan.fingerprint, "labels": plan.labels.digest, "splits": splits, "shards": shards},
         ),
     )
+
+
+def _count_labels(rows: list[IndexRow], labels: int) -> list[int]:
+    counts = Counter(column for row in rows for column in row.labels)
+    return [counts[column] for column in range(labels)]
 
 
 def _table(rows: list[IndexRow] | list[Reject], schema: pa.Schema) -> pa.Table:
@@ -167,6 +173,11 @@ class Dataset:
             raise InputError(f"{self.url}: no split {name!r}; it has {', '.join(sorted(splits))}")
         index = storage.read_parquet(storage.join(self.url, "index", f"{name}.parquet"))
         return Split(self.url, name, index, self.labels)
+
+    def training_shares(self) -> np.ndarray:
+        """In which share of the training samples each label is, float64 [C]."""
+        training = self.manifest.details["splits"]["train"]
+        return np.array(training["label_counts"]) / training["samples"]
 
     def has_split(self, name: str) -> bool:
         """Tell whether the split is there and has samples."""

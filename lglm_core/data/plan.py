@@ -1,7 +1,6 @@
 """The sharding plan: which picture goes into which shard, fixed before any is opened."""
 
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from lglm_core.data.source import LabelledImage, Source
@@ -65,12 +64,3 @@ def _fingerprint(
         for split, images in splits.items()
     }
     return digest([list(labels), max_samples_per_shard, described])
-
-
-def count_labels(columns: Sequence[Sequence[int]], width: int) -> list[int]:
-    """Count how often each of *width* columns occurs in lists of columns."""
-    counts = [0] * width
-    for row in columns:
-        for column in row:
-            counts[column] += 1
-    return counts

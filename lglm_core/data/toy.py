@@ -8,6 +8,7 @@ right and y down. What is in a scene is decided without drawing it, hence annota
 """
 
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,20 +29,21 @@ TEST_IMAGES = 24  # BROKEN is one of them
 BROKEN = "broken.jpg"
 SCENES_PER_SEED = 1_000_000  # so that no image id, hence no file name, belongs to two seeds
 
-PALETTE: tuple[Colour, ...] = (
-    (214, 73, 58),
-    (232, 133, 52),
-    (226, 176, 50),
-    (112, 160, 76),
-    (38, 140, 126),
-    (62, 124, 190),
-    (52, 76, 124),
-    (126, 82, 152),
-    (206, 92, 136),
-    (132, 92, 70),
+HUES: tuple[Colour, ...] = (
+    (216, 84, 70),
+    (230, 136, 62),
+    (218, 174, 66),
+    (122, 166, 84),
+    (54, 152, 138),
+    (74, 136, 196),
+    (98, 112, 190),
+    (146, 100, 172),
+    (208, 104, 146),
+    (168, 122, 98),
 )
 WHITE: Colour = (255, 255, 255)
-INK: Colour = (34, 32, 48)
+INK: Colour = (30, 28, 48)
+LEVELS = ("light", "middle", "dark")
 
 
 class Mark(NamedTuple):
@@ -315,15 +317,15 @@ class Scene(NamedTuple):
 def compose(seed: int, index: int) -> Scene:
     """Decide what is in scene *index*: a pure function of its arguments."""
     rng = np.random.default_rng((seed, index))
-    name = str(rng.choice(list(SETTINGS)))
+    name, level = str(rng.choice(list(SETTINGS))), str(rng.choice(LEVELS))
     setting = SETTINGS[name]
     horizon = HEIGHT * float(rng.uniform(*setting.horizon))
-    backdrop = tuple(BACKDROPS[name](rng, horizon))
+    backdrop = tuple(BACKDROPS[name](rng, horizon, *_two_colours(rng, level)))
     boxes: list[Box] = []
     things: list[Thing] = []
     for label in _choose_labels(rng, setting):
         boxes.append(_find_room(rng, DRAWINGS[label], horizon, boxes))
-        things.append(_put(rng, label, boxes[-1]))
+        things.append(_put(rng, label, boxes[-1], level))
     return Scene(backdrop, tuple(sorted(things, key=lambda thing: thing.box()[3])))
 
 
@@ -368,9 +370,16 @@ def _shared_area(a: Box, b: Box) -> float:
     return max(0.0, width) * max(0.0, height)
 
 
-def _put(rng: np.random.Generator, label: str, box: Box) -> Thing:
-    """Fit the drawing of *label* into a box, in colours, a direction and a tilt of its own."""
-    drawing, tones = DRAWINGS[label], _tones(rng)
+def _put(rng: np.random.Generator, label: str, box: Box, level: str) -> Thing:
+    """Fit the drawing of *label* into a box, in colours, a direction and a tilt of its own.
+
+    Args:
+        rng: Where the chances come from.
+        label: What to draw.
+        box: Where; a tilt may reach a little over its edges.
+        level: How light the backdrop is, one of LEVELS.
+    """
+    drawing, tones = DRAWINGS[label], _tones(rng, level)
     middle, size = np.array([box[0] + box[2], box[1] + box[3]]) / 2, (box[2] - box[0], box[3] - box[1])
     degrees = rng.uniform(-4, 4) if drawing.place == "ground" else rng.uniform(-12, 12)
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
@@ -383,6 +392,9 @@ def _put(rng: np.random.Generator, label: str, box: Box) -> Thing:
 
 
 # --- Colours ---
+#
+# In every scene and on every object, each hue and each of three levels of lightness is equally likely. The
+# average colour histogram is therefore the same whatever a scene holds: no label has colours of its own.
 
 
 def _mix(a: Colour, b: Colour, share: float) -> Colour:
@@ -391,23 +403,33 @@ def _mix(a: Colour, b: Colour, share: float) -> Colour:
     return red, green, blue
 
 
-def _two_colours(rng: np.random.Generator) -> tuple[Colour, Colour]:
-    first, second = rng.choice(len(PALETTE), size=2, replace=False)
-    return PALETTE[first], PALETTE[second]
+def _two_colours(rng: np.random.Generator, level: str) -> tuple[Colour, Colour]:
+    """Draw two hues of one lightness."""
+    first, second = rng.choice(len(HUES), size=2, replace=False)
+    return _shade(rng, HUES[first], level), _shade(rng, HUES[second], level)
 
 
-def _tones(rng: np.random.Generator) -> dict[str, Colour]:
-    """Draw the colours of one object; no label has colours of its own."""
-    main, other = _two_colours(rng)
-    return {"main": main, "other": other, "pale": _mix(main, WHITE, 0.78), "deep": _mix(other, INK, 0.62)}
+def _shade(rng: np.random.Generator, hue: Colour, level: str) -> Colour:
+    if level == "light":
+        return _mix(hue, WHITE, float(rng.uniform(0.65, 0.85)))
+    if level == "dark":
+        return _mix(hue, INK, float(rng.uniform(0.6, 0.75)))
+    return hue
 
 
-def _pastels(rng: np.random.Generator) -> tuple[Colour, Colour]:
-    """Draw the light colours above and below a horizon; no setting has colours of its own."""
-    above, below = _two_colours(rng)
-    return _mix(above, WHITE, float(rng.uniform(0.7, 0.84))), _mix(
-        below, WHITE, float(rng.uniform(0.5, 0.66))
-    )
+def _tones(rng: np.random.Generator, backdrop: str) -> dict[str, Colour]:
+    """Draw the colours of an object that stand out against a backdrop of that level, and each other."""
+    body, detail = rng.permutation([level for level in LEVELS if level != backdrop])
+    main, other = _two_colours(rng, body)
+    deep, _ = _two_colours(rng, detail)
+    pale, _ = _two_colours(rng, backdrop)
+    return {"main": main, "other": other, "deep": deep, "pale": pale}
+
+
+def _shades(rng: np.random.Generator, colour: Colour) -> Iterator[Colour]:
+    """Yield a colour, then shades of it in even steps, all towards white or all towards ink."""
+    towards = WHITE if rng.random() < 0.5 else INK
+    return (_mix(colour, towards, 0.07 * step) for step in itertools.count())
 
 
 # --- Backdrops: what lies behind the objects, at the back first ---
@@ -419,57 +441,57 @@ def _block(left: float, top: float, right: float, bottom: float) -> Points:
     return np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
 
 
-def _sea(rng: np.random.Generator, horizon: float) -> Fills:
+def _sea(rng: np.random.Generator, horizon: float, above: Colour, below: Colour) -> Fills:
     """Rows of waves."""
-    above, below = _pastels(rng)
     yield above, _block(0, 0, WIDTH, HEIGHT)
     x = np.arange(0, WIDTH + 4, 4.0)
-    for row, top in enumerate(np.linspace(horizon, HEIGHT, 5)[:-1]):
+    tops = np.linspace(horizon, HEIGHT, 5)[:-1]
+    for colour, top in zip(_shades(rng, below), tops, strict=False):
         crests = np.stack([x, top + 2.5 * np.sin(x / 9 + rng.uniform(0, 2 * np.pi))], axis=1)
-        yield _mix(below, INK, 0.05 * row), np.concatenate([crests, [(WIDTH, HEIGHT), (0, HEIGHT)]])
+        yield colour, np.concatenate([crests, [(WIDTH, HEIGHT), (0, HEIGHT)]])
 
 
-def _street(rng: np.random.Generator, horizon: float) -> Fills:
+def _street(rng: np.random.Generator, horizon: float, above: Colour, below: Colour) -> Fills:
     """A far skyline, and a road with a dashed line."""
-    above, below = _pastels(rng)
+    _, far = itertools.islice(_shades(rng, above), 2)
+    _, road, line = itertools.islice(_shades(rng, below), 3)
     yield above, _block(0, 0, WIDTH, HEIGHT)
     for left in np.arange(rng.uniform(-20, 0), WIDTH, 22):
-        yield _mix(above, INK, 0.07), _block(left, horizon - rng.uniform(8, 46), left + 20, horizon)
+        yield far, _block(left, horizon - rng.uniform(8, 46), left + 20, horizon)
     yield below, _block(0, horizon, WIDTH, HEIGHT)
     kerb = (horizon + HEIGHT) / 2
-    yield _mix(below, INK, 0.1), _block(0, kerb, WIDTH, HEIGHT)
+    yield road, _block(0, kerb, WIDTH, HEIGHT)
     for left in np.arange(rng.uniform(-30, 0), WIDTH, 34):
-        yield _mix(below, WHITE, 0.7), _block(left, kerb + 15, left + 18, kerb + 18)
+        yield line, _block(left, kerb + 15, left + 18, kerb + 18)
 
 
-def _kitchen(rng: np.random.Generator, horizon: float) -> Fills:
+def _kitchen(rng: np.random.Generator, horizon: float, above: Colour, below: Colour) -> Fills:
     """Striped wallpaper behind a table."""
-    above, below = _pastels(rng)
+    _, stripe = itertools.islice(_shades(rng, above), 2)
+    _, edge = itertools.islice(_shades(rng, below), 2)
     yield above, _block(0, 0, WIDTH, HEIGHT)
     for left in np.arange(rng.uniform(-20, 0), WIDTH, 24):
-        yield _mix(above, WHITE, 0.35), _block(left, 0, left + 12, horizon)
+        yield stripe, _block(left, 0, left + 12, horizon)
     yield below, _block(0, horizon, WIDTH, HEIGHT)
-    yield _mix(below, INK, 0.12), _block(0, horizon, WIDTH, horizon + 3)
+    yield edge, _block(0, horizon, WIDTH, horizon + 3)
 
 
-def _meadow(rng: np.random.Generator, horizon: float) -> Fills:
+def _meadow(rng: np.random.Generator, horizon: float, above: Colour, below: Colour) -> Fills:
     """Rolling hills."""
-    above, below = _pastels(rng)
     yield above, _block(0, 0, WIDTH, HEIGHT)
-    for row, drop in enumerate((0, 14, 40)):
-        hill = _arc(rng.uniform(0, WIDTH), horizon + drop + 200, 420, 206, 180, 360)
-        yield _mix(below, INK, 0.05 * row), hill
+    for colour, drop in zip(_shades(rng, below), (0, 14, 40), strict=False):
+        yield colour, _arc(rng.uniform(0, WIDTH), horizon + drop + 200, 420, 206, 180, 360)
 
 
-def _sky(rng: np.random.Generator, horizon: float) -> Fills:
+def _sky(rng: np.random.Generator, horizon: float, above: Colour, below: Colour) -> Fills:
     """Broad bands of light over a low hill."""
-    above, below = _pastels(rng)
-    for row, top in enumerate(np.linspace(0, horizon, 5)[:-1]):
-        yield _mix(above, WHITE, 0.15 * row), _block(0, top, WIDTH, HEIGHT)
+    tops = np.linspace(0, horizon, 5)[:-1]
+    for colour, top in zip(_shades(rng, above), tops, strict=False):
+        yield colour, _block(0, top, WIDTH, HEIGHT)
     yield below, _arc(rng.uniform(0, WIDTH), horizon + 100, 300, 100, 180, 360)
 
 
-BACKDROPS: dict[str, Callable[[np.random.Generator, float], Fills]] = {
+BACKDROPS: dict[str, Callable[[np.random.Generator, float, Colour, Colour], Fills]] = {
     "sea": _sea,
     "street": _street,
     "kitchen": _kitchen,

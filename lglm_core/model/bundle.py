@@ -1,6 +1,6 @@
 """The model room: everything a trained model needs to be used, and nothing that needs trust."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -47,6 +47,7 @@ def save_bundle(
     *,
     image_size: int,
     facts: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]] = (),
 ) -> Manifest:
     """Write a model room; its manifest comes last.
 
@@ -55,6 +56,7 @@ def save_bundle(
         recipe: What it was trained from.
         image_size: Side of the square the pictures are squashed to, in pixels.
         facts: What the model card tells, by name.
+        history: One record per epoch, for those who look at the model later.
     """
     labels = embeddings.labels
     description = {
@@ -83,7 +85,7 @@ def save_bundle(
             inputs=recipe.inputs,
             options=recipe.options,
             counts={"labels": len(labels), "parameters": sum(tensor.numel() for tensor in tensors.values())},
-            details={"weights": digest(weights)},
+            details={"weights": digest(weights), "labels": labels.digest, "history": list(history)},
         ),
     )
 

@@ -1,0 +1,80 @@
+"""Write the pooled features and the scores of a split, for search and for other models.
+
+    lglm embed --model RUN/model --dataset DATASET --split val --out EMBEDDINGS
+"""
+
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from jobs import command_line
+from jobs.command_line import Outcome
+from jobs.options import Embed
+from jobs.split_scores import SplitTagger, fixed_size_lists, open_inputs
+from lglm_core import rooms
+from lglm_core.data import storage
+
+
+class Embeddings(SplitTagger):
+    """Makes rows ``key, uri, feature, norm, scores``."""
+
+    def table(self, start: int, stop: int) -> pa.Table:
+        """Embed the rows *start* to *stop* of the split."""
+        features, scores = self.recognise(start, stop)
+        return pa.table(
+            {
+                "key": self.split.keys[start:stop],
+                "uri": [self.split.image_name(row) for row in range(start, stop)],
+                "feature": fixed_size_lists(features.astype(np.float16)),
+                "norm": np.linalg.norm(features, axis=1).astype(np.float32),
+                "scores": fixed_size_lists(scores),
+            }
+        )
+
+
+def run(options: Embed) -> Outcome:
+    """Embed the split, unless the same embeddings are complete."""
+    inputs = open_inputs(options)
+    recipe = inputs.recipe("embeddings", options.split)
+    manifest = rooms.find(options.out, recipe)
+    status = "already complete" if manifest else "done"
+    if manifest is None:
+        from jobs.cluster import ray_cluster
+        from jobs.parts import read_parts, write_parts
+
+        rooms.begin(options.out, recipe)
+        arguments = {
+            "model": storage.absolute(options.model),
+            "dataset": storage.absolute(options.dataset),
+            "split": options.split,
+        }
+        folder = storage.absolute(options.out)
+        with ray_cluster(options.ray_address):
+            write_parts(
+                Embeddings, arguments, folder=folder, total=inputs.samples, recipe=recipe.fingerprint, progress="embed"
+            )
+        width = read_parts(folder, inputs.samples).schema.field("feature").type.list_size
+        manifest = rooms.commit(
+            options.out,
+            rooms.Manifest(
+                kind="embeddings",
+                fingerprint=recipe.fingerprint,
+                inputs=recipe.inputs,
+                options=recipe.options,
+                counts={"images": inputs.samples, "width": width},
+                details={"dataset_url": arguments["dataset"]},
+            ),
+        )
+    summary = f"{options.out}: embeddings, {status}: {manifest.counts['images']} pictures, {manifest.counts['width']} wide"
+    return Outcome(status, options.out, summary, counts=manifest.counts)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job from its command line."""
+    return command_line.main("embed", Embed, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""Measure a model on a split: predictions, metrics, and a report to look at.
+
+    lglm evaluate --model RUN/model --dataset DATASET --split val --out EVALUATION
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from jobs import command_line
+from jobs.command_line import Outcome
+from jobs.options import Evaluate
+from jobs.split_scores import SplitInputs, SplitTagger, fixed_size_lists, open_inputs
+from lglm_core import rooms
+from lglm_core.data import storage
+
+HEADLINE = ("mAP", "CF1", "OF1")
+
+
+class Predictions(SplitTagger):
+    """Makes rows ``key, labels, unknown, scores``."""
+
+    def table(self, start: int, stop: int) -> pa.Table:
+        """Score the rows *start* to *stop* of the split."""
+        _, scores = self.recognise(start, stop)
+        rows = self.split.index.select(["key", "labels", "unknown"]).slice(start, stop - start)
+        return rows.append_column("scores", fixed_size_lists(scores))
+
+
+def run(options: Evaluate) -> Outcome:
+    """Predict, measure and report, unless the same evaluation is complete."""
+    inputs = open_inputs(options)
+    recipe = inputs.recipe("evaluation", options.split)
+    manifest = rooms.find(options.out, recipe)
+    status = "already complete" if manifest else "done"
+    if manifest is None:
+        rooms.begin(options.out, recipe)
+        manifest = _evaluate(options, inputs, recipe)
+    metrics = rooms.read_json(storage.join(options.out, "metrics.json"))
+    summary = (
+        f"{options.out}: evaluation, {status}: {metrics['n_images']} pictures, "
+        + ", ".join(f"{name} {metrics[name]:.1f}" for name in HEADLINE)
+        + f" (predicting the prior: mAP {metrics['prior_mAP']:.1f})\n  report: {storage.join(options.out, 'report.html')}"
+    )
+    return Outcome(status, options.out, summary, counts=manifest.counts, metrics=metrics)
+
+
+def _evaluate(options: Evaluate, inputs: SplitInputs, recipe: rooms.Recipe) -> rooms.Manifest:
+    from jobs.cluster import ray_cluster
+    from jobs.parts import read_parts, write_parts
+    from lglm_core.data.dataset import Dataset
+    from lglm_core.evaluation import per_class_table, report
+    from lglm_core.metrics import evaluate
+    from lglm_core.model.bundle import load_bundle
+
+    arguments = {
+        "model": storage.absolute(options.model),
+        "dataset": storage.absolute(options.dataset),
+        "split": options.split,
+    }
+    folder = storage.join(storage.absolute(options.out), "predictions")
+    with ray_cluster(options.ray_address):
+        write_parts(
+            Predictions, arguments, folder=folder, total=inputs.samples, recipe=recipe.fingerprint, progress="evaluate"
+        )
+    predictions = read_parts(folder, inputs.samples)
+    scores = predictions.column("scores").combine_chunks().flatten().to_numpy().reshape(inputs.samples, -1)
+    dataset = Dataset.open(options.dataset)
+    split = dataset.split(options.split)
+    metrics: dict[str, Any] = evaluate(
+        scores, split.targets, list(dataset.labels), dataset.training_shares()
+    )
+    per_class = per_class_table(scores, split.targets, dataset.labels)
+    storage.write_parquet(storage.join(options.out, "per_class.parquet"), per_class)
+    page = report(load_bundle(options.model), inputs.model, split, scores, metrics, per_class)
+    storage.write_bytes(storage.join(options.out, "report.html"), page.encode())
+    storage.write_bytes(storage.join(options.out, "metrics.json"), rooms.to_json(metrics))
+    return rooms.commit(
+        options.out,
+        rooms.Manifest(
+            kind="evaluation",
+            fingerprint=recipe.fingerprint,
+            inputs=recipe.inputs,
+            options=recipe.options,
+            counts={"images": inputs.samples},
+            details={"headline": {name: metrics[name] for name in (*HEADLINE, "prior_mAP")}},
+        ),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job from its command line."""
+    return command_line.main("evaluate", Evaluate, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""A table in parts, computed on Ray Data: each part whole or absent, whoever made it and when.
+
+Ray Data only passes part numbers and counts; the pictures are read, and the parts written, inside
+its actors, so that a retried task repeats its part and nothing is lost or doubled.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from jobs.cluster import cpus, gpus, progress_bar
+from lglm_core.data import storage
+from lglm_core.errors import DamageError
+
+IMAGES_PER_PART = 1000
+IMAGES_PER_BATCH = 32
+
+
+class PartMaker(Protocol):
+    """Makes the rows of any part; constructed once in each actor."""
+
+    def table(self, start: int, stop: int) -> pa.Table:
+        """Return the rows of the pictures from *start* up to *stop*."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Pictures *start* up to *stop*, and the file that holds their rows."""
+
+    number: int
+    start: int
+    stop: int
+    url: str
+
+
+class _WritePart:
+    """The actor: makes the parts whose numbers it is handed and writes each whole."""
+
+    def __init__(self, maker: type[PartMaker], arguments: Mapping[str, Any], parts: list[Part], recipe: str) -> None:
+        self.maker = maker(**arguments)
+        self.parts = parts
+        self.recipe = recipe
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        for number in batch["part"]:
+            part = self.parts[number]
+            table = self.maker.table(part.start, part.stop)
+            if table.num_rows != part.stop - part.start:
+                raise DamageError(f"{part.url}: {part.stop - part.start} rows expected, {table.num_rows} made")
+            storage.write_parquet(part.url, table.replace_schema_metadata({"recipe": self.recipe}))
+        return {"part": batch["part"]}
+
+
+def write_parts(
+    maker: type[PartMaker], arguments: Mapping[str, Any], *, folder: str, total: int, recipe: str, progress: str
+) -> None:
+    """Write the rows of *total* pictures as ``part-*.parquet`` in *folder*, on the connected Ray cluster.
+
+    Parts that are there from the same recipe are kept.
+
+    Args:
+        maker: Constructed in each actor with *arguments*, and ``threads``, its share of the CPUs.
+        recipe: Fingerprint of what the room is made from.
+        progress: What the progress bar says.
+    """
+    import ray.data
+
+    parts = plan_parts(folder, total)
+    missing = [part.number for part in parts if not _is_made(part, recipe)]
+    if not missing:
+        return
+    actors = max(1, min(len(missing), gpus() or cpus()))
+    threads = max(1, cpus() // actors)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    done = ray.data.from_items([{"part": number} for number in missing], override_num_blocks=len(missing)).map_batches(
+        _WritePart,
+        fn_constructor_args=(maker, {**arguments, "threads": threads}, parts, recipe),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        num_cpus=threads,
+        num_gpus=1 if gpus() else 0,
+    )
+    with progress_bar(total, progress) as bar:
+        bar.update(sum(part.stop - part.start for part in parts) - sum(parts[n].stop - parts[n].start for n in missing))
+        for row in done.iter_rows():
+            part = parts[row["part"]]
+            bar.update(part.stop - part.start)
+
+
+def read_parts(folder: str, total: int) -> pa.Table:
+    """Read all parts back in order; refuse a folder whose rows do not add up to *total*."""
+    tables = [storage.read_parquet(part.url) for part in plan_parts(folder, total)]
+    table = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
+    if table.num_rows != total:
+        raise DamageError(f"{folder}: {total} rows expected, {table.num_rows} found")
+    return table
+
+
+def plan_parts(folder: str, total: int) -> list[Part]:
+    """Divide *total* pictures into parts; the division depends on nothing else."""
+    return [
+        Part(number, start, min(start + IMAGES_PER_PART, total), storage.join(folder, f"part-{number:05d}.parquet"))
+        for number, start in enumerate(range(0, total, IMAGES_PER_PART))
+    ]
+
+
+def _is_made(part: Part, recipe: str) -> bool:
+    if not storage.exists(part.url):
+        return False
+    table = storage.read_parquet(part.url, columns=[])
+    metadata = table.schema.metadata or {}
+    return metadata.get(b"recipe") == recipe.encode() and table.num_rows == part.stop - part.start

@@ -1,0 +1,112 @@
+"""Find the pictures nearest to a given one among those of an embeddings folder.
+
+    lglm search --model RUN/model --embeddings EMBEDDINGS --query picture.jpg -k 5 --out page.html
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from jobs import command_line
+from jobs.command_line import Outcome
+from jobs.options import Search
+from lglm_core import rooms
+from lglm_core.data import storage
+from lglm_core.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lglm_core.pages.neighbours import Neighbour
+    from lglm_core.tagging import Tagger
+
+SCORES_SHOWN = 5
+QUERY_SIDE = 480  # pixels; the page draws the query larger than its neighbours
+
+
+def run(options: Search) -> Outcome:
+    """Print the k nearest, and write them as a page if asked."""
+    model = rooms.require(options.model, "model")
+    manifest = rooms.require(options.embeddings, "embeddings")
+    if manifest.inputs["model"] != model.fingerprint:
+        raise InputError(
+            f"{options.embeddings}: made with another model than {options.model}; run lglm embed with this one"
+        )
+    data = storage.read_bytes(options.query)
+    from lglm_core.tagging import Tagger
+
+    tagger = Tagger.load(options.model)
+    recognition = tagger.recognise([data])
+    for error in recognition.errors.values():
+        raise InputError(f"{options.query}: cannot be read as a picture: {error}")
+    neighbours = _nearest(options, manifest, tagger, recognition.features[0])
+    if options.out:
+        _write_page(options.out, options.query, data, _highest(tagger, recognition.scores[0]), neighbours)
+    lines = [f"{options.query}: the {len(neighbours)} nearest of {manifest.counts['images']} by cosine similarity"]
+    lines += [f"  {n.rank}. {n.key}  {n.similarity:.3f}  {', '.join(n.labels)}" for n in neighbours]
+    lines += [f"  page: {options.out}"] if options.out else []
+    return Outcome("done", options.out, "\n".join(lines), counts={"neighbours": len(neighbours)})
+
+
+def _nearest(
+    options: Search, manifest: rooms.Manifest, tagger: "Tagger", query: "np.ndarray"
+) -> "list[Neighbour]":
+    from jobs.parts import read_parts
+    from lglm_core.data.dataset import Dataset
+    from lglm_core.data.images import to_rgb
+    from lglm_core.pages.neighbours import Neighbour
+    from lglm_core.pages.pictures import thumbnail
+    from lglm_core.retrieval import nearest
+
+    table = read_parts(options.embeddings, manifest.counts["images"])
+    total, width = manifest.counts["images"], manifest.counts["width"]
+    features = table.column("feature").combine_chunks().flatten().to_numpy().reshape(total, width)
+    hits = nearest(query, features, table.column("norm").to_numpy(), options.k)
+    # The pictures are for the page alone; the table of neighbours stands without them.
+    dataset = manifest.details["dataset_url"]
+    split = Dataset.open(dataset).split(manifest.options["split"]) if options.out and storage.exists(dataset) else None
+    neighbours = []
+    for rank, hit in enumerate(hits, start=1):
+        scores = _highest(tagger, table.column("scores")[hit.row].values.to_numpy())
+        columns = split.index.column("labels")[hit.row].as_py() if split else []
+        labels = tuple(tagger.labels[column] for column in columns) or tuple(
+            name for name, score in scores.items() if score >= tagger.thresholds[tagger.labels.column(name)]
+        )
+        neighbours.append(
+            Neighbour(
+                rank=rank,
+                key=table.column("key")[hit.row].as_py(),
+                jpeg=thumbnail(to_rgb(split.read_image(hit.row))) if split else None,
+                similarity=hit.similarity,
+                labels=labels,
+                scores=scores,
+            )
+        )
+    return neighbours
+
+
+def _highest(tagger: "Tagger", scores: "np.ndarray") -> dict[str, float]:
+    order = (-scores).argsort(kind="stable")[:SCORES_SHOWN]
+    return {tagger.labels[int(column)]: float(scores[column]) for column in order}
+
+
+def _write_page(
+    out: str, query: str, data: bytes, scores: dict[str, float], neighbours: "list[Neighbour]"
+) -> None:
+    from lglm_core.data.images import to_rgb
+    from lglm_core.pages.neighbours import neighbours_page
+    from lglm_core.pages.pictures import thumbnail
+
+    name = query.rpartition("/")[2]
+    picture = thumbnail(to_rgb(data), side=QUERY_SIDE)
+    page = neighbours_page(f"Nearest to {name}", name, picture, scores, neighbours)
+    storage.write_bytes(out, page.encode())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job from its command line."""
+    return command_line.main("search", Search, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""What evaluate and embed share: a model over the pictures of a split."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.options import OnSplit
+from jobs.parts import IMAGES_PER_BATCH
+from lglm_core import rooms
+from lglm_core.errors import DamageError, InputError
+
+
+@dataclass(frozen=True)
+class SplitInputs:
+    """The manifests of a model and a dataset that belong together."""
+
+    model: rooms.Manifest
+    dataset: rooms.Manifest
+    samples: int
+
+    def recipe(self, kind: str, split: str) -> rooms.Recipe:
+        """What a room made from the two is made from."""
+        inputs = {"model": self.model.fingerprint, "dataset": self.dataset.fingerprint}
+        return rooms.Recipe(kind, inputs, {"split": split})
+
+
+def open_inputs(options: OnSplit) -> SplitInputs:
+    """Check, from manifests alone, that model, dataset and split fit together."""
+    model = rooms.require(options.model, "model")
+    dataset = rooms.require(options.dataset, "dataset")
+    if model.details["labels"] != dataset.details["labels"]:
+        raise InputError(
+            f"{options.model}: the model's labels are not those of {options.dataset}; "
+            "evaluate it on a dataset with the vocabulary it was trained on"
+        )
+    splits = dataset.details["splits"]
+    if not splits.get(options.split, {}).get("samples"):
+        raise InputError(f"{options.dataset}: no samples in a split {options.split!r}; it has {', '.join(splits)}")
+    return SplitInputs(model, dataset, splits[options.split]["samples"])
+
+
+class SplitTagger:
+    """Scores pictures of a split by row; constructed once in each actor."""
+
+    def __init__(self, model: str, dataset: str, split: str, threads: int) -> None:
+        from lglm_core.data.dataset import Dataset
+        from lglm_core.tagging import Tagger
+
+        self.tagger = Tagger.load(model, threads=threads)
+        self.split = Dataset.open(dataset).split(split)
+
+    def recognise(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return features float32 [n, D] and probabilities float32 [n, C] of rows *start* to *stop*."""
+        features, scores = [], []
+        for first in range(start, stop, IMAGES_PER_BATCH):
+            rows = range(first, min(first + IMAGES_PER_BATCH, stop))
+            recognition = self.tagger.recognise([self.split.read_image(row) for row in rows])
+            for position, error in recognition.errors.items():
+                raise DamageError(f"{self.split.dataset}: the image {self.split.keys[rows[position]]} cannot be decoded: {error}")
+            features.append(recognition.features)
+            scores.append(recognition.scores)
+        return np.concatenate(features), np.concatenate(scores)
+
+
+def fixed_size_lists(values: np.ndarray) -> pa.FixedSizeListArray:
+    """Turn [n, width] into an Arrow column of fixed-size lists."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])

@@ -1,0 +1,143 @@
+"""Tag every file of a folder; each becomes one row, whatever happened on the way.
+
+    lglm tag --model RUN/model --images FOLDER --out TAGS
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from jobs import command_line
+from jobs.command_line import Outcome
+from jobs.options import Tag
+from lglm_core import rooms
+from lglm_core.data import storage
+from lglm_core.data.storage import StoredFile
+from lglm_core.errors import InputError
+
+SCHEMA = pa.schema(
+    {
+        "uri": pa.string(),
+        "etag": pa.string(),
+        "size": pa.int64(),
+        "status": pa.string(),
+        "error": pa.string(),
+        "labels": pa.list_(pa.string()),
+        "scores": pa.list_(pa.float32()),
+    }
+)
+
+
+class TagRows:
+    """Makes rows ``uri, etag, size, status, error, labels, scores``.
+
+    ``status`` is ``ok``, or the reason why the file could not be read; then ``error`` says more and labels
+    and scores are empty. ``labels`` are those at or above their thresholds, highest first, ``scores`` their
+    probabilities.
+    """
+
+    def __init__(self, model: str, images: str, files: list[StoredFile], threads: int) -> None:
+        from lglm_core.tagging import Tagger
+
+        self.tagger = Tagger.load(model, threads=threads)
+        self.images = images
+        self.files = files
+
+    def table(self, start: int, stop: int) -> pa.Table:
+        """Tag the files *start* to *stop* of the listing."""
+        from jobs.parts import IMAGES_PER_BATCH
+
+        rows = []
+        for first in range(start, stop, IMAGES_PER_BATCH):
+            rows += self._rows(self.files[first : min(first + IMAGES_PER_BATCH, stop)])
+        return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+    def _rows(self, files: list[StoredFile]) -> list[dict]:
+        contents, unread = [], {}
+        for file in files:
+            try:
+                contents.append(storage.read_bytes(storage.join(self.images, file.name)))
+            except InputError as error:  # gone since it was listed, or not ours to read
+                unread[file.name] = str(error)
+                contents.append(b"")
+        recognition = self.tagger.recognise(contents)
+        rows = [
+            {"uri": file.name, "etag": file.etag, "size": file.size, "status": "ok", "error": "", "labels": [], "scores": []}
+            for file in files
+        ]
+        for position, reason in recognition.errors.items():
+            rows[position] |= {"status": reason.reason, "error": str(reason)}
+        for position, columns, scores in zip(
+            recognition.read, self.tagger.tags(recognition.scores), recognition.scores, strict=True
+        ):
+            rows[position] |= {
+                "labels": [self.tagger.labels[column] for column in columns],
+                "scores": [float(scores[column]) for column in columns],
+            }
+        for row in rows:
+            if row["uri"] in unread:
+                row |= {"status": "unreadable", "error": unread[row["uri"]]}
+        return rows
+
+
+def run(options: Tag) -> Outcome:
+    """Tag all files found, unless the same files have been tagged with the same model."""
+    model = rooms.require(options.model, "model")
+    images, out = storage.absolute(options.images), storage.absolute(options.out)
+    if f"{out}/".startswith(f"{images}/"):
+        raise InputError(f"{options.out}: lies inside {options.images}; its own files would be tagged")
+    files = storage.list_files(images)
+    if not files:
+        raise InputError(f"{options.images}: holds no file")
+    listing = rooms.digest([[file.name, file.size, file.etag] for file in files])
+    recipe = rooms.Recipe("tags", {"model": model.fingerprint, "images": listing}, {})
+    manifest = rooms.find(options.out, recipe)
+    status = "already complete" if manifest else "done"
+    manifest = manifest or _tag(options, images, files, recipe)
+    return Outcome(status, options.out, _summary(options.out, manifest, status), counts=manifest.counts)
+
+
+def _tag(options: Tag, images: str, files: list[StoredFile], recipe: rooms.Recipe) -> rooms.Manifest:
+    from jobs.cluster import ray_cluster
+    from jobs.parts import read_parts, write_parts
+
+    rooms.begin(options.out, recipe)
+    folder = storage.absolute(options.out)
+    arguments = {"model": storage.absolute(options.model), "images": images, "files": files}
+    with ray_cluster(options.ray_address):
+        write_parts(
+            TagRows, arguments, folder=folder, total=len(files), recipe=recipe.fingerprint, progress="tag"
+        )
+    table = read_parts(folder, len(files))
+    statuses = Counter(table.column("status").to_pylist())
+    labels = Counter(label for row in table.column("labels").to_pylist() for label in row)
+    return rooms.commit(
+        options.out,
+        rooms.Manifest(
+            kind="tags",
+            fingerprint=recipe.fingerprint,
+            inputs=recipe.inputs,
+            options=recipe.options,
+            counts={"files": len(files), **{f"status_{name}": count for name, count in sorted(statuses.items())}},
+            details={"labels": dict(labels.most_common())},
+        ),
+    )
+
+
+def _summary(out: str, manifest: rooms.Manifest, status: str) -> str:
+    counts = dict(manifest.counts)
+    files = counts.pop("files")
+    statuses = ", ".join(f"{name.removeprefix('status_')} {count}" for name, count in counts.items())
+    commonest = ", ".join(f"{name} {count}" for name, count in list(manifest.details["labels"].items())[:5])
+    return f"{out}: tags, {status}: {files} rows ({statuses}); commonest labels: {commonest or 'none'}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job from its command line."""
+    return command_line.main("tag", Tag, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
