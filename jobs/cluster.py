@@ -53,7 +53,6 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         )
     except (ConnectionError, ValueError) as error:
         raise InputError(f"no Ray cluster answers at {address} ({str(error).splitlines()[0]})") from error
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         yield
     finally:
@@ -76,7 +75,9 @@ def gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
-def run_tasks(function: Callable[..., Result], calls: Sequence[tuple[Any, ...]], progress: str) -> list[Result]:
+def run_tasks(
+    function: Callable[..., Result], calls: Sequence[tuple[Any, ...]], progress: str
+) -> list[Result]:
     """Run ``function(*call)`` for every call as Ray tasks, one CPU each; return results in call order."""
     import ray
 
@@ -105,7 +106,9 @@ def _collect_one(pending: dict[Any, int], results: dict[int, Result], bar: tqdm)
 def progress_bar(total: int, description: str, iterable: Iterable | None = None) -> tqdm:
     """Return a progress bar on stderr that also reads well in a log file."""
     seconds = 0.2 if sys.stderr.isatty() else 5.0
-    return tqdm(iterable, total=total, desc=description, mininterval=seconds, file=sys.stderr, dynamic_ncols=True)
+    return tqdm(
+        iterable, total=total, desc=description, mininterval=seconds, file=sys.stderr, dynamic_ncols=True
+    )
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import json
 import logging
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +62,7 @@ def main(
     """
     started = time.perf_counter()
     argv = sys.argv[1:] if argv is None else argv
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    _log_to_stderr()
     try:
         chosen, as_json = parse(verb, options, argv)
         outcome = run(chosen)
@@ -83,13 +84,27 @@ def main(
     return 0
 
 
+def _log_to_stderr() -> None:
+    """Show our own log lines; what libraries have to say stays with them."""
+    logger = logging.getLogger("lglm")
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
 def parse(verb: str, options: type[Options] | Choices, argv: Sequence[str]) -> tuple[Options, bool]:
     """Parse arguments into options; the second value tells whether ``--json`` was given."""
     parser = _Parser(prog=f"lglm {verb}", allow_abbrev=False)
     if isinstance(options, Mapping):
         choices = parser.add_subparsers(dest="_choice", required=True, metavar="|".join(options))
         for name, kind in options.items():
-            _add_options(choices.add_parser(name, help=kind.__doc__, description=kind.__doc__, allow_abbrev=False), kind)
+            _add_options(
+                choices.add_parser(name, help=kind.__doc__, description=kind.__doc__, allow_abbrev=False),
+                kind,
+            )
     else:
         parser.description = options.__doc__
         _add_options(parser, options)
@@ -109,7 +124,7 @@ def to_arguments(options: Options) -> list[str]:
         if isinstance(value, bool):
             arguments.append(flag if value else f"--no-{flag[2:]}")
         else:
-            values = value if isinstance(value, list) else [value]
+            values = value if isinstance(value, tuple) else [value]
             arguments += [f"{flag}={one}" for one in values]
     return arguments
 
@@ -119,12 +134,19 @@ def _add_options(parser: argparse.ArgumentParser, kind: type[Options]) -> None:
         shared: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": _help(info)}
         if info.annotation is bool:
             parser.add_argument(_flag(name), action=argparse.BooleanOptionalAction, **shared)
-        elif get_origin(info.annotation) is list:
+        elif get_origin(info.annotation) is tuple:
             parser.add_argument(_flag(name), nargs="+", action="extend", metavar=name.upper(), **shared)
         else:
             parser.add_argument(_flag(name), metavar=_metavar(name, info), **shared)
-    parser.add_argument("--config", dest="_config", metavar="FILE.yaml", help="Read options from a file; the command line wins.")
-    parser.add_argument("--json", dest="_json", action="store_true", help="End with one JSON object on stdout.")
+    parser.add_argument(
+        "--config",
+        dest="_config",
+        metavar="FILE.yaml",
+        help="Read options from a file; the command line wins.",
+    )
+    parser.add_argument(
+        "--json", dest="_json", action="store_true", help="End with one JSON object on stdout."
+    )
 
 
 def _flag(name: str) -> str:
@@ -138,7 +160,7 @@ def _metavar(name: str, info: FieldInfo) -> str:
 
 
 def _help(info: FieldInfo) -> str:
-    default = "" if info.is_required() or info.default in (None, []) else f" (default {info.default})"
+    default = "" if info.is_required() or info.default in (None, ()) else f" (default {info.default})"
     required = " (required)" if info.is_required() else ""
     return f"{info.description}{default}{required}".replace("%", "%%")
 
@@ -172,14 +194,16 @@ def _validate(command: str, kind: type[OptionsType], values: Mapping[str, Any]) 
 def _report(verb: str, error: Exception) -> int:
     cause = _known_cause(error)
     if cause is None:
-        logging.getLogger(__name__).error("", exc_info=error)
+        traceback.print_exception(error)  # a fault of ours: the whole story, then one line
         return _fail(verb, f"failed: {type(error).__name__}: {_last_line(error)}", 1)
     return _fail(verb, " ".join(str(cause).split()), 2 if isinstance(cause, InputError) else 1)
 
 
 def _known_cause(error: BaseException) -> Exception | None:
     """Find the error of ours that Ray, or anything else, has wrapped."""
-    return next((cause for cause in _causes(error) if isinstance(cause, InputError | DamageError | RunError)), None)
+    return next(
+        (cause for cause in _causes(error) if isinstance(cause, InputError | DamageError | RunError)), None
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,6 +1,6 @@
 """Write the pooled features and the scores of a split, for search and for other models.
 
-    lglm embed --model RUN/model --dataset DATASET --split val --out EMBEDDINGS
+lglm embed --model RUN/model --dataset DATASET --split val --out EMBEDDINGS
 """
 
 import sys
@@ -53,7 +53,12 @@ def run(options: Embed) -> Outcome:
         folder = storage.absolute(options.out)
         with ray_cluster(options.ray_address):
             write_parts(
-                Embeddings, arguments, folder=folder, total=inputs.samples, recipe=recipe.fingerprint, progress="embed"
+                Embeddings,
+                arguments,
+                folder=folder,
+                total=inputs.samples,
+                recipe=recipe.fingerprint,
+                progress="embed",
             )
         width = read_parts(folder, inputs.samples).schema.field("feature").type.list_size
         manifest = rooms.commit(
@@ -67,7 +72,8 @@ def run(options: Embed) -> Outcome:
                 details={"dataset_url": arguments["dataset"]},
             ),
         )
-    summary = f"{options.out}: embeddings, {status}: {manifest.counts['images']} pictures, {manifest.counts['width']} wide"
+    counts = manifest.counts
+    summary = f"{options.out}: embeddings, {status}: {counts['images']} pictures, {counts['width']} wide"
     return Outcome(status, options.out, summary, counts=manifest.counts)
 
 

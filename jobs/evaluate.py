@@ -1,6 +1,6 @@
 """Measure a model on a split: predictions, metrics, and a report to look at.
 
-    lglm evaluate --model RUN/model --dataset DATASET --split val --out EVALUATION
+lglm evaluate --model RUN/model --dataset DATASET --split val --out EVALUATION
 """
 
 import sys
@@ -42,7 +42,8 @@ def run(options: Evaluate) -> Outcome:
     summary = (
         f"{options.out}: evaluation, {status}: {metrics['n_images']} pictures, "
         + ", ".join(f"{name} {metrics[name]:.1f}" for name in HEADLINE)
-        + f" (predicting the prior: mAP {metrics['prior_mAP']:.1f})\n  report: {storage.join(options.out, 'report.html')}"
+        + f" (predicting the prior: mAP {metrics['prior_mAP']:.1f})\n"
+        + f"  report: {storage.join(options.out, 'report.html')}"
     )
     return Outcome(status, options.out, summary, counts=manifest.counts, metrics=metrics)
 
@@ -63,15 +64,18 @@ def _evaluate(options: Evaluate, inputs: SplitInputs, recipe: rooms.Recipe) -> r
     folder = storage.join(storage.absolute(options.out), "predictions")
     with ray_cluster(options.ray_address):
         write_parts(
-            Predictions, arguments, folder=folder, total=inputs.samples, recipe=recipe.fingerprint, progress="evaluate"
+            Predictions,
+            arguments,
+            folder=folder,
+            total=inputs.samples,
+            recipe=recipe.fingerprint,
+            progress="evaluate",
         )
     predictions = read_parts(folder, inputs.samples)
     scores = predictions.column("scores").combine_chunks().flatten().to_numpy().reshape(inputs.samples, -1)
     dataset = Dataset.open(options.dataset)
     split = dataset.split(options.split)
-    metrics: dict[str, Any] = evaluate(
-        scores, split.targets, list(dataset.labels), dataset.training_shares()
-    )
+    metrics: dict[str, Any] = evaluate(scores, split.targets, list(dataset.labels), dataset.training_shares())
     per_class = per_class_table(scores, split.targets, dataset.labels)
     storage.write_parquet(storage.join(options.out, "per_class.parquet"), per_class)
     page = report(load_bundle(options.model), inputs.model, split, scores, metrics, per_class)

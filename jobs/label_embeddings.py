@@ -1,7 +1,7 @@
 """Embed the labels of a dataset: GloVe word vectors, or co-occurrence in its training split.
 
-    lglm label-embeddings --dataset DATASET --out LABELS
-    lglm label-embeddings --dataset DATASET --out LABELS --glove glove.6B.300d.txt --alias 'cell phone=phone'
+lglm label-embeddings --dataset DATASET --out LABELS
+lglm label-embeddings --dataset DATASET --out LABELS --glove glove.6B.300d.txt --alias 'cell phone=phone'
 """
 
 import hashlib
@@ -67,7 +67,7 @@ def _make(options: MakeLabelEmbeddings, aliases: dict[str, str], recipe: rooms.R
     )
 
 
-def _aliases(pairs: list[str]) -> dict[str, str]:
+def _aliases(pairs: Sequence[str]) -> dict[str, str]:
     for pair in pairs:
         if not all(part.strip() for part in pair.partition("=")):
             raise InputError(f"--alias {pair!r}: expected 'label=words', such as 'cell phone=phone'")
@@ -88,7 +88,9 @@ def _summary(out: str, manifest: rooms.Manifest, status: str) -> str:
         "glove": "GloVe word vectors",
         "ppmi": "label co-occurrence in the training split (PPMI; no GloVe file was given)",
     }[details["source"]]
-    lines = [f"{out}: label embeddings, {status}: {counts['labels']} labels, {counts['width']} wide, from {origin}"]
+    lines = [
+        f"{out}: label embeddings, {status}: {counts['labels']} labels, {counts['width']} wide, from {origin}"
+    ]
     if details["partly_missing"]:
         lines.append(f"  averaged over the words that were found: {', '.join(details['partly_missing'])}")
     if details["without_vector"]:

@@ -75,7 +75,7 @@ class MakeLabelEmbeddings(Options):
     """Label embeddings folder to write."""
     glove: str | None = None
     """GloVe text file; without it the vectors come from label co-occurrence in the training split."""
-    alias: list[str] = []
+    alias: tuple[str, ...] = ()
     """'label=words': use other words for a label; may be given several times."""
     oov: Literal["error", "zero"] = "error"
     """A label none of whose words are in the file: refuse, or take a zero vector."""

@@ -4,6 +4,7 @@ Ray Data only passes part numbers and counts; the pictures are read, and the par
 its actors, so that a retried task repeats its part and nothing is lost or doubled.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -38,7 +39,9 @@ class Part:
 class _WritePart:
     """The actor: makes the parts whose numbers it is handed and writes each whole."""
 
-    def __init__(self, maker: type[PartMaker], arguments: Mapping[str, Any], parts: list[Part], recipe: str) -> None:
+    def __init__(
+        self, maker: type[PartMaker], arguments: Mapping[str, Any], parts: list[Part], recipe: str
+    ) -> None:
         self.maker = maker(**arguments)
         self.parts = parts
         self.recipe = recipe
@@ -48,13 +51,21 @@ class _WritePart:
             part = self.parts[number]
             table = self.maker.table(part.start, part.stop)
             if table.num_rows != part.stop - part.start:
-                raise DamageError(f"{part.url}: {part.stop - part.start} rows expected, {table.num_rows} made")
+                raise DamageError(
+                    f"{part.url}: {part.stop - part.start} rows expected, {table.num_rows} made"
+                )
             storage.write_parquet(part.url, table.replace_schema_metadata({"recipe": self.recipe}))
         return {"part": batch["part"]}
 
 
 def write_parts(
-    maker: type[PartMaker], arguments: Mapping[str, Any], *, folder: str, total: int, recipe: str, progress: str
+    maker: type[PartMaker],
+    arguments: Mapping[str, Any],
+    *,
+    folder: str,
+    total: int,
+    recipe: str,
+    progress: str,
 ) -> None:
     """Write the rows of *total* pictures as ``part-*.parquet`` in *folder*, on the connected Ray cluster.
 
@@ -73,10 +84,13 @@ def write_parts(
         return
     actors = max(1, min(len(missing), gpus() or cpus()))
     threads = max(1, cpus() // actors)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # our own progress bar tells it better
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    done = ray.data.from_items([{"part": number} for number in missing], override_num_blocks=len(missing)).map_batches(
+    done = ray.data.from_items(
+        [{"part": number} for number in missing], override_num_blocks=len(missing)
+    ).map_batches(
         _WritePart,
         fn_constructor_args=(maker, {**arguments, "threads": threads}, parts, recipe),
         batch_size=1,
@@ -85,7 +99,10 @@ def write_parts(
         num_gpus=1 if gpus() else 0,
     )
     with progress_bar(total, progress) as bar:
-        bar.update(sum(part.stop - part.start for part in parts) - sum(parts[n].stop - parts[n].start for n in missing))
+        bar.update(
+            sum(part.stop - part.start for part in parts)
+            - sum(parts[n].stop - parts[n].start for n in missing)
+        )
         for row in done.iter_rows():
             part = parts[row["part"]]
             bar.update(part.stop - part.start)
@@ -103,7 +120,12 @@ def read_parts(folder: str, total: int) -> pa.Table:
 def plan_parts(folder: str, total: int) -> list[Part]:
     """Divide *total* pictures into parts; the division depends on nothing else."""
     return [
-        Part(number, start, min(start + IMAGES_PER_PART, total), storage.join(folder, f"part-{number:05d}.parquet"))
+        Part(
+            number,
+            start,
+            min(start + IMAGES_PER_PART, total),
+            storage.join(folder, f"part-{number:05d}.parquet"),
+        )
         for number, start in enumerate(range(0, total, IMAGES_PER_PART))
     ]
 

@@ -1,6 +1,6 @@
 """Find the pictures nearest to a given one among those of an embeddings folder.
 
-    lglm search --model RUN/model --embeddings EMBEDDINGS --query picture.jpg -k 5 --out page.html
+lglm search --model RUN/model --embeddings EMBEDDINGS --query picture.jpg -k 5 --out page.html
 """
 
 import sys
@@ -30,7 +30,7 @@ def run(options: Search) -> Outcome:
     manifest = rooms.require(options.embeddings, "embeddings")
     if manifest.inputs["model"] != model.fingerprint:
         raise InputError(
-            f"{options.embeddings}: made with another model than {options.model}; run lglm embed with this one"
+            f"{options.embeddings}: made with another model than {options.model}; run lglm embed with it"
         )
     data = storage.read_bytes(options.query)
     from lglm_core.tagging import Tagger
@@ -42,7 +42,9 @@ def run(options: Search) -> Outcome:
     neighbours = _nearest(options, manifest, tagger, recognition.features[0])
     if options.out:
         _write_page(options.out, options.query, data, _highest(tagger, recognition.scores[0]), neighbours)
-    lines = [f"{options.query}: the {len(neighbours)} nearest of {manifest.counts['images']} by cosine similarity"]
+    lines = [
+        f"{options.query}: the {len(neighbours)} nearest of {manifest.counts['images']} by cosine similarity"
+    ]
     lines += [f"  {n.rank}. {n.key}  {n.similarity:.3f}  {', '.join(n.labels)}" for n in neighbours]
     lines += [f"  page: {options.out}"] if options.out else []
     return Outcome("done", options.out, "\n".join(lines), counts={"neighbours": len(neighbours)})
@@ -64,7 +66,11 @@ def _nearest(
     hits = nearest(query, features, table.column("norm").to_numpy(), options.k)
     # The pictures are for the page alone; the table of neighbours stands without them.
     dataset = manifest.details["dataset_url"]
-    split = Dataset.open(dataset).split(manifest.options["split"]) if options.out and storage.exists(dataset) else None
+    split = (
+        Dataset.open(dataset).split(manifest.options["split"])
+        if options.out and storage.exists(dataset)
+        else None
+    )
     neighbours = []
     for rank, hit in enumerate(hits, start=1):
         scores = _highest(tagger, table.column("scores")[hit.row].values.to_numpy())

@@ -1,8 +1,8 @@
 """Shard labelled pictures into WebDataset tar files with an index.
 
-    lglm shard coco --root COCO --out DATASET
-    lglm shard table --table labels.csv --image-root PICTURES --out DATASET
-    lglm shard toy --out DATASET
+lglm shard coco --root COCO --out DATASET
+lglm shard table --table labels.csv --image-root PICTURES --out DATASET
+lglm shard toy --out DATASET
 """
 
 import sys
@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 from jobs import command_line
 from jobs.command_line import Outcome
-from jobs.options import Shard, ShardCoco, ShardTable, ShardToy
+from jobs.options import Options, Shard, ShardCoco, ShardTable, ShardToy
 from lglm_core import rooms
 from lglm_core.data import storage
 
 if TYPE_CHECKING:
     from lglm_core.data.source import Source
 
-SOURCES = {"coco": ShardCoco, "table": ShardTable, "toy": ShardToy}
+SOURCES: dict[str, type[Options]] = {"coco": ShardCoco, "table": ShardTable, "toy": ShardToy}
 
 
 def run(options: Shard) -> Outcome:
@@ -34,7 +34,9 @@ def run(options: Shard) -> Outcome:
     if isinstance(options, ShardCoco):
         return _shard(CocoSource(options.root, unlabelled=options.unlabelled, year=options.year), options)
     assert isinstance(options, ShardTable)
-    return _shard(TableSource(options.table, options.image_root, validation_share=options.validation_share), options)
+    return _shard(
+        TableSource(options.table, options.image_root, validation_share=options.validation_share), options
+    )
 
 
 def _shard_toy(options: ShardToy) -> Outcome:
@@ -57,16 +59,25 @@ def _shard_toy(options: ShardToy) -> Outcome:
     from lglm_core.data.toy import write_toy_coco
 
     with _kept_or_temporary(options.root) as root, progress_bar(options.samples, "draw") as bar:
-        write_toy_coco(root, samples=options.samples, seed=options.seed, progress=lambda done, _: bar.update(done - bar.n))
+        write_toy_coco(
+            root,
+            samples=options.samples,
+            seed=options.seed,
+            progress=lambda done, _: bar.update(done - bar.n),
+        )
         return _write(CocoSource(str(root)), recipe, options)
 
 
 def _shard(source: "Source", options: Shard) -> Outcome:
     recipe = rooms.Recipe(
-        "dataset", source.inputs(), {**source.options(), "max_samples_per_shard": options.max_samples_per_shard}
+        "dataset",
+        source.inputs(),
+        {**source.options(), "max_samples_per_shard": options.max_samples_per_shard},
     )
     manifest = rooms.find(options.out, recipe)
-    return _outcome(options.out, manifest, "already complete") if manifest else _write(source, recipe, options)
+    return (
+        _outcome(options.out, manifest, "already complete") if manifest else _write(source, recipe, options)
+    )
 
 
 def _write(source: "Source", recipe: rooms.Recipe, options: Shard) -> Outcome:

@@ -36,7 +36,9 @@ def open_inputs(options: OnSplit) -> SplitInputs:
         )
     splits = dataset.details["splits"]
     if not splits.get(options.split, {}).get("samples"):
-        raise InputError(f"{options.dataset}: no samples in a split {options.split!r}; it has {', '.join(splits)}")
+        raise InputError(
+            f"{options.dataset}: no samples in a split {options.split!r}; it has {', '.join(splits)}"
+        )
     return SplitInputs(model, dataset, splits[options.split]["samples"])
 
 
@@ -57,7 +59,8 @@ class SplitTagger:
             rows = range(first, min(first + IMAGES_PER_BATCH, stop))
             recognition = self.tagger.recognise([self.split.read_image(row) for row in rows])
             for position, error in recognition.errors.items():
-                raise DamageError(f"{self.split.dataset}: the image {self.split.keys[rows[position]]} cannot be decoded: {error}")
+                key = self.split.keys[rows[position]]
+                raise DamageError(f"{self.split.dataset}: the image {key} cannot be decoded: {error}")
             features.append(recognition.features)
             scores.append(recognition.scores)
         return np.concatenate(features), np.concatenate(scores)

@@ -1,6 +1,6 @@
 """Tag every file of a folder; each becomes one row, whatever happened on the way.
 
-    lglm tag --model RUN/model --images FOLDER --out TAGS
+lglm tag --model RUN/model --images FOLDER --out TAGS
 """
 
 import sys
@@ -64,7 +64,15 @@ class TagRows:
                 contents.append(b"")
         recognition = self.tagger.recognise(contents)
         rows = [
-            {"uri": file.name, "etag": file.etag, "size": file.size, "status": "ok", "error": "", "labels": [], "scores": []}
+            {
+                "uri": file.name,
+                "etag": file.etag,
+                "size": file.size,
+                "status": "ok",
+                "error": "",
+                "labels": [],
+                "scores": [],
+            }
             for file in files
         ]
         for position, reason in recognition.errors.items():
@@ -120,7 +128,10 @@ def _tag(options: Tag, images: str, files: list[StoredFile], recipe: rooms.Recip
             fingerprint=recipe.fingerprint,
             inputs=recipe.inputs,
             options=recipe.options,
-            counts={"files": len(files), **{f"status_{name}": count for name, count in sorted(statuses.items())}},
+            counts={
+                "files": len(files),
+                **{f"status_{name}": count for name, count in sorted(statuses.items())},
+            },
             details={"labels": dict(labels.most_common())},
         ),
     )

@@ -51,7 +51,8 @@ def run(options: Train) -> Outcome:
     metrics = manifest.details["last_epoch"]
     measured = "" if metrics["val_map"] is None else f", validation mAP {metrics['val_map']:.1f}"
     summary = (
-        f"{options.out}: run, {status}: {manifest.counts['epochs']} epochs, loss {metrics['loss']:.3f}{measured}\n"
+        f"{options.out}: run, {status}: {manifest.counts['epochs']} epochs, "
+        f"loss {metrics['loss']:.3f}{measured}\n"
         f"  model: {storage.join(options.out, 'model')}"
     )
     return Outcome(status, options.out, summary, counts=manifest.counts, metrics=metrics)
@@ -83,14 +84,20 @@ def _open_inputs(options: Train) -> "tuple[Dataset, LabelEmbeddings, RunSettings
     embeddings = LabelEmbeddings.load(url)
     embeddings.check_labels(dataset.labels, url, options.dataset)
     backbone_lr = options.backbone_lr or (options.lr if options.weights == "none" else options.lr / 10)
-    shared = {name: getattr(options, name) for name in Recipe.model_fields if name not in ("feature_dropout", "backbone_lr")}
+    shared = {
+        name: getattr(options, name)
+        for name in Recipe.model_fields
+        if name not in ("feature_dropout", "backbone_lr")
+    }
     settings = RunSettings(
         **shared, backbone_lr=backbone_lr, head=LglmConfig(feature_dropout=options.feature_dropout)
     )
     return dataset, embeddings, settings
 
 
-def _train_here(options: Train, dataset: "Dataset", model: "Lglm", settings: "RunSettings") -> "list[EpochEnd]":
+def _train_here(
+    options: Train, dataset: "Dataset", model: "Lglm", settings: "RunSettings"
+) -> "list[EpochEnd]":
     """Train in this process, without Ray; resumes from its last checkpoint."""
     import torch
 
@@ -124,13 +131,22 @@ def _train_on_ray(options: Train, recipe: rooms.Recipe, model: "Lglm") -> "list[
         from ray.train.torch import TorchTrainer
 
         absolute = options.model_copy(
-            update={name: storage.absolute(getattr(options, name)) for name in ("dataset", "label_embeddings", "out")}
-            | ({"weights": storage.absolute(options.weights)} if options.weights not in ("imagenet", "none") else {})
+            update={
+                name: storage.absolute(getattr(options, name))
+                for name in ("dataset", "label_embeddings", "out")
+            }
+            | (
+                {"weights": storage.absolute(options.weights)}
+                if options.weights not in ("imagenet", "none")
+                else {}
+            )
         )
         trainer = TorchTrainer(
             _worker,
             train_loop_config={"options": absolute.model_dump(), "lines": lines},
-            scaling_config=ScalingConfig(num_workers=options.num_workers, use_gpu=gpus() >= options.num_workers),
+            scaling_config=ScalingConfig(
+                num_workers=options.num_workers, use_gpu=gpus() >= options.num_workers
+            ),
             run_config=RunConfig(
                 name=f"run-{recipe.fingerprint[:16]}",
                 storage_path=storage.join(absolute.out, "checkpoints"),
@@ -229,7 +245,12 @@ def _save(
         image_size=settings.image_size,
         facts=facts,
         history=[
-            {"epoch": end.epoch + 1, "loss": end.loss, "val_map": end.val_map, "seconds": round(end.seconds, 3)}
+            {
+                "epoch": end.epoch + 1,
+                "loss": end.loss,
+                "val_map": end.val_map,
+                "seconds": round(end.seconds, 3),
+            }
             for end in history
         ],
     )

@@ -67,7 +67,8 @@ def report(
             history=[EpochRow(**epoch) for epoch in model.details["history"]],
             graph=strongest_edges(bundle),
             facts={
-                "Model": f"LGLM on {bundle.model.backbone.name}, {model.counts['parameters'] / 1e6:.1f} M parameters",
+                "Model": f"LGLM on {bundle.model.backbone.name}",
+                "Parameters": f"{model.counts['parameters'] / 1e6:.1f} M",
                 "Pictures": f"{bundle.image_size} × {bundle.image_size} pixels, one view",
                 "Labels": f"{len(bundle.labels)}, vectors from {vectors}",
                 "Model fingerprint": bundle.fingerprint[:16],

@@ -49,11 +49,16 @@ def glove_embeddings(
     used = tuple(tuple(word for word in words if word in found) for words in wanted)
     lost = [label for label, words in zip(labels, used, strict=True) if not words]
     if lost and oov == "error":
-        raise InputError(f"{url}: holds no word of {_with_closest(lost, seen)}. Give other words with --alias 'label=words', or take --oov zero")
+        raise InputError(
+            f"{url}: holds no word of {_with_closest(lost, seen)}. "
+            "Give other words with --alias 'label=words', or take --oov zero"
+        )
     width = len(next(iter(found.values()))) if found else 0
     if not width:
         raise InputError(f"{url}: holds no word of any of the {len(labels)} labels")
-    vectors = [np.mean([found[word] for word in words], axis=0) if words else np.zeros(width) for words in used]
+    vectors = [
+        np.mean([found[word] for word in words], axis=0) if words else np.zeros(width) for words in used
+    ]
     missing = tuple(tuple(word for word in words if word not in found) for words in wanted)
     return LabelEmbeddings(labels, np.stack(vectors).astype(np.float32), used, missing, "glove")
 
@@ -69,14 +74,18 @@ def _read_vectors(url: str, wanted: set[str]) -> tuple[dict[str, np.ndarray], li
             _check_width(url, width)
         surplus = len(tokens) - 1 - width
         if surplus < 0 or (surplus > 0 and _is_number(tokens[surplus])):
-            raise InputError(f"{url}, line {number}: {len(tokens) - 1} numbers found, {width} expected as in line 1")
+            raise InputError(
+                f"{url}, line {number}: {len(tokens) - 1} numbers found, {width} expected as in line 1"
+            )
         word = " ".join(tokens[: surplus + 1])  # glove.840B has words with spaces in them
         seen.append(word)
         if word in wanted and word not in found:
             try:
                 found[word] = np.array(tokens[surplus + 1 :], dtype=np.float64)
             except ValueError as error:
-                raise InputError(f"{url}, line {number}: the vector of {word!r} is not all numbers ({error})") from error
+                raise InputError(
+                    f"{url}, line {number}: the vector of {word!r} is not all numbers ({error})"
+                ) from error
             if not np.isfinite(found[word]).all():
                 raise InputError(f"{url}, line {number}: the vector of {word!r} is not finite")
     if not seen:
@@ -93,7 +102,9 @@ def _lines(url: str) -> Iterator[tuple[int, list[str]]]:
             for number, line in enumerate(file, start=1):
                 yield number, line.rstrip("\n").split(" ")
     except UnicodeDecodeError as error:
-        raise InputError(f"{url}: not UTF-8 text ({error.reason}); unpack it first if it is compressed") from error
+        raise InputError(
+            f"{url}: not UTF-8 text ({error.reason}); unpack it first if it is compressed"
+        ) from error
 
 
 def _check_width(url: str, width: int) -> None:

@@ -34,7 +34,7 @@ class LabelEmbeddings:
 
     def save(self, url: str) -> None:
         """Write the table ``label, words, missing, vector`` as a Parquet file at *url*."""
-        labels, width = self.vectors.shape
+        width = self.vectors.shape[1]
         flat = pa.array(self.vectors.astype(np.float32).ravel())
         table = pa.table(
             {
@@ -72,7 +72,11 @@ class LabelEmbeddings:
         if self.labels == labels:
             return
         differing = next(
-            (f"{theirs!r} stands where {ours!r} does" for theirs, ours in zip(self.labels, labels, strict=False) if theirs != ours),
+            (
+                f"{theirs!r} stands where {ours!r} does"
+                for theirs, ours in zip(self.labels, labels, strict=False)
+                if theirs != ours
+            ),
             f"{len(self.labels)} labels against {len(labels)}",
         )
         raise InputError(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class RunSettings:
     freeze_backbone: bool = False
     graph_weight: float = 1.0
     seed: int = 0
-    head: LglmConfig = LglmConfig()
+    head: LglmConfig = field(default_factory=LglmConfig)
 
 
 def build_model(settings: RunSettings, embeddings: LabelEmbeddings) -> Lglm:
@@ -50,7 +50,7 @@ def build_model(settings: RunSettings, embeddings: LabelEmbeddings) -> Lglm:
     backbone = Backbone(settings.backbone)
     if settings.image_size < backbone.stride:
         raise InputError(
-            f"--image-size {settings.image_size} is below the stride of {settings.backbone}, {backbone.stride}"
+            f"image size {settings.image_size}: below the stride of {settings.backbone}, {backbone.stride} pixels"
         )
     return Lglm(
         backbone, torch.from_numpy(embeddings.vectors.copy()), settings.head, frozen=settings.freeze_backbone
@@ -99,9 +99,12 @@ class TrainingRun:
         self.training = loader("train")
         self.validation = loader("val") if dataset.has_split("val") else None
         model.start_at_prior((training.targets == 1).sum(axis=0), len(training))
-        self.model = model.to(device, memory_format=torch.channels_last)
+        self.model = model.to(device).to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(
-            model, lr=settings.lr, backbone_lr=settings.backbone_lr or settings.lr / 10, weight_decay=settings.weight_decay
+            model,
+            lr=settings.lr,
+            backbone_lr=settings.backbone_lr or settings.lr / 10,
+            weight_decay=settings.weight_decay,
         )
         self.schedule = make_schedule(self.optimizer, settings.epochs * self.training.steps)
         self.replica = parallel(self.model)
@@ -146,8 +149,6 @@ def read_history(folder: Path) -> list[EpochEnd]:
 def load_weights(model: Lglm, folder: Path) -> None:
     """Load a checkpoint's weights alone."""
     model.load_state_dict(load_file(folder / WEIGHTS_FILE))
-
-
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -56,7 +56,7 @@ class Tagger:
         """Load a model room, fold it, and put it on the GPU if there is one."""
         bundle = load_bundle(model)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        backbone = bundle.model.backbone.to(device, memory_format=torch.channels_last)
+        backbone = bundle.model.backbone.to(device).to(memory_format=torch.channels_last)
         return cls(
             backbone,
             fold(bundle.model.head).to(device),
@@ -89,7 +89,11 @@ class Tagger:
     def tags(self, scores: np.ndarray) -> list[list[int]]:
         """Columns of the labels at or above their thresholds, highest score first, per row of [n, C]."""
         return [
-            [int(column) for column in np.argsort(-row, kind="stable") if row[column] >= self.thresholds[column]]
+            [
+                int(column)
+                for column in np.argsort(-row, kind="stable")
+                if row[column] >= self.thresholds[column]
+            ]
             for row in scores
         ]
 

@@ -36,7 +36,7 @@ class EpochEnd:
 
     ``loss`` is L_M + λ·L_A, ``classification_loss`` L_M in nats per image, ``graph_loss`` L_A, each
     averaged over the epoch; ``off_diagonal`` the share of the graph's weight that is not the identity's;
-    ``val_map`` in percent, None without validation pictures; ``images_per_s`` over all workers, training only.
+    ``val_map`` in percent, None without validation pictures; ``images_per_s`` over all workers, in training.
     """
 
     epoch: int
@@ -193,5 +193,6 @@ def _mean_over_workers(sums: Tensor, world_size: int) -> Tensor:
 
 @torch.no_grad()
 def _off_diagonal_share(model: nn.Module) -> float:
-    graph = getattr(model, "module", model).head.label_embeddings()[0].abs()
+    unwrapped: Any = getattr(model, "module", model)
+    graph = unwrapped.head.label_embeddings()[0].abs()
     return float(1 - graph.diagonal().sum() / graph.sum())

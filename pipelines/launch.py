@@ -14,7 +14,6 @@ from jobs.options import Options
 from lglm_core.errors import InputError, RunError
 
 
-
 def run_job(verb: str, options: Options, *, choice: str | None = None) -> dict[str, Any]:
     """Run one job as a task of the flow, named after its verb.
 
@@ -24,7 +23,8 @@ def run_job(verb: str, options: Options, *, choice: str | None = None) -> dict[s
     Raises:
         InputError, RunError: the job's own last line, by its exit code.
     """
-    return _job.with_options(name=verb)(verb, options, choice)
+    result: dict[str, Any] = _job.with_options(name=verb)(verb, options, choice)
+    return result
 
 
 @task

@@ -24,7 +24,7 @@ class TrainLglm(Recipe, OnRay):
     """With source toy: scenes to draw."""
     glove: str | None = None
     """GloVe text file; without it the label vectors come from co-occurrence in the training split."""
-    alias: list[str] = []
+    alias: tuple[str, ...] = ()
     """'label=words', for labels that GloVe calls something else."""
     oov: Literal["error", "zero"] = "error"
     """A label none of whose words GloVe holds: refuse, or take a zero vector."""
@@ -33,7 +33,7 @@ class TrainLglm(Recipe, OnRay):
     images: str | None = None
     """Folder of new pictures to tag; with source toy, by default, those drawn for it."""
     query: str | None = None
-    """Picture whose nearest neighbours to find; by default the first of the tagged folder that can be read."""
+    """Picture whose nearest neighbours to find; by default the first tagged one that can be read."""
 
     @model_validator(mode="after")
     def _source_is_named(self) -> "TrainLglm":

@@ -1,7 +1,7 @@
 """The flow train-lglm: from labelled pictures to a model, its evaluation, its embeddings, and tags.
 
-    lglm flow train-lglm --source toy --out demo
-    python -m pipelines.train_lglm --source coco --root COCO --out work --backbone resnet50
+lglm flow train-lglm --source toy --out demo
+python -m pipelines.train_lglm --source coco --root COCO --out work --backbone resnet50
 """
 
 import os
@@ -23,13 +23,18 @@ Results = dict[str, dict[str, Any]]
 @flow(name="train-lglm")
 def train_lglm(options: TrainLglm) -> Results:
     """Shard, embed the labels, train, evaluate, embed, tag, and find neighbours of one picture."""
-    place = {name: storage.join(options.out, name) for name in ("dataset", "labels", "run", "evaluation", "embeddings", "tags")}
-    ray = {"ray_address": options.ray_address}
+    place = {
+        name: storage.join(options.out, name)
+        for name in ("dataset", "labels", "run", "evaluation", "embeddings", "tags")
+    }
+    ray: dict[str, Any] = {"ray_address": options.ray_address}
     model, on_val = storage.join(place["run"], "model"), {"dataset": place["dataset"], "split": "val"}
     results = {"shard": run_job("shard", _shard(options, place["dataset"]), choice=options.source)}
     results["label-embeddings"] = run_job("label-embeddings", _label_embeddings(options, place))
     results["train"] = run_job("train", _train(options, place))
-    results["evaluate"] = run_job("evaluate", jobs.Evaluate(model=model, out=place["evaluation"], **on_val, **ray))
+    results["evaluate"] = run_job(
+        "evaluate", jobs.Evaluate(model=model, out=place["evaluation"], **on_val, **ray)
+    )
     results["embed"] = run_job("embed", jobs.Embed(model=model, out=place["embeddings"], **on_val, **ray))
     images = options.images or (storage.join(_raw(options), "test2017") if options.source == "toy" else None)
     if images:
@@ -49,7 +54,9 @@ def _raw(options: TrainLglm) -> str:
 def _shard(options: TrainLglm, out: str) -> Options:
     ray = options.ray_address
     if options.source == "toy":
-        return jobs.ShardToy(out=out, samples=options.samples, seed=options.seed, root=_raw(options), ray_address=ray)
+        return jobs.ShardToy(
+            out=out, samples=options.samples, seed=options.seed, root=_raw(options), ray_address=ray
+        )
     if options.source == "coco":
         return jobs.ShardCoco.model_validate({"out": out, "ray_address": ray} | _given(root=options.root))
     return jobs.ShardTable.model_validate(
@@ -59,7 +66,11 @@ def _shard(options: TrainLglm, out: str) -> Options:
 
 def _label_embeddings(options: TrainLglm, place: dict[str, str]) -> Options:
     return jobs.MakeLabelEmbeddings(
-        dataset=place["dataset"], out=place["labels"], glove=options.glove, alias=options.alias, oov=options.oov
+        dataset=place["dataset"],
+        out=place["labels"],
+        glove=options.glove,
+        alias=options.alias,
+        oov=options.oov,
     )
 
 
@@ -80,7 +91,9 @@ def _given(**values: str | None) -> dict[str, str]:
 
 def _first_tagged(tags: str, images: str) -> str | None:
     """The first file that could be read, of those that were tagged."""
-    rows = storage.read_parquet(storage.join(tags, "part-00000.parquet"), columns=["uri", "status"]).to_pylist()
+    rows = storage.read_parquet(
+        storage.join(tags, "part-00000.parquet"), columns=["uri", "status"]
+    ).to_pylist()
     return next((storage.join(images, row["uri"]) for row in rows if row["status"] == "ok"), None)
 
 
@@ -88,7 +101,9 @@ def run(options: TrainLglm) -> Outcome:
     """Run the flow on this machine and sum it up."""
     results: Results = train_lglm(options)
     metrics = results["evaluate"]["metrics"]
-    repeated = all(result["status"] == "already complete" for verb, result in results.items() if verb != "search")
+    repeated = all(
+        result["status"] == "already complete" for verb, result in results.items() if verb != "search"
+    )
     return Outcome(
         status="already complete" if repeated else "done",
         out=options.out,
@@ -111,7 +126,10 @@ def _summary(out: str, results: Results, metrics: dict[str, Any]) -> str:
         [
             "",
             f"{'on ' + str(metrics['n_images']) + ' validation pictures':<32}{'LGLM':>8}{'prior':>8}",
-            *(f"{name:<32}{metrics[name]:>8.1f}{metrics[f'prior_{name}']:>8.1f}" for name in ("mAP", "CF1", "OF1")),
+            *(
+                f"{name:<32}{metrics[name]:>8.1f}{metrics[f'prior_{name}']:>8.1f}"
+                for name in ("mAP", "CF1", "OF1")
+            ),
             "",
             *(f"{name:<12}{path}" for name, path in made.items()),
         ]

@@ -91,7 +91,10 @@ class CocoSource:
         return storage.join(self.root, "annotations", f"instances_{split}{year or self.year}.json")
 
     def _categories(self, split: str) -> dict[int, str]:
-        return {number: self._annotations[split].cats[number]["name"] for number in sorted(self._annotations[split].cats)}
+        return {
+            number: self._annotations[split].cats[number]["name"]
+            for number in sorted(self._annotations[split].cats)
+        }
 
     @cached_property
     def _bytes(self) -> dict[str, bytes]:
@@ -119,7 +122,9 @@ def _parse(data: bytes, url: str) -> COCO:
         for number, row in enumerate(rows):
             missing = [name for name in fields if not isinstance(row, dict) or name not in row]
             if missing:
-                raise InputError(f"{url}: not COCO's instances format: {table}[{number}] has no {missing[0]!r}")
+                raise InputError(
+                    f"{url}: not COCO's instances format: {table}[{number}] has no {missing[0]!r}"
+                )
     _check_references(content, url)
     coco = COCO()
     coco.dataset = content

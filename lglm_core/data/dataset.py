@@ -41,7 +41,9 @@ def commit_dataset(url: str, recipe: Recipe, plan: Plan, receipts: list[Receipt]
     written = sum(len(receipt.index) for receipt in receipts)
     rejects = [reject for receipt in receipts for reject in receipt.rejects]
     if plan.planned != written + len(rejects):
-        raise DamageError(f"{url}: {plan.planned} pictures planned, but {written} written and {len(rejects)} rejected")
+        raise DamageError(
+            f"{url}: {plan.planned} pictures planned, but {written} written and {len(rejects)} rejected"
+        )
     if not any(receipt.index for receipt in receipts if receipt.split == "train"):
         raise InputError(f"{url}: no picture of the split 'train' could be read; {_commonest(rejects)}")
     splits = {}
@@ -79,7 +81,12 @@ def commit_dataset(url: str, recipe: Recipe, plan: Plan, receipts: list[Receipt]
                 "unlabelled": unlabelled,
                 "unlabelled_dropped": dropped,
             },
-            details={"plan": plan.fingerprint, "labels": plan.labels.digest, "splits": splits, "shards": shards},
+            details={
+                "plan": plan.fingerprint,
+                "labels": plan.labels.digest,
+                "splits": splits,
+                "shards": shards,
+            },
         ),
     )
 

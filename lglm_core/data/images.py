@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_PIXELS = 178_956_970  # twice Pillow's own warning level; a picture above it is refused unopened
-EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tiff"}
+EXTENSIONS = {
+    "JPEG": "jpg",
+    "MPO": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "GIF": "gif",
+    "BMP": "bmp",
+    "TIFF": "tiff",
+}
 EXIF_ORIENTATION = 0x0112
 
 
@@ -41,7 +49,9 @@ def open_image(data: bytes) -> Image.Image:
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata in pictures that are sound
             image = Image.open(io.BytesIO(data))
             if image.width * image.height > MAX_PIXELS:
-                raise UnreadableImage("too_large", f"{image.width}×{image.height} pixels, at most {MAX_PIXELS} taken")
+                raise UnreadableImage(
+                    "too_large", f"{image.width}×{image.height} pixels, at most {MAX_PIXELS} taken"
+                )
             image.load()
             return image
     except UnidentifiedImageError as error:

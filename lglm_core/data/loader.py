@@ -70,7 +70,9 @@ class Loader:
             ahead: deque[tuple[Share, list[Future[Tensor]]]] = deque()
             try:
                 for share in shares(order, self.batch_size, self.rank, self.world_size):
-                    ahead.append((share, [pool.submit(self._view, int(row), view_of_epoch) for row in share.rows]))
+                    ahead.append(
+                        (share, [pool.submit(self._view, int(row), view_of_epoch) for row in share.rows])
+                    )
                     if len(ahead) > BATCHES_AHEAD:
                         yield _collate(*ahead.popleft(), targets)
                 while ahead:
@@ -82,7 +84,9 @@ class Loader:
         try:
             image = decode(self.split.read_image(row))
         except UnreadableImage as error:
-            raise DamageError(f"{self.split.dataset}: the image {self.split.keys[row]} cannot be decoded: {error}") from error
+            raise DamageError(
+                f"{self.split.dataset}: the image {self.split.keys[row]} cannot be decoded: {error}"
+            ) from error
         if epoch is None:
             return squash(image, self.image_size)
         return random_view(image, self.image_size, generator("view", self.seed, epoch, row))

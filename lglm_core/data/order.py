@@ -46,7 +46,9 @@ def shares(order: np.ndarray, batch_size: int, rank: int, world_size: int) -> It
         batch = order[start : start + batch_size]
         positions = np.arange(rank * per_worker, (rank + 1) * per_worker)
         real = positions < len(batch)
-        rows = np.where(real, np.resize(batch, world_size * per_worker)[positions], order[positions % len(order)])
+        rows = np.where(
+            real, np.resize(batch, world_size * per_worker)[positions], order[positions % len(order)]
+        )
         yield Share(rows, real.astype(np.float32), len(batch))
 
 

@@ -45,7 +45,9 @@ def make_plan(source: Source, max_samples_per_shard: int) -> Plan:
     for image in source.images():
         splits[image.split].append(image)
     if not splits.get("train"):
-        raise InputError(f"no picture is in the split 'train'; found {', '.join(sorted(splits)) or 'no picture at all'}")
+        raise InputError(
+            f"no picture is in the split 'train'; found {', '.join(sorted(splits)) or 'no picture at all'}"
+        )
     fingerprint = _fingerprint(labels, splits, max_samples_per_shard)
     shards = tuple(
         ShardPlan(split, number, tuple(images[start : start + max_samples_per_shard]), fingerprint)

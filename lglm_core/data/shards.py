@@ -90,9 +90,7 @@ def write_shard(plan: ShardPlan, labels: LabelVocabulary, dataset: str) -> Recei
     return receipt
 
 
-def _write_tar(
-    target: Path, plan: ShardPlan, labels: LabelVocabulary
-) -> tuple[list[IndexRow], list[Reject]]:
+def _write_tar(target: Path, plan: ShardPlan, labels: LabelVocabulary) -> tuple[list[IndexRow], list[Reject]]:
     index: list[IndexRow] = []
     rejects: list[Reject] = []
     with tarfile.open(target, "w", format=tarfile.USTAR_FORMAT) as tar:

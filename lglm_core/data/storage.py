@@ -66,7 +66,7 @@ def is_folder(url: str) -> bool:
 
 
 def is_empty(url: str) -> bool:
-    """Tell whether nothing is stored below *url*; what a killed process left half-written counts as nothing."""
+    """Tell whether nothing is stored below *url*; what a killed process left half-written is nothing."""
     path = local_path(url)
     return not path.exists() or all(child.name.startswith(STAGING_PREFIX) for child in path.iterdir())
 
@@ -97,7 +97,7 @@ def write_whole(url: str) -> Iterator[Path]:
     with TemporaryDirectory(dir=target.parent, prefix=STAGING_PREFIX, ignore_cleanup_errors=True) as scratch:
         staged = Path(scratch, target.name)
         yield staged
-        os.replace(staged, target)
+        staged.replace(target)
 
 
 def write_bytes(url: str, data: bytes) -> None:

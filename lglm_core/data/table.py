@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
@@ -27,7 +26,7 @@ class TableSource:
 
     Without a ``split`` column, *validation_share* of the pictures go to ``val`` by the hash of
     their key. Labels stand in alphabetical order.
-    """  # noqa: D205 - the first sentence is the table's schema
+    """
 
     def __init__(self, table: str, image_root: str, *, validation_share: float = 0.2) -> None:
         if not storage.is_folder(image_root):
@@ -62,7 +61,9 @@ class TableSource:
             seen[key] = row
             yield LabelledImage(
                 key=key,
-                split=_split_name(split, f"{self.url}, row {row}") if split else split_of(key, self.validation_share),
+                split=_split_name(split, f"{self.url}, row {row}")
+                if split
+                else split_of(key, self.validation_share),
                 uri=storage.join(self.image_root, str(image)),
                 source=str(image),
                 labels=labels,

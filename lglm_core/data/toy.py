@@ -504,7 +504,7 @@ BACKDROPS: dict[str, Callable[[np.random.Generator, float, Colour, Colour], Fill
 
 
 def write_toy_coco(
-    root: Path, *, samples: int, seed: int, progress: Callable[[int, int], None] | None = None
+    root: Path, *, samples: int, seed: int, progress: Callable[[int, int], object] | None = None
 ) -> None:
     """Write the images and annotations of a small COCO; the same arguments give the same bytes.
 

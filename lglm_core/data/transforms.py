@@ -11,7 +11,7 @@ CROP_SCALES = (1.0, 0.875, 0.75, 0.66, 0.5)
 
 
 def squash(image: Tensor, size: int) -> Tensor:
-    """Resize uint8 [3, height, width] to [3, size, size], bilinear, whatever its shape (the field's test view)."""
+    """Resize uint8 [3, height, width] to [3, size, size], bilinear: the field's test view."""
     return F.resize(image, [size, size], antialias=True)
 
 

@@ -57,7 +57,9 @@ class Backbone(nn.Module):
         missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
         wrong = [key for key in own if key in state and state[key].shape != own[key].shape]
         if missing or wrong:
-            what = f"no {missing[0]!r}" if missing else f"{wrong[0]!r} of shape {tuple(state[wrong[0]].shape)}"
+            what = (
+                f"no {missing[0]!r}" if missing else f"{wrong[0]!r} of shape {tuple(state[wrong[0]].shape)}"
+            )
             raise InputError(
                 f"{weights}: not weights of torchvision's {self.name}: it holds {what}, where "
                 f"{tuple(own[(missing or wrong)[0]].shape)} was expected"
@@ -67,10 +69,16 @@ class Backbone(nn.Module):
 
 def check_backbone(name: str) -> None:
     """Refuse a name that is no torchvision classification CNN, with the closest ones that are."""
-    known = [model for model in torchvision.models.list_models(torchvision.models) if not model.startswith(NOT_CNNS)]
+    known = [
+        model
+        for model in torchvision.models.list_models(torchvision.models)
+        if not model.startswith(NOT_CNNS)
+    ]
     if name not in known:
         close = difflib.get_close_matches(name, known, 3) or known[:3]
-        raise InputError(f"backbone {name!r} is no torchvision classification CNN; the closest are {', '.join(close)}")
+        raise InputError(
+            f"backbone {name!r} is no torchvision classification CNN; the closest are {', '.join(close)}"
+        )
 
 
 def read_weights(path: str) -> dict[str, Tensor]:

@@ -66,7 +66,12 @@ def save_bundle(
         "feature_width": model.backbone.width,
         "labels_digest": labels.digest,
         "label_embeddings_digest": embeddings.digest,
-        "preprocessing": {"image_size": image_size, "resize": "squash", "mean": IMAGENET_MEAN, "std": IMAGENET_STD},
+        "preprocessing": {
+            "image_size": image_size,
+            "resize": "squash",
+            "mean": IMAGENET_MEAN,
+            "std": IMAGENET_STD,
+        },
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     weights = save_tensors(tensors)
@@ -101,7 +106,9 @@ def load_bundle(url: str) -> Bundle:
         (EMBEDDINGS_FILE, embeddings.digest, config["label_embeddings_digest"]),
     ):
         if found != expected:
-            raise InputError(f"{storage.join(url, what)}: not the one this model was trained with (its digest differs)")
+            raise InputError(
+                f"{storage.join(url, what)}: not the one this model was trained with (its digest differs)"
+            )
     thresholds = read_json(storage.join(url, "thresholds.json"))
     missing = [label for label in labels if label not in thresholds]
     if missing:
@@ -116,16 +123,18 @@ def load_bundle(url: str) -> Bundle:
     )
 
 
-def _load_model(
-    url: str, config: Mapping[str, Any], embeddings: LabelEmbeddings, manifest: Manifest
-) -> Lglm:
+def _load_model(url: str, config: Mapping[str, Any], embeddings: LabelEmbeddings, manifest: Manifest) -> Lglm:
     weights_url = storage.join(url, "model.safetensors")
     weights = storage.read_bytes(weights_url)
     if digest(weights) != manifest.details["weights"]:
-        raise DamageError(f"{weights_url}: not the file that was written (its sha256 differs from the manifest)")
+        raise DamageError(
+            f"{weights_url}: not the file that was written (its sha256 differs from the manifest)"
+        )
     head = config["head_config"]
     head["graph_widths"] = tuple(head["graph_widths"])
-    model = Lglm(Backbone(config["backbone"]), torch.from_numpy(embeddings.vectors.copy()), LglmConfig(**head))
+    model = Lglm(
+        Backbone(config["backbone"]), torch.from_numpy(embeddings.vectors.copy()), LglmConfig(**head)
+    )
     try:
         model.load_state_dict(load_tensors(weights))
     except (SafetensorError, RuntimeError) as error:

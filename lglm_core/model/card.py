@@ -18,7 +18,8 @@ def model_card(facts: Mapping[str, Any], labels: LabelVocabulary, embeddings: La
     return f"""# An LGLM multi-label recogniser
 
 Says which of {len(labels)} labels a picture shows: a CNN, a label graph and multi-modal fusion
-(Xie et al., 2022). `model.safetensors` holds the weights as trained; they fold into one linear layer on loading.
+(Xie et al., 2022). `model.safetensors` holds the weights as trained; they fold into one linear layer on
+loading.
 
 | | |
 |---|---|

@@ -17,7 +17,9 @@ class MultiModalFusion(nn.Module):
     starts at 0, and each label has a bias of its own that starts at its log-odds.
     """
 
-    def __init__(self, image_width: int, label_width: int, labels: int, *, m: int = 1024, group: int = 2) -> None:
+    def __init__(
+        self, image_width: int, label_width: int, labels: int, *, m: int = 1024, group: int = 2
+    ) -> None:
         super().__init__()
         if m % group:
             raise InputError(f"g = {group} does not divide m = {m}; choose a divisor")

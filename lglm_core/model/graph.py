@@ -1,5 +1,7 @@
 """Label graph learning: word vectors → a learned graph → one embedding per label (Eqs. 3–5)."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,7 +36,7 @@ class GraphLayers(nn.Module):
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
         self.weights = nn.ModuleList(
-            nn.Linear(before, after, bias=False) for before, after in zip(widths, widths[1:], strict=False)
+            nn.Linear(before, after, bias=False) for before, after in pairwise(widths)
         )
 
     def forward(self, graph: Tensor, vectors: Tensor) -> Tensor:

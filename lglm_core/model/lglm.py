@@ -75,7 +75,9 @@ class LglmHead(nn.Module):
 class Lglm(nn.Module):
     """The whole model: normalised images [B, 3, H, W] → :class:`Prediction`."""
 
-    def __init__(self, backbone: Backbone, vectors: Tensor, config: LglmConfig, *, frozen: bool = False) -> None:
+    def __init__(
+        self, backbone: Backbone, vectors: Tensor, config: LglmConfig, *, frozen: bool = False
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = LglmHead(backbone.width, vectors, config)
