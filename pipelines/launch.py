@@ -4,14 +4,19 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import wraps
 from threading import Thread
-from typing import IO, Any
+from typing import IO, Any, ParamSpec, TypeVar
 
 from prefect import get_run_logger, task
+from prefect.states import Failed
 
 from jobs.command_line import to_arguments
 from jobs.options import Options
 from lglm_core.errors import InputError, RunError
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 def run_job(verb: str, options: Options, *, choice: str | None = None) -> dict[str, Any]:
@@ -23,11 +28,29 @@ def run_job(verb: str, options: Options, *, choice: str | None = None) -> dict[s
     Raises:
         InputError, RunError: the job's own last line, by its exit code.
     """
-    result: dict[str, Any] = _job.with_options(name=verb)(verb, options, choice)
+    result: Any = _job.with_options(name=verb)(verb, options, choice)
     return result
 
 
+def with_clear_failures(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Let an error of ours end a task or flow run as Failed with its one line, and no traceback.
+
+    The caller of the task or flow still gets the error raised.
+    """
+
+    @wraps(function)
+    def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        try:
+            return function(*args, **kwargs)
+        except (InputError, RunError) as error:
+            failed: Any = Failed(message=str(error), data=error)
+            return failed
+
+    return wrapped
+
+
 @task
+@with_clear_failures
 def _job(verb: str, options: Options, choice: str | None) -> Any:
     return launch(verb, options, choice=choice, say=get_run_logger().info)
 
