@@ -50,7 +50,7 @@ def build_model(settings: RunSettings, embeddings: LabelEmbeddings) -> Lglm:
     backbone = Backbone(settings.backbone)
     if settings.image_size < backbone.stride:
         raise InputError(
-            f"image size {settings.image_size} is below {settings.backbone}'s stride, {backbone.stride} pixels"
+            f"image size {settings.image_size} is below the stride of {settings.backbone}, {backbone.stride}"
         )
     return Lglm(
         backbone, torch.from_numpy(embeddings.vectors.copy()), settings.head, frozen=settings.freeze_backbone

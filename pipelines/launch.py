@@ -1,22 +1,31 @@
 """Start a job by its command line, as a person would, and follow it to its end."""
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import wraps
 from threading import Thread
-from typing import IO, Any, ParamSpec, TypeVar
+from typing import IO, Any
 
 from prefect import get_run_logger, task
-from prefect.states import Failed
 
 from jobs.command_line import to_arguments
 from jobs.options import Options
 from lglm_core.errors import InputError, RunError
 
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
+
+class _OneLine(logging.Filter):
+    """Keeps Prefect from telling the traceback of an error whose message already says all."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], InputError | RunError):
+            record.exc_info = None
+        return True
+
+
+for _name in ("prefect.flow_runs", "prefect.task_runs"):
+    logging.getLogger(_name).addFilter(_OneLine())
 
 
 def run_job(verb: str, options: Options, *, choice: str | None = None) -> dict[str, Any]:
@@ -32,25 +41,7 @@ def run_job(verb: str, options: Options, *, choice: str | None = None) -> dict[s
     return result
 
 
-def with_clear_failures(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Let an error of ours end a task or flow run as Failed with its one line, and no traceback.
-
-    The caller of the task or flow still gets the error raised.
-    """
-
-    @wraps(function)
-    def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        try:
-            return function(*args, **kwargs)
-        except (InputError, RunError) as error:
-            failed: Any = Failed(message=str(error), data=error)
-            return failed
-
-    return wrapped
-
-
 @task
-@with_clear_failures
 def _job(verb: str, options: Options, choice: str | None) -> Any:
     return launch(verb, options, choice=choice, say=get_run_logger().info)
 

@@ -14,14 +14,13 @@ from jobs import options as jobs
 from jobs.command_line import Outcome
 from jobs.options import Options, Recipe
 from lglm_core.data import storage
-from pipelines.launch import run_job, with_clear_failures
+from pipelines.launch import run_job
 from pipelines.options import TrainLglm
 
 Results = dict[str, dict[str, Any]]
 
 
 @flow(name="train-lglm")
-@with_clear_failures
 def train_lglm(options: TrainLglm) -> Results:
     """Shard, embed the labels, train, evaluate, embed, tag, and find neighbours of one picture."""
     place = {
