@@ -1,5 +1,5 @@
 # make setup | demo | test | test-slow | check | clean
-PYTHON ?= $(shell command -v python3.12 >/dev/null 2>&1 && python3.12 -c '' 2>/dev/null && echo python3.12 || echo python3)
+PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/ready
 
@@ -14,8 +14,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(READY)
-	$(BIN)/lglm flow train-lglm --source toy --out demo --weights none --backbone resnet18 --image-size 96 \
-		--epochs 12 --batch-size 32 --lr 1e-3 --num-workers 2
+	$(BIN)/lglm flow train-lglm --config infra/demo.yaml --out demo
 
 test: check
 	$(BIN)/python -m pytest -m 'not slow' -n 2
