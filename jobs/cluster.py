@@ -75,6 +75,14 @@ def gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
+def refuse_more_workers_than_cpus(workers: int) -> None:
+    """Refuse what a local Ray would wait for without end; a cluster may still grow."""
+    import ray
+
+    if ray.get_runtime_context().gcs_address and len(ray.nodes()) == 1 and workers > cpus():
+        raise InputError(f"--num-workers {workers}: this machine has {cpus()} CPUs; take at most {cpus()}")
+
+
 def run_tasks(
     function: Callable[..., Result], calls: Sequence[tuple[Any, ...]], progress: str
 ) -> list[Result]:

@@ -4,7 +4,6 @@ lglm label-embeddings --dataset DATASET --out LABELS
 lglm label-embeddings --dataset DATASET --out LABELS --glove glove.6B.300d.txt --alias 'cell phone=phone'
 """
 
-import hashlib
 import sys
 from collections.abc import Sequence
 
@@ -15,8 +14,6 @@ from lglm_core import rooms
 from lglm_core.data import storage
 from lglm_core.errors import InputError
 
-FILE = "label_embeddings.parquet"
-
 
 def run(options: MakeLabelEmbeddings) -> Outcome:
     """Make the vectors, unless the same ones are there."""
@@ -24,7 +21,7 @@ def run(options: MakeLabelEmbeddings) -> Outcome:
     aliases = _aliases(options.alias)
     inputs = {"labels": dataset.details["labels"]}
     if options.glove:
-        inputs["glove"] = _digest_of_file(options.glove)
+        inputs["glove"] = storage.sha256(options.glove)
     else:
         inputs["dataset"] = dataset.fingerprint
     recipe = rooms.Recipe("label-embeddings", inputs, {"alias": aliases, "oov": options.oov})
@@ -38,6 +35,7 @@ def _make(options: MakeLabelEmbeddings, aliases: dict[str, str], recipe: rooms.R
     from lglm_core.cooccurrence import cooccurrence_embeddings
     from lglm_core.data.dataset import Dataset
     from lglm_core.glove import glove_embeddings
+    from lglm_core.label_embeddings import FILE
 
     dataset = Dataset.open(options.dataset)
     if options.glove:
@@ -72,14 +70,6 @@ def _aliases(pairs: Sequence[str]) -> dict[str, str]:
         if not all(part.strip() for part in pair.partition("=")):
             raise InputError(f"--alias {pair!r}: expected 'label=words', such as 'cell phone=phone'")
     return {label.strip(): words.strip() for label, _, words in (pair.partition("=") for pair in pairs)}
-
-
-def _digest_of_file(url: str) -> str:
-    path = storage.local_path(url)
-    if not path.is_file():
-        raise InputError(f"{url}: no such file; glove.6B.300d.txt or its like was expected")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _summary(out: str, manifest: rooms.Manifest, status: str) -> str:

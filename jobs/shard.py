@@ -17,6 +17,7 @@ from jobs.command_line import Outcome
 from jobs.options import Options, Shard, ShardCoco, ShardTable, ShardToy
 from lglm_core import rooms
 from lglm_core.data import storage
+from lglm_core.errors import InputError
 
 if TYPE_CHECKING:
     from lglm_core.data.source import Source
@@ -91,7 +92,11 @@ def _write(source: "Source", recipe: rooms.Recipe, options: Shard) -> Outcome:
     out = storage.absolute(options.out)
     with ray_cluster(options.ray_address):
         receipts = run_tasks(write_shard, [(shard, plan.labels, out) for shard in plan.shards], "shard")
-    manifest = commit_dataset(options.out, recipe, plan, receipts, dropped=getattr(source, "dropped", 0))
+    try:
+        manifest = commit_dataset(options.out, recipe, plan, receipts, dropped=getattr(source, "dropped", 0))
+    except InputError:  # nothing could be read: the folder would only stand in the way of the next try
+        storage.remove(options.out)
+        raise
     return _outcome(options.out, manifest, "done")
 
 

@@ -55,17 +55,17 @@ class TagRows:
         return pa.Table.from_pylist(rows, schema=SCHEMA)
 
     def _rows(self, files: list[StoredFile]) -> list[dict]:
-        contents, unread = [], {}
-        for file in files:
+        contents, unread = [], {}  # what could not even be read, by position
+        for position, file in enumerate(files):
             try:
                 contents.append(storage.read_bytes(storage.join(self.images, file.name)))
             except InputError as error:  # gone since it was listed, or not ours to read
-                unread[file.name] = str(error)
+                unread[position] = str(error)
                 contents.append(b"")
         recognition = self.tagger.recognise(contents)
         rows = [
             {
-                "uri": file.name,
+                "uri": storage.join(self.images, _printable(file.name)),
                 "etag": file.etag,
                 "size": file.size,
                 "status": "ok",
@@ -84,10 +84,14 @@ class TagRows:
                 "labels": [self.tagger.labels[column] for column in columns],
                 "scores": [float(scores[column]) for column in columns],
             }
-        for row in rows:
-            if row["uri"] in unread:
-                row |= {"status": "unreadable", "error": unread[row["uri"]]}
+        for position, error in unread.items():
+            rows[position] |= {"status": "unreadable", "error": _printable(error)}
         return rows
+
+
+def _printable(name: str) -> str:
+    """Return a file name as text; bytes that are none are written as escapes."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def run(options: Tag) -> Outcome:

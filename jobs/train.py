@@ -5,7 +5,6 @@
         --backbone mobilenet_v2 --image-size 224 --freeze-backbone --num-workers 2
 """
 
-import hashlib
 import logging
 import sys
 import time
@@ -105,16 +104,20 @@ def _train_here(
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     training = TrainingRun(dataset, model, settings, device=device, threads=torch.get_num_threads())
-    checkpoints = storage.join(options.out, "checkpoints")
-    last = storage.join(checkpoints, "last")
-    if storage.exists(last):
-        training.resume(storage.local_path(last))
+    checkpoints = [
+        storage.join(options.out, "checkpoints", f"epoch-{epoch + 1:04d}") for epoch in range(settings.epochs)
+    ]
+    for url in reversed(checkpoints):  # published whole, so the last one that is there is good
+        if storage.exists(url):
+            training.resume(storage.local_path(url))
+            break
     for end in training.epochs(_step_lines(training, logger.info)):
         logger.info(_epoch_line(end, settings.epochs))
-        storage.remove(last)
-        with storage.write_whole(last) as staged:
+        with storage.write_whole(checkpoints[end.epoch]) as staged:
             staged.mkdir()
             training.save(staged)
+        if end.epoch:
+            storage.remove(checkpoints[end.epoch - 1])
     return training.history
 
 
@@ -123,11 +126,12 @@ def _train_on_ray(options: Train, recipe: rooms.Recipe, model: "Lglm") -> "list[
 
     The run's name carries the recipe, so that the same one resumes and no other ever does.
     """
-    from jobs.cluster import gpus, lines_from_workers, ray_cluster
+    from jobs.cluster import gpus, lines_from_workers, ray_cluster, refuse_more_workers_than_cpus
     from lglm_core.run import load_weights, read_history
 
     with ray_cluster(options.ray_address), lines_from_workers(logger.info) as lines:
-        from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+        refuse_more_workers_than_cpus(options.num_workers)
+        from ray.train import CheckpointConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
         absolute = options.model_copy(
@@ -151,7 +155,6 @@ def _train_on_ray(options: Train, recipe: rooms.Recipe, model: "Lglm") -> "list[
                 name=f"run-{recipe.fingerprint[:16]}",
                 storage_path=storage.join(absolute.out, "checkpoints"),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
-                failure_config=FailureConfig(max_failures=2),
             ),
         )
         with trainer.fit().checkpoint.as_directory() as folder:
@@ -223,6 +226,7 @@ def _save(
     """Write history and model, and commit the run."""
     import pyarrow as pa
 
+    from lglm_core.data.transforms import Preprocessing
     from lglm_core.model.bundle import save_bundle
 
     storage.write_parquet(
@@ -242,7 +246,7 @@ def _save(
         settings.head,
         embeddings,
         rooms.Recipe("model", recipe.inputs, recipe.options),
-        image_size=settings.image_size,
+        preprocessing=Preprocessing(settings.image_size),
         facts=facts,
         history=[
             {
@@ -268,15 +272,7 @@ def _save(
 
 
 def _weights_digest(weights: str) -> str:
-    if weights in ("imagenet", "none"):
-        return weights
-    path = storage.local_path(weights)
-    if not path.is_file():
-        from lglm_core.errors import InputError
-
-        raise InputError(f"--weights {weights}: no such file")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return weights if weights in ("imagenet", "none") else storage.sha256(weights)
 
 
 def _epoch_line(end: "EpochEnd", epochs: int) -> str:

@@ -31,7 +31,9 @@ WRITTEN_BY = {
 
 def to_json(value: Any) -> bytes:
     """Write JSON in the one form whose bytes depend on the content alone."""
-    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(
+        errors="backslashreplace"  # a file name need not be valid text
+    )
 
 
 def digest(value: Any) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lglm_core.data.images import UnreadableImage, decode
-from lglm_core.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise, squash
+from lglm_core.data.transforms import Preprocessing, squash
 from lglm_core.labels import LabelVocabulary
 from lglm_core.model.backbone import Backbone
 from lglm_core.model.bundle import load_bundle
@@ -39,7 +39,7 @@ class Tagger:
         head: nn.Linear,
         labels: LabelVocabulary,
         thresholds: Sequence[float],
-        image_size: int,
+        preprocessing: Preprocessing,
         *,
         threads: int = 2,
     ) -> None:
@@ -47,7 +47,7 @@ class Tagger:
         self.head = head
         self.labels = labels
         self.thresholds = np.array(thresholds, dtype=np.float32)
-        self.image_size = image_size
+        self.preprocessing = preprocessing
         self.device = head.weight.device
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
@@ -62,7 +62,7 @@ class Tagger:
             fold(bundle.model.head).to(device),
             bundle.labels,
             bundle.thresholds,
-            bundle.image_size,
+            bundle.preprocessing,
             threads=threads,
         )
 
@@ -81,7 +81,7 @@ class Tagger:
         if not views:
             width = (0, self.head.in_features), (0, self.head.out_features)
             return Recognition(np.empty(width[0], np.float32), np.empty(width[1], np.float32), (), errors)
-        pixels = normalise(torch.stack(views).to(self.device), IMAGENET_MEAN, IMAGENET_STD)
+        pixels = self.preprocessing.normalise(torch.stack(views).to(self.device))
         features = self.backbone(pixels)
         scores = self.head(features).sigmoid()
         return Recognition(features.float().cpu().numpy(), scores.float().cpu().numpy(), tuple(read), errors)
@@ -99,6 +99,6 @@ class Tagger:
 
     def _view(self, data: bytes) -> Tensor | UnreadableImage:
         try:
-            return squash(decode(data), self.image_size)
+            return squash(decode(data), self.preprocessing.image_size)
         except UnreadableImage as error:
             return error

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lglm_core import losses, metrics
 from lglm_core.data.loader import Batch, Loader
 from lglm_core.data.order import generator
-from lglm_core.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
+from lglm_core.data.transforms import Preprocessing
 from lglm_core.errors import RunError
 from lglm_core.model.lglm import Prediction
 
@@ -181,7 +181,7 @@ def _validation_map(model: nn.Module, loader: Loader, device: torch.device) -> f
 
 def _to_device(images: Tensor, device: torch.device) -> Tensor:
     """Send uint8 over the wire and make floats on the device."""
-    return normalise(images.to(device, non_blocking=True), IMAGENET_MEAN, IMAGENET_STD)
+    return Preprocessing(images.shape[-1]).normalise(images.to(device, non_blocking=True))
 
 
 def _mean_over_workers(sums: Tensor, world_size: int) -> Tensor:

@@ -39,7 +39,7 @@ def train_lglm(options: TrainLglm) -> Results:
     images = options.images or (storage.join(_raw(options), "test2017") if options.source == "toy" else None)
     if images:
         results["tag"] = run_job("tag", jobs.Tag(model=model, images=images, out=place["tags"], **ray))
-    query = options.query or (_first_tagged(place["tags"], images) if images else None)
+    query = options.query or (_first_tagged(place["tags"]) if images else None)
     if query:
         page = storage.join(options.out, "neighbours.html")
         search = jobs.Search(model=model, embeddings=place["embeddings"], query=query, out=page)
@@ -89,12 +89,12 @@ def _given(**values: str | None) -> dict[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _first_tagged(tags: str, images: str) -> str | None:
+def _first_tagged(tags: str) -> str | None:
     """The first file that could be read, of those that were tagged."""
     rows = storage.read_parquet(
         storage.join(tags, "part-00000.parquet"), columns=["uri", "status"]
     ).to_pylist()
-    return next((storage.join(images, row["uri"]) for row in rows if row["status"] == "ok"), None)
+    return next((row["uri"] for row in rows if row["status"] == "ok"), None)
 
 
 def run(options: TrainLglm) -> Outcome:

@@ -42,7 +42,11 @@ def make_plan(source: Source, max_samples_per_shard: int) -> Plan:
     """Divide a source's pictures into shards of at most *max_samples_per_shard*, in source order."""
     labels = source.labels()
     splits: dict[str, list[LabelledImage]] = defaultdict(list)
+    seen: dict[tuple[str, str], str] = {}
     for image in source.images():
+        twin = seen.setdefault((image.split, image.key), image.source)
+        if twin != image.source:
+            raise InputError(f"{image.source} and {twin} both get the key {image.key!r}; rename one of them")
         splits[image.split].append(image)
     if not splits.get("train"):
         raise InputError(

@@ -1,6 +1,5 @@
 """WebDataset tar shards: written the same to the byte every time, each with its receipt."""
 
-import hashlib
 import io
 import tarfile
 from collections.abc import Iterator
@@ -15,8 +14,6 @@ from lglm_core.data.source import LabelledImage
 from lglm_core.errors import InputError
 from lglm_core.labels import LabelVocabulary
 from lglm_core.rooms import digest, read_json, to_json
-
-READ_BLOCK = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ def write_shard(plan: ShardPlan, labels: LabelVocabulary, dataset: str) -> Recei
             shard=plan.name,
             split=plan.split,
             bytes=staged.stat().st_size,
-            sha256=_sha256_of(staged),
+            sha256=storage.sha256(str(staged)),
             index=tuple(index),
             rejects=tuple(rejects),
         )
@@ -151,12 +148,7 @@ def _read_receipt(url: str) -> Receipt:
 
 
 def _is_whole(url: str, receipt: Receipt) -> bool:
-    path = storage.local_path(url)
-    return path.exists() and path.stat().st_size == receipt.bytes and _sha256_of(path) == receipt.sha256
-
-
-def _sha256_of(path: Path) -> str:
-    return hashlib.file_digest(path.open("rb"), "sha256").hexdigest()
+    return storage.exists(url) and storage.sha256(url) == receipt.sha256
 
 
 def rows_of(receipts: list[Receipt], split: str) -> Iterator[IndexRow]:

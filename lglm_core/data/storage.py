@@ -4,6 +4,7 @@ A plain path and ``file://`` name the local disk. Everything is published whole:
 exists was written to its end.
 """
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -72,9 +73,12 @@ def is_empty(url: str) -> bool:
 
 
 def read_bytes(url: str) -> bytes:
-    """Read a whole file; a file that is missing or unreadable is an :class:`InputError`."""
+    """Read a whole file; one that is missing or unreadable is an :class:`InputError`."""
+    path = local_path(url)
+    if path.exists() and not path.is_file():  # reading a named pipe would wait for ever
+        raise InputError(f"{url}: not a regular file")
     try:
-        return local_path(url).read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise InputError(f"{url}: cannot be read ({error.strerror or error})") from error
 
@@ -85,6 +89,15 @@ def read_range(url: str, offset: int, size: int) -> bytes:
         with local_path(url).open("rb") as file:
             file.seek(offset)
             return file.read(size)
+    except OSError as error:
+        raise InputError(f"{url}: cannot be read ({error.strerror or error})") from error
+
+
+def sha256(url: str) -> str:
+    """Return the sha256 of a file, in hexadecimal."""
+    try:
+        with local_path(url).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{url}: cannot be read ({error.strerror or error})") from error
 
@@ -122,12 +135,16 @@ def remove_unfinished(url: str) -> None:
 
 
 def list_files(url: str) -> list[StoredFile]:
-    """List every file below *url*, at any depth, ordered by name."""
+    """List every file below *url*, at any depth, ordered by name; links to folders are not followed."""
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: cannot be listed ({error.strerror})") from error
+
     root = local_path(url)
     if not root.is_dir():
         raise InputError(f"{url}: no such folder")
     files = []
-    for folder, _, names in os.walk(root):
+    for folder, _, names in os.walk(root, onerror=refuse):
         for name in names:
             path = Path(folder, name)
             status = path.stat() if path.exists() else path.lstat()  # a dangling link is a file too

@@ -1,12 +1,12 @@
 """What happens to decoded pixels before the network sees them, on uint8 tensors."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 CROP_SCALES = (1.0, 0.875, 0.75, 0.66, 0.5)
 
 
@@ -39,8 +39,16 @@ OFFSETS = (
 )
 
 
-def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Turn uint8 [B, 3, H, W] into standardised float32 on the same device, channels last."""
-    scale = torch.tensor(std, device=images.device).view(1, 3, 1, 1) * 255
-    shift = torch.tensor(mean, device=images.device).view(1, 3, 1, 1) * 255
-    return ((images.float() - shift) / scale).contiguous(memory_format=torch.channels_last)
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a model expects of its pictures: the side of the square in pixels, channel means and deviations."""
+
+    image_size: int
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # ImageNet's, which torchvision's weights expect
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Turn uint8 [B, 3, S, S] into standardised float32 on the same device, channels last."""
+        scale = torch.tensor(self.std, device=images.device).view(1, 3, 1, 1) * 255
+        shift = torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1) * 255
+        return ((images.float() - shift) / scale).contiguous(memory_format=torch.channels_last)

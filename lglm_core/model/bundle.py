@@ -10,7 +10,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from lglm_core.data import storage
-from lglm_core.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from lglm_core.data.transforms import Preprocessing
 from lglm_core.errors import DamageError, InputError
 from lglm_core.label_embeddings import FILE as EMBEDDINGS_FILE
 from lglm_core.label_embeddings import LabelEmbeddings
@@ -34,7 +34,7 @@ class Bundle:
     labels: LabelVocabulary
     embeddings: LabelEmbeddings
     thresholds: tuple[float, ...]
-    image_size: int
+    preprocessing: Preprocessing
     fingerprint: str
 
 
@@ -45,7 +45,7 @@ def save_bundle(
     embeddings: LabelEmbeddings,
     recipe: Recipe,
     *,
-    image_size: int,
+    preprocessing: Preprocessing,
     facts: Mapping[str, Any],
     history: Sequence[Mapping[str, Any]] = (),
 ) -> Manifest:
@@ -54,7 +54,7 @@ def save_bundle(
     Args:
         url: Where; a folder of its own.
         recipe: What it was trained from.
-        image_size: Side of the square the pictures are squashed to, in pixels.
+        preprocessing: What the model was trained on.
         facts: What the model card tells, by name.
         history: One record per epoch, for those who look at the model later.
     """
@@ -66,12 +66,7 @@ def save_bundle(
         "feature_width": model.backbone.width,
         "labels_digest": labels.digest,
         "label_embeddings_digest": embeddings.digest,
-        "preprocessing": {
-            "image_size": image_size,
-            "resize": "squash",
-            "mean": IMAGENET_MEAN,
-            "std": IMAGENET_STD,
-        },
+        "preprocessing": {"resize": "squash", **asdict(preprocessing)},
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     weights = save_tensors(tensors)
@@ -118,7 +113,7 @@ def load_bundle(url: str) -> Bundle:
         labels=labels,
         embeddings=embeddings,
         thresholds=tuple(float(thresholds[label]) for label in labels),
-        image_size=int(config["preprocessing"]["image_size"]),
+        preprocessing=_preprocessing(config["preprocessing"]),
         fingerprint=manifest.fingerprint,
     )
 
@@ -140,3 +135,7 @@ def _load_model(url: str, config: Mapping[str, Any], embeddings: LabelEmbeddings
     except (SafetensorError, RuntimeError) as error:
         raise InputError(f"{weights_url}: not the weights that config.json describes ({error})") from error
     return model.eval()
+
+
+def _preprocessing(record: Mapping[str, Any]) -> Preprocessing:
+    return Preprocessing(int(record["image_size"]), tuple(record["mean"]), tuple(record["std"]))
