@@ -84,8 +84,8 @@ class TagRows:
                 "labels": [self.tagger.labels[column] for column in columns],
                 "scores": [float(scores[column]) for column in columns],
             }
-        for position, error in unread.items():
-            rows[position] |= {"status": "unreadable", "error": _printable(error)}
+        for position, message in unread.items():
+            rows[position] |= {"status": "unreadable", "error": _printable(message)}
         return rows
 
 

@@ -69,7 +69,7 @@ def report(
             facts={
                 "Model": f"LGLM on {bundle.model.backbone.name}",
                 "Parameters": f"{model.counts['parameters'] / 1e6:.1f} M",
-                "Pictures": f"{bundle.preprocessing.image_size} × {bundle.preprocessing.image_size} pixels, one view",
+                "Pictures": f"squashed to {bundle.preprocessing.image_size} pixels square, one view",
                 "Labels": f"{len(bundle.labels)}, vectors from {vectors}",
                 "Model fingerprint": bundle.fingerprint[:16],
                 "Dataset fingerprint": model.inputs["dataset"][:16],

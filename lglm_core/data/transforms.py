@@ -41,7 +41,7 @@ OFFSETS = (
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a model expects of its pictures: the side of the square in pixels, channel means and deviations."""
+    """What a model expects of its pictures: the square's side in pixels, channel means and deviations."""
 
     image_size: int
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # ImageNet's, which torchvision's weights expect
