@@ -75,12 +75,11 @@ def gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
-def refuse_more_workers_than_cpus(workers: int) -> None:
+def refuse_more_workers_than_cpus(workers: int, address: str | None) -> None:
     """Refuse what a local Ray would wait for without end; a cluster may still grow."""
-    import ray
-
-    if ray.get_runtime_context().gcs_address and len(ray.nodes()) == 1 and workers > cpus():
-        raise InputError(f"--num-workers {workers}: this machine has {cpus()} CPUs; take at most {cpus()}")
+    here = len(os.sched_getaffinity(0))
+    if not (address or os.environ.get("RAY_ADDRESS")) and workers > here:
+        raise InputError(f"--num-workers {workers}: this machine has {here} CPUs; take at most {here}")
 
 
 def run_tasks(

@@ -58,8 +58,10 @@ def run(options: Train) -> Outcome:
 
 
 def _train(options: Train, recipe: rooms.Recipe) -> rooms.Manifest:
+    from jobs.cluster import refuse_more_workers_than_cpus
     from lglm_core.run import build_model
 
+    refuse_more_workers_than_cpus(options.num_workers, options.ray_address)
     dataset, embeddings, settings = _open_inputs(options)
     model = build_model(settings, embeddings)
     model.backbone.load_weights(settings.weights)  # refused here, before any worker starts
@@ -126,11 +128,10 @@ def _train_on_ray(options: Train, recipe: rooms.Recipe, model: "Lglm") -> "list[
 
     The run's name carries the recipe, so that the same one resumes and no other ever does.
     """
-    from jobs.cluster import gpus, lines_from_workers, ray_cluster, refuse_more_workers_than_cpus
+    from jobs.cluster import gpus, lines_from_workers, ray_cluster
     from lglm_core.run import load_weights, read_history
 
     with ray_cluster(options.ray_address), lines_from_workers(logger.info) as lines:
-        refuse_more_workers_than_cpus(options.num_workers)
         from ray.train import CheckpointConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 

@@ -1,6 +1,8 @@
 """The CNN that reads the picture: any torchvision classification CNN, cut before its classifier."""
 
 import difflib
+import io
+from contextlib import redirect_stderr
 from pathlib import Path
 from urllib.error import URLError
 
@@ -103,7 +105,8 @@ def _download(name: str) -> dict[str, Tensor]:
     weights = torchvision.models.get_model_weights(name).DEFAULT
     file_name = weights.url.rpartition("/")[2]
     try:
-        return dict(weights.get_state_dict(progress=False, check_hash=True))
+        with redirect_stderr(io.StringIO()):  # a refusal is one line, without torch's own
+            return dict(weights.get_state_dict(progress=False, check_hash=True))
     except (URLError, OSError, RuntimeError) as error:
         raise InputError(
             f"the ImageNet weights of {name} cannot be downloaded ({error}); bring the file {file_name} "

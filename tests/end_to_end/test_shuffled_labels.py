@@ -1,0 +1,60 @@
+"""A pipeline that leaks would learn from shuffled labels too."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jobs import label_embeddings, train
+from lglm_core.data.coco import CocoSource
+from lglm_core.data.dataset import Dataset, commit_dataset
+from lglm_core.data.plan import make_plan
+from lglm_core.data.shards import write_shard
+from lglm_core.data.toy import write_toy_coco
+from lglm_core.metrics import prevalence
+from lglm_core.rooms import Recipe
+
+ROOT = Path(__file__).parents[2]
+RECIPE = ("backbone", "weights", "image_size", "epochs", "batch_size", "lr", "backbone_lr")
+
+
+def shuffle_annotations(path: Path) -> None:
+    """Give each picture the annotations of another."""
+    content = json.loads(path.read_text())
+    ids = [image["id"] for image in content["images"]]
+    shuffled = dict(zip(ids, random.Random(0).sample(ids, len(ids)), strict=True))
+    for annotation in content["annotations"]:
+        annotation["image_id"] = shuffled[annotation["image_id"]]
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_with_shuffled_training_labels_it_stays_at_the_prior(tmp_path, capsys):
+    raw, dataset = tmp_path / "raw", str(tmp_path / "dataset")
+    write_toy_coco(raw, samples=1000, seed=0)
+    shuffle_annotations(raw / "annotations" / "instances_train2017.json")
+    plan = make_plan(CocoSource(str(raw)), 1000)
+    receipts = [write_shard(shard, plan.labels, dataset) for shard in plan.shards]
+    commit_dataset(dataset, Recipe("dataset", {}, {}), plan, receipts, dropped=0)
+    labels, run = str(tmp_path / "labels"), str(tmp_path / "run")
+    assert label_embeddings.main(["--dataset", dataset, "--out", labels]) == 0
+    demo = yaml.safe_load((ROOT / "infra" / "demo.yaml").read_text())
+    recipe = [f"--{name.replace('_', '-')}={demo[name]}" for name in RECIPE]
+    capsys.readouterr()
+    arguments = [
+        "--dataset",
+        dataset,
+        "--label-embeddings",
+        labels,
+        "--out",
+        run,
+        "--num-workers=0",
+        "--json",
+    ]
+    assert train.main([*arguments, *recipe]) == 0
+    reached = json.loads(capsys.readouterr().out.splitlines()[-1])["metrics"]["val_map"]
+    prior = 100 * prevalence(Dataset.open(dataset).split("val").targets).mean()
+    assert abs(reached - prior) < 5

@@ -1,0 +1,98 @@
+"""The flow train-lglm on a real ephemeral Prefect server, starting real jobs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TINY = {
+    "source": "toy",
+    "samples": 40,
+    "backbone": "shufflenet_v2_x0_5",
+    "weights": "none",
+    "image_size": 32,
+    "epochs": 1,
+    "batch_size": 16,
+    "num_workers": 0,
+}
+
+
+def run_flow(out: Path, options: dict, *, module: tuple[str, ...] = ("pipelines.train_lglm",)):
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return subprocess.run(
+        [sys.executable, "-m", *module, "--out", str(out), "--json", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("flow") / "work"
+    return out, run_flow(out, TINY)
+
+
+def test_it_goes_through_every_room(finished):
+    out, process = finished
+    assert process.returncode == 0, process.stderr[-2000:]
+    kinds = {
+        folder: json.loads((out / folder / "manifest.json").read_text())["kind"]
+        for folder in ("dataset", "labels", "run", "run/model", "evaluation", "embeddings", "tags")
+    }
+    assert kinds == {
+        "dataset": "dataset",
+        "labels": "label-embeddings",
+        "run": "run",
+        "run/model": "model",
+        "evaluation": "evaluation",
+        "embeddings": "embeddings",
+        "tags": "tags",
+    }
+    assert (out / "neighbours.html").exists()
+
+
+def test_it_ends_with_a_table_beside_the_prior_and_the_paths_of_what_it_made(finished):
+    out, process = finished
+    table = {line.split()[0]: line.split()[1:] for line in process.stdout.splitlines() if line.strip()}
+    metrics = json.loads((out / "evaluation" / "metrics.json").read_text())
+    for name in ("mAP", "CF1", "OF1"):
+        assert table[name] == [f"{metrics[name]:.1f}", f"{metrics[f'prior_{name}']:.1f}"]
+    assert table["report"] == [str(out / "evaluation" / "report.html")]
+
+
+def test_the_state_of_the_embedded_servers_stays_below_its_folder(finished):
+    out, _ = finished
+    assert (out / ".state" / "prefect" / "prefect.db").exists()
+    assert not list((out / ".state" / "ray").glob("*"))  # local Rays clean up after themselves
+
+
+def test_started_again_by_its_other_name_it_repeats_nothing(finished):
+    out, _ = finished
+    process = run_flow(out, TINY, module=("pipelines.cli", "flow", "train-lglm"))
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert json.loads(process.stdout.splitlines()[-1])["status"] == "already complete"
+
+
+def test_a_failing_job_ends_the_flow_with_its_own_line_and_code(tmp_path):
+    options = {"source": "coco", "root": str(tmp_path / "nowhere")}
+    process = run_flow(tmp_path / "work", options)
+    assert process.returncode == 2
+    lines = process.stderr.splitlines()
+    assert "Traceback" not in process.stderr
+    failed = [line for line in lines if line.startswith("lglm flow train-lglm: ")]
+    assert len(failed) == 1
+    assert "nowhere/annotations: holds no instances_train2014.json" in failed[0]
+
+
+def test_a_source_without_its_folder_is_refused_before_anything_starts(tmp_path):
+    process = run_flow(tmp_path / "work", {"source": "coco"})
+    assert process.returncode == 2
+    assert process.stderr.splitlines() == [
+        "lglm flow train-lglm: source coco needs the option --root; see lglm flow train-lglm --help"
+    ]
+    assert not (tmp_path / "work").exists()
