@@ -45,12 +45,13 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         "_temp_dir": temporary,
     }
     try:
-        ray.init(
-            address=address or "local",
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            **({} if address else local),
-        )
+        with _quiet_stderr():
+            ray.init(
+                address=address or "local",
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                **({} if address else local),
+            )
     except (ConnectionError, ValueError) as error:
         raise InputError(f"no Ray cluster answers at {address} ({str(error).splitlines()[0]})") from error
     try:
@@ -137,6 +138,20 @@ def lines_from_workers(say: Callable[[str], None]) -> Iterator[Any]:
         queue.put(None)
         thread.join(timeout=10)
         queue.shutdown()
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Drop what native code writes to stderr: Ray's core announces its own log level there."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _temporary_folder() -> str:

@@ -13,8 +13,9 @@ class MultiModalFusion(nn.Module):
     the m/g sums to a score by one fc that all labels share. Since everything after M1 is linear in M1, the
     scores are (M1 ∘ expand(w)) · M2ᵀ, and no tensor of size B·C·m ever exists.
 
-    Conditioning (not in the paper, which cannot train without): LayerNorm on M2, the last fc
-    starts at 0, and each label has a bias of its own that starts at its log-odds.
+    Conditioning (not in the paper, which trains poorly without): LayerNorm on M2; the last fc
+    starts at 0; each label has a bias of its own that starts at its log-odds; and the projections'
+    biases start at 0, because torch's default ones outweigh what tells one label from another.
     """
 
     def __init__(
@@ -26,6 +27,9 @@ class MultiModalFusion(nn.Module):
         self.group = group
         self.image_projection = nn.Linear(image_width, m)
         self.label_projection = nn.Linear(label_width, m)
+        for projection in (self.image_projection, self.label_projection):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
         self.label_norm = nn.LayerNorm(m)
         self.score = nn.Linear(m // group, 1, bias=False)
         nn.init.zeros_(self.score.weight)

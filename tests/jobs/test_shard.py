@@ -1,0 +1,183 @@
+"""``lglm shard`` through Ray: rooms complete, counts that add up, the same bytes, and quick when done."""
+
+import csv
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import webdataset
+
+from lglm_core.data.coco import CocoSource
+from lglm_core.data.table import TableSource
+from tests.jobs.commands import Commands, contents, make_dataset, picture, write_coco
+
+PER_SHARD = 4
+CUT = "000000000002.jpg"  # of train, and so
+ABSENT = "000000000011.jpg"  # of val
+
+
+def read_manifest(room: Path) -> dict[str, Any]:
+    return json.loads((room / "manifest.json").read_text())
+
+
+def assert_complete(room: Path) -> dict[str, Any]:
+    """Counts, index, shards and rejects of a dataset room agree; returns its manifest."""
+    manifest = read_manifest(room)
+    counts, shards = manifest["counts"], manifest["details"]["shards"]
+    assert counts["planned"] == counts["written"] + counts["rejected"]
+    assert counts["written"] == sum(shard["samples"] for shard in shards)
+    assert counts["rejected"] == pq.read_metadata(room / "rejects.parquet").num_rows
+    for split, described in manifest["details"]["splits"].items():
+        keys = pq.read_table(room / "index" / f"{split}.parquet").column("key").to_pylist()
+        assert len(keys) == len(set(keys)) == described["samples"]
+    found = contents(room)
+    for shard in shards:
+        path = f"shards/{shard['split']}/{shard['name']}.tar"
+        assert found[path] == shard["sha256"]
+        assert (room / path).stat().st_size == shard["bytes"]
+        opened = webdataset.WebDataset(str(room / path), shardshuffle=False)
+        assert len(list(opened)) == shard["samples"]
+    assert not [name for name in found if ".partial-" in name or "unfinished" in name]
+    return manifest
+
+
+@pytest.fixture(scope="module")
+def damaged_coco(made_once: Callable) -> Path:
+    """A COCO of which one picture is cut in half and another is not there."""
+    with made_once("damaged-coco") as root:
+        if not root.exists():
+            write_coco(root)
+            cut = root / "train2017" / CUT
+            cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+            (root / "val2017" / ABSENT).unlink()
+    return root
+
+
+def shard(lglm: Commands, root: Path, out: Path) -> dict[str, Any]:
+    sizes = ("--max-samples-per-shard", PER_SHARD)
+    return lglm.done("shard", "coco", "--root", root, "--out", out, *sizes)
+
+
+@pytest.fixture(scope="module")
+def from_coco(lglm: Commands, damaged_coco: Path, made_once: Callable) -> Path:
+    """What ``lglm shard coco`` makes of it."""
+    with made_once("from-coco") as out:
+        shard(lglm, damaged_coco, out)
+    return out
+
+
+def test_coco_becomes_a_complete_room(from_coco: Path):
+    manifest = assert_complete(from_coco)
+    assert manifest["counts"]["planned"] == 12
+    assert manifest["counts"]["rejected"] == 2
+    names = [shard["name"] for shard in manifest["details"]["shards"]]
+    assert names == ["train-000000", "train-000001", "train-000002", "val-000000"]
+
+
+def test_a_broken_picture_is_a_row_in_rejects(from_coco: Path):
+    rows = {row["source"]: row for row in pq.read_table(from_coco / "rejects.parquet").to_pylist()}
+    assert set(rows) == {f"train2017/{CUT}", f"val2017/{ABSENT}"}
+    cut, absent = rows[f"train2017/{CUT}"], rows[f"val2017/{ABSENT}"]
+    assert (cut["key"], cut["split"], cut["status"]) == ("000000000002", "train", "corrupt")
+    assert (absent["key"], absent["split"], absent["status"]) == ("000000000011", "val", "missing")
+    assert cut["error"]
+    assert absent["error"]
+
+
+def test_ray_writes_what_one_process_writes(from_coco: Path, damaged_coco: Path, tmp_path: Path):
+    alone = make_dataset(CocoSource(str(damaged_coco)), tmp_path / "alone", max_samples_per_shard=PER_SHARD)
+    assert contents(from_coco) == contents(alone)
+
+
+def test_again_it_is_recognised_at_once(lglm: Commands, damaged_coco: Path, from_coco: Path):
+    before = contents(from_coco)
+    started = time.perf_counter()
+    result = shard(lglm, damaged_coco, from_coco)
+    assert time.perf_counter() - started < 5
+    assert result["status"] == "already complete"
+    assert result["counts"] == read_manifest(from_coco)["counts"]
+    assert contents(from_coco) == before
+
+
+def test_a_complete_room_is_recognised_without_ray_and_torch(
+    lglm: Commands, damaged_coco: Path, from_coco: Path
+):
+    arguments = [
+        "coco",
+        f"--root={damaged_coco}",
+        f"--out={from_coco}",
+        f"--max-samples-per-shard={PER_SHARD}",
+    ]
+    code = (
+        "import sys, jobs.shard\n"
+        f"assert jobs.shard.main({arguments!r}) == 0\n"
+        "print(sorted({'ray', 'torch', 'prefect'} & set(sys.modules)))"
+    )
+    result = lglm.python(code)
+    assert result.code == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_an_unfinished_room_is_completed_to_the_same_bytes(
+    lglm: Commands, damaged_coco: Path, from_coco: Path, tmp_path: Path
+):
+    """As a kill leaves it: no manifest, one shard without a receipt, one receipt without its shard, one cut."""
+    room = tmp_path / "room"
+    shutil.copytree(from_coco, room)
+    recipe = {name: read_manifest(room)[name] for name in ("kind", "inputs", "options")}
+    (room / "unfinished.json").write_text(json.dumps(recipe))
+    for name in ("manifest.json", "receipts/train-000000.json", "shards/train/train-000001.tar"):
+        (room / name).unlink()
+    tar = room / "shards" / "train" / "train-000002.tar"
+    tar.write_bytes(tar.read_bytes()[:700])
+    (room / "shards" / "val" / ".partial-left").mkdir()
+    assert shard(lglm, damaged_coco, room)["status"] == "done"
+    assert contents(room) == contents(from_coco)
+
+
+def test_a_table_becomes_a_complete_room(lglm: Commands, tmp_path: Path):
+    table, images, out = tmp_path / "table.csv", tmp_path / "images", tmp_path / "out"
+    names = [
+        *(f"{number}.jpg" for number in range(8)),
+        "птица 1.jpg",
+        "deep/er/a.png",
+        "a-b.webp",
+        "a/b.webp",
+    ]
+    for seed, name in enumerate(names):
+        picture(images / name, seed)
+    (images / "3.jpg").write_text("no picture")
+    with table.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["image", "labels", "split"])
+        for number, name in enumerate(names):
+            labels = "dog|cell phone" if number % 2 else "cat"
+            rows.writerow([name, labels, "val" if number % 4 == 0 else "train"])
+    arguments = ("--table", table, "--image-root", images, "--out", out, "--max-samples-per-shard", PER_SHARD)
+    result = lglm.done("shard", "table", *arguments)
+    assert result["status"] == "done"
+    assert result["counts"] == assert_complete(out)["counts"]
+    assert result["counts"] | {"planned": 12, "written": 11, "rejected": 1} == result["counts"]
+    (rejected,) = pq.read_table(out / "rejects.parquet").to_pylist()
+    assert (rejected["source"], rejected["status"]) == ("3.jpg", "not_an_image")
+    assert json.loads((out / "labels.json").read_text()) == ["cat", "cell phone", "dog"]
+    source = TableSource(str(table), str(images))
+    assert contents(out) == contents(
+        make_dataset(source, tmp_path / "alone", max_samples_per_shard=PER_SHARD)
+    )
+
+
+def test_pictures_that_are_all_missing_leave_nothing_behind(lglm: Commands, coco: Path, tmp_path: Path):
+    root, out = tmp_path / "coco", tmp_path / "out"
+    shutil.copytree(coco, root)
+    for path in (root / "train2017").iterdir():
+        path.unlink()
+    result = lglm("shard", "coco", "--root", root, "--out", out)
+    assert result.code == 2
+    assert "train" in result.stderr.splitlines()[-1]
+    assert not out.exists()

@@ -1,0 +1,181 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lglm_core.errors import InputError
+from lglm_core.model.backbone import Backbone, check_backbone, read_weights
+
+
+def resnet_map(network: nn.Module, x: Tensor) -> Tensor:
+    x = network.maxpool(network.relu(network.bn1(network.conv1(x))))
+    return network.layer4(network.layer3(network.layer2(network.layer1(x))))
+
+
+def mobilenet_map(network: nn.Module, x: Tensor) -> Tensor:
+    return network.features(x)
+
+
+def shufflenet_map(network: nn.Module, x: Tensor) -> Tensor:
+    x = network.maxpool(network.conv1(x))
+    return network.conv5(network.stage4(network.stage3(network.stage2(x))))
+
+
+MAPS = {
+    "resnet18": (512, resnet_map),
+    "mobilenet_v3_small": (576, mobilenet_map),
+    "shufflenet_v2_x0_5": (1024, shufflenet_map),
+}
+
+
+def network_of(name: str) -> nn.Module:
+    torch.manual_seed(1)
+    return torchvision.models.get_model(name, weights=None).eval()
+
+
+@pytest.fixture(scope="module")
+def backbones() -> dict[str, Backbone]:
+    return {name: Backbone(name) for name in MAPS}
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_width_and_stride_are_measured(backbones: dict[str, Backbone], name: str):
+    assert (backbones[name].width, backbones[name].stride) == (MAPS[name][0], 32)
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_features_are_the_maxima_of_the_networks_last_map(
+    backbones: dict[str, Backbone], name: str, tmp_path: Path
+):
+    network, last_map = network_of(name), MAPS[name][1]
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    backbone = backbones[name].eval()
+    backbone.load_weights(f"{tmp_path}/weights.pth")
+    images = torch.randn(2, 3, 96, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = last_map(network, images)
+        assert expected.shape[-2:] == (3, 2)
+        torch.testing.assert_close(backbone.feature_map(images), expected)
+        torch.testing.assert_close(backbone(images), F.adaptive_max_pool2d(expected, 1).flatten(1))
+
+
+def test_a_map_behind_a_functional_relu_is_found():
+    """DenseNet applies its last ReLU as a function, after the module ``features``."""
+    network = torchvision.models.densenet._densenet(8, (1, 1, 1, 1), 16, None, False)
+    from lglm_core.model.backbone import _last_feature_map
+
+    assert _last_feature_map(network) == "relu"
+
+
+def test_every_size_above_the_stride_is_taken(backbones: dict[str, Backbone]):
+    with torch.no_grad():
+        assert backbones["resnet18"].eval()(torch.zeros(1, 3, 33, 131)).shape == (1, 512)
+
+
+@pytest.mark.parametrize("write", [torch.save, save_file], ids=["torch", "safetensors"])
+def test_weights_come_back_from_a_file_of_torchvisions_naming(
+    backbones: dict[str, Backbone], tmp_path: Path, write: Callable[..., None]
+):
+    state = network_of("resnet18").state_dict()
+    path = tmp_path / ("w.safetensors" if write is save_file else "w.pth")
+    write(state, path)
+    backbone = backbones["resnet18"]
+    backbone.load_weights(str(path))
+    assert all(torch.equal(tensor, state[name]) for name, tensor in backbone.cnn.state_dict().items())
+
+
+def test_a_state_dict_of_a_data_parallel_checkpoint_is_unwrapped(tmp_path: Path):
+    state = {"state_dict": {f"module.{name}": torch.ones(2) for name in "ab"}, "epoch": 3}
+    torch.save(state, tmp_path / "w.pth")
+    assert set(read_weights(f"{tmp_path}/w.pth")) == {"a", "b"}
+
+
+def test_none_leaves_the_weights_as_they_are(backbones: dict[str, Backbone]):
+    backbone = backbones["resnet18"]
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    backbone.load_weights("none")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+
+
+def test_a_missing_tensor_is_refused_by_name(backbones: dict[str, Backbone], tmp_path: Path):
+    state = network_of("resnet18").state_dict()
+    del state["layer2.0.conv1.weight"]
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(
+        InputError, match=r"w\.pth: not weights of torchvision's resnet18.*layer2\.0\.conv1\.weight"
+    ):
+        backbones["resnet18"].load_weights(f"{tmp_path}/w.pth")
+
+
+def test_a_tensor_of_another_shape_is_refused_by_name(backbones: dict[str, Backbone], tmp_path: Path):
+    state = network_of("resnet18").state_dict()
+    state["conv1.weight"] = torch.zeros(64, 1, 7, 7)
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"conv1\.weight' of shape \(64, 1, 7, 7\), where \(64, 3, 7, 7\)"):
+        backbones["resnet18"].load_weights(f"{tmp_path}/w.pth")
+
+
+def test_a_refused_file_changes_nothing(backbones: dict[str, Backbone], tmp_path: Path):
+    backbone = backbones["resnet18"]
+    before = backbone.cnn.state_dict()["conv1.weight"].clone()
+    torch.save(
+        {**network_of("resnet18").state_dict(), "layer4.1.bn2.bias": torch.zeros(3)}, tmp_path / "w.pth"
+    )
+    with pytest.raises(InputError):
+        backbone.load_weights(f"{tmp_path}/w.pth")
+    assert torch.equal(backbone.cnn.state_dict()["conv1.weight"], before)
+
+
+class Innocent:
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[str]]:
+        return Path.touch, (Path("pwned"),)  # type: ignore[return-value]
+
+
+def test_a_pickle_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"conv1.weight": Innocent()}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"w\.pth: cannot be read as weights"):
+        read_weights("w.pth")
+    assert not Path("pwned").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights at all"])
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_a_broken_file_is_refused(tmp_path: Path, name: str, content: bytes):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read as weights"):
+        read_weights(f"{tmp_path}/{name}")
+
+
+def test_a_file_that_holds_no_tensors_is_refused(tmp_path: Path):
+    torch.save({"epoch": 3}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="holds no state dict of tensors"):
+        read_weights(f"{tmp_path}/w.pth")
+
+
+def test_a_missing_file_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match="no such weights file"):
+        read_weights(f"{tmp_path}/w.pth")
+
+
+def test_an_unknown_name_is_refused_with_the_closest():
+    with pytest.raises(InputError, match=r"'resnet11' is no torchvision classification CNN.*resnet101"):
+        check_backbone("resnet11")
+
+
+@pytest.mark.parametrize("name", ["vit_b_16", "swin_t", "maxvit_t", "fasterrcnn_resnet50_fpn", "r3d_18"])
+def test_what_is_no_classification_cnn_is_refused(name: str):
+    with pytest.raises(InputError, match=f"'{name}' is no torchvision classification CNN"):
+        Backbone(name)
+
+
+def test_a_new_backbone_is_in_training_mode_with_untouched_statistics(backbones: dict[str, Backbone]):
+    """Its feature map is measured by a probe, which must leave no trace."""
+    fresh = Backbone("mobilenet_v3_small")
+    assert all(module.training for module in fresh.modules())
+    assert all(not t.any() for name, t in fresh.state_dict().items() if name.endswith("running_mean"))

@@ -1,0 +1,53 @@
+import numpy as np
+
+from lglm_core.cooccurrence import cooccurrence_embeddings, ppmi
+from lglm_core.labels import LabelVocabulary
+
+# Eight pictures: a and b always together, c alone, d never.
+TARGETS = np.array([[1, 1, 0, 0]] * 2 + [[0, 0, 1, 0]] * 4 + [[0, 0, -1, 0]] * 2)
+LABELS = LabelVocabulary("abcd")
+
+
+def test_ppmi_by_hand():
+    """p(a) = p(b) = p(a, b) = 1/4, so log 4; p(c) = 1/2, so log 2 with itself."""
+    expected = np.zeros((4, 4))
+    expected[:2, :2], expected[2, 2] = np.log(4), np.log(2)
+    np.testing.assert_allclose(ppmi(TARGETS), expected)
+
+
+def test_labels_that_avoid_each_other_have_no_negative_entry():
+    targets = np.array([[1, 0], [0, 1], [1, 0], [0, 1], [1, 1]])
+    assert ppmi(targets)[0, 1] == 0
+
+
+def test_independent_labels_have_ppmi_zero():
+    targets = np.array([[a, b] for a in (0, 1) for b in (0, 1)] * 5)
+    assert abs(ppmi(targets)[0, 1]) < 1e-12
+
+
+def test_vectors_factorise_the_ppmi():
+    targets = np.random.default_rng(0).integers(0, 2, (300, 6)) & np.random.default_rng(1).integers(
+        0, 2, (300, 6)
+    )
+    matrix = ppmi(targets)
+    assert (np.linalg.eigvalsh(matrix) > 0).all()  # else a product of vectors with themselves is not it
+    vectors = cooccurrence_embeddings(LabelVocabulary("abcdef"), targets).vectors
+    np.testing.assert_allclose(vectors @ vectors.T, matrix, atol=1e-5)
+
+
+def test_labels_that_always_go_together_share_a_vector():
+    vectors = cooccurrence_embeddings(LABELS, TARGETS).vectors
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
+    assert abs(vectors[0] @ vectors[2]) < 1e-6
+
+
+def test_a_label_that_never_occurs_is_reported_and_has_a_zero_vector():
+    embeddings = cooccurrence_embeddings(LABELS, TARGETS)
+    assert embeddings.missing == ((), (), (), ("d",))
+    np.testing.assert_allclose(embeddings.vectors[3], 0, atol=1e-6)
+
+
+def test_the_largest_entry_of_every_direction_is_positive():
+    targets = np.random.default_rng(2).integers(0, 2, (60, 5))
+    vectors = cooccurrence_embeddings(LabelVocabulary("abcde"), targets).vectors
+    assert (vectors[np.abs(vectors).argmax(axis=0), np.arange(5)] >= 0).all()
