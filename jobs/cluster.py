@@ -69,6 +69,13 @@ def cpus() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
+def cpus_of_smallest_node() -> int:
+    """How many CPUs every node that has any can offer to one actor."""
+    import ray
+
+    return min(int(node["Resources"]["CPU"]) for node in ray.nodes() if node["Resources"].get("CPU"))
+
+
 def gpus() -> int:
     """How many GPUs the connected cluster has."""
     import ray

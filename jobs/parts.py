@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from jobs.cluster import cpus, gpus, progress_bar
+from jobs.cluster import cpus, cpus_of_smallest_node, gpus, progress_bar
 from lglm_core.data import storage
 from lglm_core.errors import DamageError
 
@@ -83,7 +83,7 @@ def write_parts(
     if not missing:
         return
     actors = max(1, min(len(missing), gpus() or cpus()))
-    threads = max(1, cpus() // actors)
+    threads = max(1, min(cpus() // actors, cpus_of_smallest_node()))
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # our own progress bar tells it better
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
