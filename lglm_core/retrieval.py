@@ -25,7 +25,5 @@ def nearest(query: np.ndarray, features: np.ndarray, norms: np.ndarray, k: int) 
     query = query.astype(np.float32)
     query = query / max(float(np.linalg.norm(query)), 1e-12)
     similarity = features.astype(np.float32) @ query / np.maximum(norms, 1e-12)
-    k = min(k, len(similarity))
-    best = np.argpartition(-similarity, k - 1)[:k] if k else np.array([], dtype=int)
-    best = best[np.lexsort((best, -similarity[best]))]
+    best = np.argsort(-similarity, kind="stable")[:k]
     return [Hit(int(row), float(similarity[row])) for row in best]

@@ -155,7 +155,7 @@ def _refuse_difference(room: str, wanted: Recipe, found: Recipe) -> None:
         f"{name} was {_brief(theirs.get(name))}, now {_brief(ours.get(name))}"
         for ours, theirs in ((wanted.inputs, found.inputs), (wanted.options, found.options))
         for name in sorted({*ours, *theirs})
-        if ours.get(name) != theirs.get(name)
+        if to_json(ours.get(name)) != to_json(theirs.get(name))
     ]
     if differences:
         raise InputError(

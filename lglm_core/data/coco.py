@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from functools import cached_property
@@ -134,7 +135,11 @@ def _parse(data: bytes, url: str) -> COCO:
 
 
 def _check_references(content: dict[str, Any], url: str) -> None:
-    images = {image["id"] for image in content["images"]}
+    ids = Counter(image["id"] for image in content["images"])
+    twice = [image_id for image_id, times in ids.items() if times > 1]
+    if twice:
+        raise InputError(f"{url}: {ids[twice[0]]} images have the id {twice[0]}; ids must be unique")
+    images = set(ids)
     categories = {category["id"] for category in content["categories"]}
     for annotation in content["annotations"]:
         for field, known in (("image_id", images), ("category_id", categories)):

@@ -1,10 +1,14 @@
 """Encoded images: are they whole, how large are they, and their pixels."""
 
 import io
+import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 if TYPE_CHECKING:
@@ -40,40 +44,64 @@ class ImageInfo:
     height: int
 
 
-def open_image(data: bytes) -> Image.Image:
-    """Decode a picture to its end and turn it upright, or raise :class:`UnreadableImage`."""
-    if not data:
-        raise UnreadableImage("empty", "0 bytes")
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """Turn whatever Pillow raises into :class:`UnreadableImage`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata in pictures that are sound
-            image = Image.open(io.BytesIO(data))
-            if image.width * image.height > MAX_PIXELS:
-                raise UnreadableImage(
-                    "too_large", f"{image.width}×{image.height} pixels, at most {MAX_PIXELS} taken"
-                )
-            image.load()
-            return image
+            yield
     except UnidentifiedImageError as error:
         raise UnreadableImage("not_an_image", "the bytes are no image format known here") from error
     except Image.DecompressionBombError as error:
         raise UnreadableImage("too_large", str(error)) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what its decoders raise
         raise UnreadableImage("corrupt", str(error) or type(error).__name__) from error
 
 
+def _open_header(data: bytes) -> Image.Image:
+    """Read a picture's format and size, and refuse one that is too large; decode nothing yet."""
+    if not data:
+        raise UnreadableImage("empty", "0 bytes")
+    with _reasons():
+        image = Image.open(io.BytesIO(data))
+    if image.width * image.height > MAX_PIXELS:
+        raise UnreadableImage("too_large", f"{image.width}×{image.height} pixels, at most {MAX_PIXELS} taken")
+    return image
+
+
+def _decoded(data: bytes) -> Image.Image:
+    image = _open_header(data)
+    with _reasons():
+        image.load()
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 to 8; broken EXIF data say nothing about the picture."""
+    try:
+        return int(image.getexif().get(EXIF_ORIENTATION, 1))
+    except (SyntaxError, ValueError, TypeError, OSError, struct.error):
+        return 1
+
+
 def inspect(data: bytes) -> ImageInfo:
-    """Decode a picture to its end and say what it is."""
-    image = open_image(data)
+    """Decode a picture to its end and say what it is, or raise :class:`UnreadableImage`."""
+    image = _decoded(data)
     width, height = image.size
-    if image.getexif().get(EXIF_ORIENTATION, 1) >= 5:  # 5 to 8 lie on their side
+    if _orientation(image) >= 5:  # 5 to 8 lie on their side
         width, height = height, width
     return ImageInfo(EXTENSIONS.get(image.format or "", "img"), width, height)
 
 
 def to_rgb(data: bytes) -> Image.Image:
     """Decode to an upright RGB Pillow image, or raise :class:`UnreadableImage`."""
-    return ImageOps.exif_transpose(open_image(data)).convert("RGB")
+    image = _decoded(data)
+    if _orientation(image) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8 instead of scaling them
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def decode(data: bytes) -> "Tensor":
@@ -82,11 +110,11 @@ def decode(data: bytes) -> "Tensor":
     torchvision's decoder releases the GIL and is about three times as fast as Pillow; Pillow takes
     what it refuses (CMYK, exotic formats) and gives the reasons for what no one can read.
     """
-    import numpy as np
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
     if data[:2] == b"\xff\xd8":
+        _open_header(data)
         try:
             encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
             return decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)

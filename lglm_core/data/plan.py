@@ -44,9 +44,13 @@ def make_plan(source: Source, max_samples_per_shard: int) -> Plan:
     splits: dict[str, list[LabelledImage]] = defaultdict(list)
     seen: dict[tuple[str, str], str] = {}
     for image in source.images():
-        twin = seen.setdefault((image.split, image.key), image.source)
-        if twin != image.source:
-            raise InputError(f"{image.source} and {twin} both get the key {image.key!r}; rename one of them")
+        place = (image.split, image.key)
+        if place in seen:
+            raise InputError(
+                f"{image.source} and {seen[place]} both get the key {image.key!r}; "
+                "name each picture once, and differently"
+            )
+        seen[place] = image.source
         splits[image.split].append(image)
     if not splits.get("train"):
         raise InputError(

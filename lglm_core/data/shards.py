@@ -2,7 +2,7 @@
 
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def write_shard(plan: ShardPlan, labels: LabelVocabulary, dataset: str) -> Recei
     url = shard_url(dataset, plan.split, plan.name)
     if storage.exists(receipt_url):
         receipt = _read_receipt(receipt_url)
-        if receipt.plan == plan.fingerprint and _is_whole(url, receipt):
+        if receipt and receipt.plan == plan.fingerprint and _is_whole(url, receipt):
             return receipt
     with storage.write_whole(url) as staged:
         index, rejects = _write_tar(staged, plan, labels)
@@ -136,15 +136,19 @@ def _reject(image: LabelledImage, status: str, error: str) -> Reject:
     return Reject(image.key, image.split, image.source, status, error)
 
 
-def _read_receipt(url: str) -> Receipt:
-    record = read_json(url)
-    return Receipt(
-        **{
-            **record,
-            "index": tuple(IndexRow(**row) for row in record["index"]),
-            "rejects": tuple(Reject(**row) for row in record["rejects"]),
-        }
-    )
+def _read_receipt(url: str) -> Receipt | None:
+    """Read a receipt; one that cannot be read is none, and its shard is written again."""
+    try:
+        record = read_json(url)
+        index = tuple(IndexRow(**{**row, **_columns(row)}) for row in record["index"])
+        rejects = tuple(Reject(**row) for row in record["rejects"])
+        return Receipt(**{**record, "index": index, "rejects": rejects})
+    except (InputError, KeyError, TypeError):
+        return None
+
+
+def _columns(row: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(row[name]) for name in ("labels", "unknown")}
 
 
 def _is_whole(url: str, receipt: Receipt) -> bool:

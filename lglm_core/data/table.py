@@ -1,13 +1,13 @@
 """People's own pictures: a CSV, JSONL or Parquet table of image paths and labels."""
 
 import io
+import json
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet
 
 from lglm_core.data import storage
@@ -18,6 +18,7 @@ from lglm_core.rooms import digest
 
 COLUMNS = ("image", "labels")
 SEPARATOR = "|"
+Columns = dict[str, list[Any]]
 
 
 class TableSource:
@@ -49,8 +50,8 @@ class TableSource:
 
     def images(self) -> Iterator[LabelledImage]:
         """Every row, in the table's order."""
-        images = self._column("image")
-        splits = self._column("split") if "split" in self._rows.column_names else [None] * len(images)
+        images = self._columns["image"]
+        splits = self._columns.get("split", [None] * len(images))
         seen: dict[str, int] = {}
         for row, (image, labels, split) in enumerate(zip(images, self._labels, splits, strict=True), start=1):
             if not image:
@@ -74,39 +75,54 @@ class TableSource:
         return storage.read_bytes(self.url)
 
     @cached_property
-    def _rows(self) -> pa.Table:
-        rows = _parse(self._bytes, self.url)
-        missing = [name for name in COLUMNS if name not in rows.column_names]
+    def _columns(self) -> Columns:
+        columns = _parse(self._bytes, self.url)
+        missing = [name for name in COLUMNS if name not in columns]
         if missing:
             raise InputError(
-                f"{self.url}: no column {missing[0]!r}; found {', '.join(rows.column_names) or 'none'}, "
+                f"{self.url}: no column {missing[0]!r}; found {', '.join(columns) or 'none'}, "
                 f"expected image, labels and, if you like, split"
             )
-        return rows
-
-    def _column(self, name: str) -> list[Any]:
-        return self._rows.column(name).to_pylist()
+        return columns
 
     @cached_property
     def _labels(self) -> list[tuple[str, ...]]:
-        return [_label_names(cell) for cell in self._column("labels")]
+        return [_label_names(cell) for cell in self._columns["labels"]]
 
 
-def _parse(data: bytes, url: str) -> pa.Table:
+def _parse(data: bytes, url: str) -> Columns:
     suffix = url.rpartition(".")[2].lower()
     try:
         if suffix == "parquet":
-            return pa.parquet.read_table(io.BytesIO(data))
+            return pyarrow.parquet.read_table(io.BytesIO(data)).to_pydict()
         if suffix in ("jsonl", "ndjson"):
-            return pa.json.read_json(io.BytesIO(data))
+            return _parse_jsonl(data, url)
         if suffix == "csv":
-            as_text = pa.csv.ConvertOptions(  # a label or a path that looks like a number is still a name
+            as_text = pyarrow.csv.ConvertOptions(  # a label that looks like a number is still a name
                 column_types=dict.fromkeys((*COLUMNS, "split"), pa.string()), strings_can_be_null=False
             )
-            return pa.csv.read_csv(io.BytesIO(data), convert_options=as_text)
+            return pyarrow.csv.read_csv(io.BytesIO(data), convert_options=as_text).to_pydict()
     except pa.ArrowInvalid as error:
         raise InputError(f"{url}: not a readable .{suffix} table ({error})") from error
     raise InputError(f"{url}: a table ends in .csv, .jsonl or .parquet, not in .{suffix}")
+
+
+def _parse_jsonl(data: bytes, url: str) -> Columns:
+    """Parse one JSON object per line; Arrow's own reader would take names for dates."""
+    rows = []
+    for number, line in enumerate(data.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{url}, line {number}: not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{url}, line {number}: expected an object with the columns image and labels")
+        rows.append(row)
+    return {
+        name: [row.get(name) for row in rows] for name in dict.fromkeys(key for row in rows for key in row)
+    }
 
 
 def _label_names(cell: Any) -> tuple[str, ...]:

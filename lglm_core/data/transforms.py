@@ -26,7 +26,7 @@ def random_view(image: Tensor, size: int, rng: np.random.Generator) -> Tensor:
     base = min(height, width)
     first = int(rng.integers(len(CROP_SCALES)))
     second = int(np.clip(first + rng.integers(-1, 2), 0, len(CROP_SCALES) - 1))
-    crop_height, crop_width = round(base * CROP_SCALES[first]), round(base * CROP_SCALES[second])
+    crop_height, crop_width = (max(1, round(base * CROP_SCALES[scale])) for scale in (first, second))
     down, right = OFFSETS[rng.integers(len(OFFSETS))]
     top, left = round(down * (height - crop_height)), round(right * (width - crop_width))
     view = squash(image[:, top : top + crop_height, left : left + crop_width], size)

@@ -35,11 +35,10 @@ class GraphLayers(nn.Module):
 
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
-        self.weights = nn.ModuleList(
-            nn.Linear(before, after, bias=False) for before, after in pairwise(widths)
-        )
-        for weight in self.weights:  # He's keeps the scale through ReLU; torch's default shrinks it 2.4-fold
+        weights = [nn.Linear(before, after, bias=False) for before, after in pairwise(widths)]
+        for weight in weights:  # He's keeps the scale through ReLU; torch's default shrinks it 2.4-fold
             nn.init.kaiming_uniform_(weight.weight, nonlinearity="relu")
+        self.weights = nn.ModuleList(weights)
 
     def forward(self, graph: Tensor, vectors: Tensor) -> Tensor:
         """Return label co-occurrence embeddings W, [C, widths[-1]], of vectors [C, widths[0]]."""
