@@ -12,7 +12,8 @@ import pyarrow as pa
 from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.options import Embed
-from jobs.split_scores import SplitTagger, fixed_size_lists, open_inputs
+from jobs.parts import read_parts
+from jobs.split_scores import SplitTagger, fixed_size_lists, open_inputs, write_split_parts
 from lglm_core import rooms
 from lglm_core.data import storage
 
@@ -41,26 +42,9 @@ def run(options: Embed) -> Outcome:
     manifest = rooms.find(options.out, recipe)
     status = "already complete" if manifest else "done"
     if manifest is None:
-        from jobs.cluster import ray_cluster
-        from jobs.parts import read_parts, write_parts
-
         rooms.begin(options.out, recipe)
-        arguments = {
-            "model": storage.absolute(options.model),
-            "dataset": storage.absolute(options.dataset),
-            "split": options.split,
-        }
-        folder = storage.absolute(options.out)
-        with ray_cluster(options.ray_address):
-            write_parts(
-                Embeddings,
-                arguments,
-                folder=folder,
-                total=inputs.samples,
-                recipe=recipe.fingerprint,
-                progress="embed",
-            )
-        width = read_parts(folder, inputs.samples).schema.field("feature").type.list_size
+        write_split_parts(Embeddings, options, inputs, recipe, options.out)
+        width = read_parts(options.out, inputs.samples).schema.field("feature").type.list_size
         manifest = rooms.commit(
             options.out,
             rooms.Manifest(
@@ -69,7 +53,7 @@ def run(options: Embed) -> Outcome:
                 inputs=recipe.inputs,
                 options=recipe.options,
                 counts={"images": inputs.samples, "width": width},
-                details={"dataset_url": arguments["dataset"]},
+                details={"dataset_url": storage.absolute(options.dataset)},
             ),
         )
     counts = manifest.counts

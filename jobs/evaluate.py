@@ -12,7 +12,8 @@ import pyarrow as pa
 from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.options import Evaluate
-from jobs.split_scores import SplitInputs, SplitTagger, fixed_size_lists, open_inputs
+from jobs.parts import read_parts
+from jobs.split_scores import SplitInputs, SplitTagger, fixed_size_lists, open_inputs, write_split_parts
 from lglm_core import rooms
 from lglm_core.data import storage
 
@@ -49,28 +50,13 @@ def run(options: Evaluate) -> Outcome:
 
 
 def _evaluate(options: Evaluate, inputs: SplitInputs, recipe: rooms.Recipe) -> rooms.Manifest:
-    from jobs.cluster import ray_cluster
-    from jobs.parts import read_parts, write_parts
     from lglm_core.data.dataset import Dataset
     from lglm_core.evaluation import per_class_table, report
     from lglm_core.metrics import evaluate
     from lglm_core.model.bundle import load_bundle
 
-    arguments = {
-        "model": storage.absolute(options.model),
-        "dataset": storage.absolute(options.dataset),
-        "split": options.split,
-    }
-    folder = storage.join(storage.absolute(options.out), "predictions")
-    with ray_cluster(options.ray_address):
-        write_parts(
-            Predictions,
-            arguments,
-            folder=folder,
-            total=inputs.samples,
-            recipe=recipe.fingerprint,
-            progress="evaluate",
-        )
+    folder = storage.join(options.out, "predictions")
+    write_split_parts(Predictions, options, inputs, recipe, folder)
     predictions = read_parts(folder, inputs.samples)
     scores = predictions.column("scores").combine_chunks().flatten().to_numpy().reshape(inputs.samples, -1)
     dataset = Dataset.open(options.dataset)

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from jobs.cluster import ray_cluster
 from jobs.options import OnSplit
-from jobs.parts import IMAGES_PER_BATCH
+from jobs.parts import IMAGES_PER_BATCH, PartMaker, write_parts
 from lglm_core import rooms
+from lglm_core.data import storage
 from lglm_core.errors import DamageError, InputError
 
 
@@ -40,6 +42,26 @@ def open_inputs(options: OnSplit) -> SplitInputs:
             f"{options.dataset}: no samples in a split {options.split!r}; it has {', '.join(splits)}"
         )
     return SplitInputs(model, dataset, splits[options.split]["samples"])
+
+
+def write_split_parts(
+    maker: type[PartMaker], options: OnSplit, inputs: SplitInputs, recipe: rooms.Recipe, folder: str
+) -> None:
+    """Write the rows that *maker* makes of every picture of the split, as parts in *folder*."""
+    arguments = {
+        "model": storage.absolute(options.model),
+        "dataset": storage.absolute(options.dataset),
+        "split": options.split,
+    }
+    with ray_cluster(options.ray_address):
+        write_parts(
+            maker,
+            arguments,
+            folder=storage.absolute(folder),
+            total=inputs.samples,
+            recipe=recipe.fingerprint,
+            progress=recipe.kind,
+        )
 
 
 class SplitTagger:

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from jobs import command_line
+from jobs.cluster import ray_cluster
 from jobs.command_line import Outcome
 from jobs.options import Tag
+from jobs.parts import IMAGES_PER_BATCH, read_parts, write_parts
 from lglm_core import rooms
 from lglm_core.data import storage
 from lglm_core.data.storage import StoredFile
@@ -47,8 +49,6 @@ class TagRows:
 
     def table(self, start: int, stop: int) -> pa.Table:
         """Tag the files *start* to *stop* of the listing."""
-        from jobs.parts import IMAGES_PER_BATCH
-
         rows = []
         for first in range(start, stop, IMAGES_PER_BATCH):
             rows += self._rows(self.files[first : min(first + IMAGES_PER_BATCH, stop)])
@@ -112,9 +112,6 @@ def run(options: Tag) -> Outcome:
 
 
 def _tag(options: Tag, images: str, files: list[StoredFile], recipe: rooms.Recipe) -> rooms.Manifest:
-    from jobs.cluster import ray_cluster
-    from jobs.parts import read_parts, write_parts
-
     rooms.begin(options.out, recipe)
     folder = storage.absolute(options.out)
     arguments = {"model": storage.absolute(options.model), "images": images, "files": files}

@@ -120,13 +120,15 @@ def _parse_jsonl(data: bytes, url: str) -> Columns:
         if not isinstance(row, dict):
             raise InputError(f"{url}, line {number}: expected an object with the columns image and labels")
         rows.append(row)
-    return {
-        name: [row.get(name) for row in rows] for name in dict.fromkeys(key for row in rows for key in row)
-    }
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def _label_names(cell: Any) -> tuple[str, ...]:
-    names = cell.split(SEPARATOR) if isinstance(cell, str) else [str(name) for name in cell or ()]
+    if isinstance(cell, str):
+        names = cell.split(SEPARATOR)
+    else:
+        names = [] if cell is None else [str(name) for name in (cell if isinstance(cell, list) else [cell])]
     return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
 
 
