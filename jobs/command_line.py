@@ -43,7 +43,7 @@ class Outcome:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Refuse in one line."""
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help\n")
 
 
 def main(
@@ -179,7 +179,8 @@ def _validate(command: str, kind: type[OptionsType], values: Mapping[str, Any]) 
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A name that is unknown explains one that is missing, so it is named first.
+        first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
         if not first["loc"]:  # a rule about several options
             raise InputError(f"{first['ctx']['error']}; see {command} --help") from error
         flag = _flag(str(first["loc"][0]))

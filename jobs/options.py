@@ -5,9 +5,10 @@ Imports nothing heavy, so that help, refusals and flows start fast.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 PositiveInt = Annotated[int, Field(gt=0)]
+ToySamples = Annotated[int, Field(ge=5)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -43,6 +44,12 @@ class ShardCoco(Shard):
     year: Literal["2014", "2017"] | None = None
     """Which COCO, where the root holds both."""
 
+    @field_validator("year", mode="before")
+    @classmethod
+    def _year_as_text(cls, year: object) -> object:
+        """YAML reads a year as a number."""
+        return str(year) if isinstance(year, int) else year
+
 
 class ShardTable(Shard):
     """Shard your own pictures from a CSV, JSONL or Parquet table."""
@@ -58,7 +65,7 @@ class ShardTable(Shard):
 class ShardToy(Shard):
     """Draw scenes in COCO's format and shard them."""
 
-    samples: PositiveInt = 1000
+    samples: ToySamples = 1000
     """Scenes to draw; a fifth of them for val."""
     seed: int = 0
     """Seed of the drawing."""
@@ -79,6 +86,12 @@ class MakeLabelEmbeddings(Options):
     """'label=words': use other words for a label; may be given several times."""
     oov: Literal["error", "zero"] = "error"
     """A label none of whose words are in the file: refuse, or take a zero vector."""
+
+    @model_validator(mode="after")
+    def _aliases_are_for_glove(self) -> "MakeLabelEmbeddings":
+        if self.alias and not self.glove:
+            raise ValueError(f"--alias {self.alias[0]!r} is for word vectors; it needs --glove")
+        return self
 
 
 class Recipe(Options):

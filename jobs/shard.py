@@ -59,13 +59,14 @@ def _shard_toy(options: ShardToy) -> Outcome:
     from lglm_core.data.coco import CocoSource
     from lglm_core.data.toy import write_toy_coco
 
-    with _kept_or_temporary(options.root) as root, progress_bar(options.samples, "draw") as bar:
-        write_toy_coco(
-            root,
-            samples=options.samples,
-            seed=options.seed,
-            progress=lambda done, _: bar.update(done - bar.n),
-        )
+    with _kept_or_temporary(options.root) as root:
+        with progress_bar(options.samples, "draw") as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            write_toy_coco(root, samples=options.samples, seed=options.seed, progress=show)
         return _write(CocoSource(str(root)), recipe, options)
 
 

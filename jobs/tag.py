@@ -98,7 +98,7 @@ def run(options: Tag) -> Outcome:
     """Tag all files found, unless the same files have been tagged with the same model."""
     model = rooms.require(options.model, "model")
     images, out = storage.absolute(options.images), storage.absolute(options.out)
-    if f"{out}/".startswith(f"{images}/"):
+    if storage.lies_within(out, images):
         raise InputError(f"{options.out}: lies inside {options.images}; its own files would be tagged")
     files = storage.list_files(images)
     if not files:

@@ -123,7 +123,7 @@ def find(room: str, recipe: Recipe) -> Manifest | None:
     if manifest is not None:
         _refuse_difference(room, recipe, Recipe(manifest.kind, manifest.inputs, manifest.options))
     elif storage.exists(unfinished):
-        _refuse_difference(room, recipe, Recipe(**read_json(unfinished)))
+        _refuse_difference(room, recipe, _read_recipe(unfinished))
     elif storage.exists(room) and not storage.is_folder(room):
         raise InputError(f"{room}: a file is there; name a folder to write to")
     elif not storage.is_empty(room):
@@ -146,6 +146,13 @@ def commit(room: str, manifest: Manifest) -> Manifest:
     storage.write_bytes(storage.join(room, MANIFEST), to_json(asdict(manifest)))
     storage.remove(storage.join(room, UNFINISHED))
     return manifest
+
+
+def _read_recipe(url: str) -> Recipe:
+    try:
+        return Recipe(**read_json(url))
+    except TypeError as error:
+        raise InputError(f"{url}: does not say what the room is made from ({error})") from error
 
 
 def _refuse_difference(room: str, wanted: Recipe, found: Recipe) -> None:

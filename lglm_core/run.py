@@ -103,7 +103,7 @@ class TrainingRun:
         self.optimizer = make_optimizer(
             model,
             lr=settings.lr,
-            backbone_lr=settings.backbone_lr or settings.lr / 10,
+            backbone_lr=settings.lr / 10 if settings.backbone_lr is None else settings.backbone_lr,
             weight_decay=settings.weight_decay,
         )
         self.schedule = make_schedule(self.optimizer, settings.epochs * self.training.steps)

@@ -49,7 +49,7 @@ class Tagger:
         self.thresholds = np.array(thresholds, dtype=np.float32)
         self.preprocessing = preprocessing
         self.device = head.weight.device
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tagger")
 
     @classmethod
     def load(cls, model: str, *, threads: int = 2) -> "Tagger":

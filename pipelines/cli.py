@@ -36,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run_flow(arguments: list[str]) -> int:
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
     if not arguments or arguments[0] not in FLOWS:
         named = f"unknown flow {arguments[0]!r}" if arguments else "no flow named"
         return _refuse(f"{named}; the flows are {', '.join(FLOWS)}")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from jobs.options import OnRay, PositiveInt, Recipe
+from jobs.options import OnRay, Recipe, ToySamples
 
 
 class TrainLglm(Recipe, OnRay):
@@ -20,7 +20,7 @@ class TrainLglm(Recipe, OnRay):
     """With source table: a CSV, JSONL or Parquet file with the columns image and labels."""
     image_root: str | None = None
     """With source table: the folder that the column image is relative to."""
-    samples: PositiveInt = 1000
+    samples: ToySamples = 1000
     """With source toy: scenes to draw."""
     glove: str | None = None
     """GloVe text file; without it the label vectors come from co-occurrence in the training split."""
@@ -41,4 +41,6 @@ class TrainLglm(Recipe, OnRay):
         for name in needed:
             if getattr(self, name) is None:
                 raise ValueError(f"source {self.source} needs the option --{name.replace('_', '-')}")
+        if self.alias and not self.glove:
+            raise ValueError(f"--alias {self.alias[0]!r} is for word vectors; it needs --glove")
         return self

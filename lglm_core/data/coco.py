@@ -18,6 +18,11 @@ from lglm_core.rooms import digest
 
 YEARS = ("2014", "2017")
 SPLITS = ("train", "val")
+FIELDS: dict[str, dict[str, type]] = {  # what we use of each table, and its type
+    "images": {"id": int, "file_name": str},
+    "annotations": {"id": int, "image_id": int, "category_id": int},
+    "categories": {"id": int, "name": str},
+}
 
 
 class CocoSource:
@@ -53,7 +58,7 @@ class CocoSource:
         if names["train"] != names["val"]:
             raise InputError(
                 f"{self._url('val')}: its categories are not those of {self._url('train')}; "
-                "both must list the same ids and names"
+                "both must list the same names in the same order"
             )
         return LabelVocabulary(names["train"])
 
@@ -112,20 +117,17 @@ def _parse(data: bytes, url: str) -> COCO:
         content = json.loads(data)
     except ValueError as error:
         raise InputError(f"{url}: not JSON ({error}); COCO's instances annotations were expected") from error
-    for table, fields in {
-        "images": ("id", "file_name"),
-        "annotations": ("id", "image_id", "category_id"),
-        "categories": ("id", "name"),
-    }.items():
+    for table, fields in FIELDS.items():
         rows = content.get(table) if isinstance(content, dict) else None
         if not isinstance(rows, list):
             raise InputError(f"{url}: not COCO's instances format: it has no list {table!r}")
         for number, row in enumerate(rows):
-            missing = [name for name in fields if not isinstance(row, dict) or name not in row]
-            if missing:
-                raise InputError(
-                    f"{url}: not COCO's instances format: {table}[{number}] has no {missing[0]!r}"
-                )
+            for name, kind in fields.items():
+                if not isinstance(row, dict) or not isinstance(row.get(name), kind):
+                    raise InputError(
+                        f"{url}: not COCO's instances format: "
+                        f"{table}[{number}] has no {name!r} of type {kind.__name__}"
+                    )
     _check_references(content, url)
     coco = COCO()
     coco.dataset = content

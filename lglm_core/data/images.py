@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +25,16 @@ EXTENSIONS = {
     "TIFF": "tiff",
 }
 EXIF_ORIENTATION = 0x0112
+# What makes a picture upright. Pillow's exif_transpose also rewrites the EXIF data, and fails on broken ones.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class UnreadableImage(Exception):
@@ -55,7 +65,7 @@ def _reasons() -> Iterator[None]:
         raise UnreadableImage("not_an_image", "the bytes are no image format known here") from error
     except Image.DecompressionBombError as error:
         raise UnreadableImage("too_large", str(error)) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what its decoders raise
+    except Exception as error:  # its decoders raise whatever the broken bytes lead them to
         raise UnreadableImage("corrupt", str(error) or type(error).__name__) from error
 
 
@@ -97,11 +107,13 @@ def inspect(data: bytes) -> ImageInfo:
 def to_rgb(data: bytes) -> Image.Image:
     """Decode to an upright RGB Pillow image, or raise :class:`UnreadableImage`."""
     image = _decoded(data)
-    if _orientation(image) != 1:
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8 instead of scaling them
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGB")
+    with _reasons():
+        if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8 instead of scaling them
+            upright = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        else:
+            upright = image.convert("RGB")
+        turn = TURNS.get(_orientation(image))
+        return (upright.transpose(turn) if turn is not None else upright).convert("RGB")
 
 
 def decode(data: bytes) -> "Tensor":

@@ -66,7 +66,7 @@ class Loader:
 
     def _batches(self, order: np.ndarray, view_of_epoch: int | None) -> Iterator[Batch]:
         targets = torch.from_numpy(self.split.targets)
-        with ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool:
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="loader") as pool:
             ahead: deque[tuple[Share, list[Future[Tensor]]]] = deque()
             try:
                 for share in shares(order, self.batch_size, self.rank, self.world_size):

@@ -56,6 +56,11 @@ def absolute(url: str) -> str:
     return url if "://" in url else str(Path(url).absolute())
 
 
+def lies_within(url: str, folder: str) -> bool:
+    """Tell whether *url* is *folder* or something below it, links followed."""
+    return local_path(url).resolve().is_relative_to(local_path(folder).resolve())
+
+
 def exists(url: str) -> bool:
     """Tell whether a file, or a folder, is there."""
     return local_path(url).exists()
@@ -106,7 +111,10 @@ def sha256(url: str) -> str:
 def write_whole(url: str) -> Iterator[Path]:
     """Yield a scratch path; publish it at *url* only if the block succeeds."""
     target = local_path(url)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{target.parent}: cannot be made a folder ({error.strerror})") from error
     with TemporaryDirectory(dir=target.parent, prefix=STAGING_PREFIX, ignore_cleanup_errors=True) as scratch:
         staged = Path(scratch, target.name)
         yield staged

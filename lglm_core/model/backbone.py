@@ -2,7 +2,7 @@
 
 import difflib
 import io
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from urllib.error import URLError
 
@@ -106,7 +106,8 @@ def _download(name: str) -> dict[str, Tensor]:
     weights = torchvision.models.get_model_weights(name).DEFAULT
     file_name = weights.url.rpartition("/")[2]
     try:
-        with redirect_stderr(io.StringIO()):  # a refusal is one line, without torch's own
+        # A refusal is one line, without torch's own about the attempt.
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             return dict(weights.get_state_dict(progress=False, check_hash=True))
     except (URLError, OSError, RuntimeError) as error:
         raise InputError(

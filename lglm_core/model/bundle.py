@@ -93,7 +93,7 @@ def save_bundle(
 def load_bundle(url: str) -> Bundle:
     """Open a model room; refuse, by name, one whose parts do not belong together."""
     manifest = require(url, "model")
-    config = read_json(storage.join(url, "config.json"))
+    config = _read_config(storage.join(url, "config.json"))
     labels = LabelVocabulary.load(storage.join(url, "labels.json"))
     embeddings = LabelEmbeddings.load(storage.join(url, EMBEDDINGS_FILE))
     for what, found, expected in (
@@ -139,3 +139,12 @@ def _load_model(url: str, config: Mapping[str, Any], embeddings: LabelEmbeddings
 
 def _preprocessing(record: Mapping[str, Any]) -> Preprocessing:
     return Preprocessing(int(record["image_size"]), tuple(record["mean"]), tuple(record["std"]))
+
+
+def _read_config(url: str) -> dict[str, Any]:
+    config = read_json(url)
+    names = ("head_config", "backbone", "labels_digest", "label_embeddings_digest", "preprocessing")
+    missing = [name for name in names if not isinstance(config, dict) or name not in config]
+    if missing:
+        raise InputError(f"{url}: not the description of a model: it has no {missing[0]!r}")
+    return dict(config)

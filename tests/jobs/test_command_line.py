@@ -175,10 +175,17 @@ def test_options_come_from_the_config_file_and_the_command_line_wins(tmp_path: P
 
 def test_a_list_in_the_config_file_is_a_repeated_option(tmp_path: Path):
     config = tmp_path / "labels.yaml"
-    config.write_text("dataset: d\nout: o\nalias: [a=b, c=d e]\n")
+    config.write_text("dataset: d\nout: o\nglove: g.txt\nalias: [a=b, c=d e]\n")
     _, from_file = run_recorded(options.MakeLabelEmbeddings, "--config", config)
     _, from_line = run_recorded(
-        options.MakeLabelEmbeddings, "--dataset=d", "--out=o", "--alias", "a=b", "--alias", "c=d e"
+        options.MakeLabelEmbeddings,
+        "--dataset=d",
+        "--out=o",
+        "--glove=g.txt",
+        "--alias",
+        "a=b",
+        "--alias",
+        "c=d e",
     )
     assert from_file == from_line
     assert from_file[0].alias == ("a=b", "c=d e")

@@ -126,7 +126,7 @@ def test_a_complete_room_is_recognised_without_ray_and_torch(
 def test_an_unfinished_room_is_completed_to_the_same_bytes(
     lglm: Commands, damaged_coco: Path, from_coco: Path, tmp_path: Path
 ):
-    """As a kill leaves it: no manifest, one shard without a receipt, one receipt without its shard, one cut."""
+    """No manifest, and one shard without its receipt, one receipt without its shard, one shard cut."""
     room = tmp_path / "room"
     shutil.copytree(from_coco, room)
     recipe = {name: read_manifest(room)[name] for name in ("kind", "inputs", "options")}

@@ -1,84 +1,72 @@
 """SIGKILL of ``lglm shard``, then the same command again: the dataset of an undisturbed run, to the byte."""
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from lglm_core.data.table import TableSource
-from tests.jobs.commands import Commands, Running, contents, make_dataset, picture, vanish
+from tests.jobs.commands import Commands, contents, make_dataset, picture, vanish
 
 SHARDS, PER_SHARD = 5, 6
 
 
 class Table:
-    """A table of pictures of which one is a named pipe: who shards it halts in the midst of that shard."""
+    """A table of pictures of which one, in the midst of a shard, takes long to decode."""
 
-    def __init__(self, folder: Path, halt_in: int) -> None:
+    def __init__(self, folder: Path, slow_shard: int) -> None:
         self.images, self.table = folder / "images", folder / "table.csv"
-        names = [f"{number:03d}.jpg" for number in range(SHARDS * PER_SHARD)]
+        names = [f"{number:03d}.png" for number in range(SHARDS * PER_SHARD)]
         for seed, name in enumerate(names):
             picture(self.images / name, seed)
+        slow = self.images / names[slow_shard * PER_SHARD + PER_SHARD // 2]
+        Image.new("L", (12_000, 12_000)).save(slow, compress_level=1)
         rows = [f"{name},{'dog|cat' if seed % 3 else 'cow'},train" for seed, name in enumerate(names)]
         self.table.write_text("\n".join(["image,labels,split", *rows]) + "\n")
-        self.expected = contents(
-            make_dataset(
-                TableSource(str(self.table), str(self.images)),
-                folder / "expected",
-                max_samples_per_shard=PER_SHARD,
-            )
-        )
-        self.pipe = self.images / names[halt_in * PER_SHARD + PER_SHARD // 2]
-        self.kept = self.pipe.rename(folder / "kept.jpg")
-        os.mkfifo(self.pipe)
+        source = TableSource(str(self.table), str(self.images))
+        expected = make_dataset(source, folder / "expected", max_samples_per_shard=PER_SHARD)
+        self.expected = contents(expected)
 
     def arguments(self, out: Path) -> tuple[object, ...]:
         inputs = ("--table", self.table, "--image-root", self.images)
         return ("table", *inputs, "--out", out, "--max-samples-per-shard", PER_SHARD)
 
-    def is_being_read(self) -> bool:
-        """Whether a writer of shards has reached the pipe: only then can it be opened to write."""
-        try:
-            os.close(os.open(self.pipe, os.O_WRONLY | os.O_NONBLOCK))
-        except OSError:
-            return False
-        return True
 
-    def mend(self) -> None:
-        """Put the picture where the pipe was."""
-        self.pipe.unlink()
-        self.kept.rename(self.pipe)
-
-
-KILLED: dict[str, Callable[[Running], None]] = {
-    "the whole session": Running.kill_session,
-    "the driver alone": Running.kill_driver,
-}
+def is_begun(out: Path, number: int) -> bool:
+    """Whether the shard of that number is being written."""
+    return bool(list(out.glob(f"shards/train/.partial-*/train-{number:06d}.tar")))
 
 
 @pytest.mark.parametrize(
-    ("killed", "halt_in"),
+    ("killed", "number"),
     [
-        ("the driver alone", 1),
-        pytest.param("the whole session", 0, marks=pytest.mark.slow),
-        pytest.param("the whole session", 2, marks=pytest.mark.slow),
-        pytest.param("the whole session", SHARDS - 1, marks=pytest.mark.slow),
-        pytest.param("the driver alone", SHARDS - 1, marks=pytest.mark.slow),
+        ("driver", 1),
+        pytest.param("session", 0, marks=pytest.mark.slow),
+        pytest.param("session", 2, marks=pytest.mark.slow),
+        pytest.param("session", SHARDS - 1, marks=pytest.mark.slow),
     ],
 )
-def test_killed_in_the_midst_of_a_shard(lglm: Commands, tmp_path: Path, killed: str, halt_in: int):
-    table, out = Table(tmp_path, halt_in), tmp_path / "out"
+def test_killed_in_the_midst_of_a_shard(lglm: Commands, tmp_path: Path, killed: str, number: int):
+    """With everything it started, or alone, as by ``kill -9``; then run again at once."""
+    table, out = Table(tmp_path, number), tmp_path / "out"
     with lglm.started("shard", *table.arguments(out)) as running:
-        running.wait_until(lambda: bool(list(out.glob("shards/*/.partial-*"))) and table.is_being_read())
-        KILLED[killed](running)
-        assert vanish(running.session), "processes outlived their driver"
-    assert not (out / "manifest.json").exists()
-    assert not (out / "shards" / "train" / f"train-{halt_in:06d}.tar").exists()
-    table.mend()
-    assert lglm.done("shard", *table.arguments(out))["status"] == "done"
+        running.wait_until(lambda: is_begun(out, number))
+        running.kill_driver() if killed == "driver" else running.kill_session()
+        assert not (out / "shards" / "train" / f"train-{number:06d}.tar").exists()
+        assert not (out / "manifest.json").exists()
+        assert lglm.done("shard", *table.arguments(out))["status"] == "done"
     assert contents(out) == table.expected
+
+
+@pytest.mark.slow
+def test_what_a_killed_driver_started_ends_by_itself(lglm: Commands, tmp_path: Path):
+    table, out = Table(tmp_path, 1), tmp_path / "out"
+    with lglm.started("shard", *table.arguments(out)) as running:
+        running.wait_until(lambda: is_begun(out, 1))
+        running.kill_driver()
+        assert vanish(running.session, timeout=120), "processes outlived their driver"
 
 
 TOY = ("--samples", 120, "--max-samples-per-shard", 20, "--seed", 3)

@@ -177,6 +177,7 @@ def test_a_kill_between_any_two_steps_leaves_a_room_that_can_be_completed(
 ):
     def make() -> None:
         begin(str(room), RECIPE)
+        (room / "shard.tar").touch()
         commit(str(room), MANIFEST)
 
     finished = writes(make, monkeypatch, survive)

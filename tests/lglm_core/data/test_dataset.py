@@ -1,0 +1,179 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from lglm_core import rooms
+from lglm_core.data.dataset import Dataset, Split, commit_dataset
+from lglm_core.data.plan import make_plan
+from lglm_core.data.shards import write_shard
+from lglm_core.data.source import LabelledImage
+from lglm_core.errors import DamageError, InputError
+from lglm_core.labels import LabelVocabulary
+
+Encode = Callable[..., bytes]
+WriteDataset = Callable[..., Dataset]
+NAMES = ["cat", "dog", "boat"]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, encode: Encode, write_dataset: WriteDataset) -> Dataset:
+    def drawn(number: int) -> bytes:
+        return encode(Image.new("RGB", (10 + number, 8), (number, 0, 0)))
+
+    rows = [
+        ("train", drawn(0), ["cat"], ["boat"]),
+        ("train", drawn(1), [], []),
+        ("train", None, ["dog"], []),  # missing
+        ("train", drawn(3), ["cat", "dog"], []),
+        ("val", drawn(4), ["dog"], []),
+        ("val", b"no picture", ["dog"], []),
+        ("train", drawn(6), ["boat"], ["cat", "dog"]),
+    ]
+    return write_dataset(tmp_path, NAMES, rows, per_shard=2)
+
+
+def test_targets_are_one_for_labels_minus_one_for_unknown_and_zero_else(dataset: Dataset):
+    train = dataset.split("train")
+    assert train.keys == ["s0", "s1", "s3", "s6"]
+    assert train.targets.tolist() == [[1, 0, -1], [0, 0, 0], [1, 1, 0], [-1, -1, 1]]
+    assert train.targets.dtype == np.int8
+
+
+def test_targets_do_not_depend_on_how_the_table_is_chunked(dataset: Dataset):
+    train = dataset.split("train")
+    pieces = pa.concat_tables([train.index.slice(row, 1) for row in range(len(train))])
+    assert pieces.column("labels").num_chunks == 4
+    chunked = Split(train.dataset, train.name, pieces, train.labels)
+    np.testing.assert_array_equal(chunked.targets, train.targets)
+
+
+def test_every_image_is_read_as_it_was(dataset: Dataset):
+    raw = Path(dataset.url).parent / "raw"
+    train = dataset.split("train")
+    for row, key in enumerate(train.keys):
+        assert train.read_image(row) == (raw / key).read_bytes()
+
+
+def test_width_and_height_are_in_the_index(dataset: Dataset):
+    index = dataset.split("train").index
+    assert index["width"].to_pylist() == [10, 11, 13, 16] and set(index["height"].to_pylist()) == {8}
+
+
+def test_planned_pictures_are_written_or_rejected(dataset: Dataset):
+    assert dataset.manifest.counts == {
+        "planned": 7,
+        "written": 5,
+        "rejected": 2,
+        "unlabelled": 1,
+        "unlabelled_dropped": 0,
+    }
+
+
+def test_rejects_say_which_and_why(dataset: Dataset):
+    rejects = pq.read_table(f"{dataset.url}/rejects.parquet").to_pylist()
+    assert [(row["key"], row["split"], row["source"], row["status"]) for row in rejects] == [
+        ("s2", "train", "s2", "missing"),
+        ("s5", "val", "s5", "not_an_image"),
+    ]
+
+
+def test_the_manifest_counts_each_splits_samples_and_labels(dataset: Dataset):
+    assert dataset.manifest.details["splits"] == {
+        "train": {"samples": 4, "label_counts": [2, 1, 1]},
+        "val": {"samples": 1, "label_counts": [0, 1, 0]},
+    }
+    assert dataset.training_shares().tolist() == [0.5, 0.25, 0.25]
+
+
+def test_the_manifest_lists_every_shard_with_its_digest(dataset: Dataset):
+    for shard in dataset.manifest.details["shards"]:
+        path = Path(dataset.url, "shards", shard["split"], f"{shard['name']}.tar")
+        assert shard["bytes"] == path.stat().st_size
+        assert shard["sha256"] == rooms.digest(path.read_bytes())
+
+
+def test_the_fingerprint_does_not_depend_on_where_it_was_made(
+    dataset: Dataset, tmp_path: Path, encode: Encode, write_dataset: WriteDataset
+):
+    rows = [("train", encode(Image.new("RGB", (4, 4))), ["cat"], [])]
+    a, b = (write_dataset(tmp_path / name, NAMES, rows) for name in "ab")
+    other = write_dataset(tmp_path / "c", NAMES, [("train", encode(Image.new("L", (4, 4))), ["cat"], [])])
+    assert a.manifest == b.manifest
+    assert other.manifest.fingerprint != a.manifest.fingerprint
+
+
+def test_a_damaged_byte_is_refused_by_name(dataset: Dataset):
+    train = dataset.split("train")
+    shard = Path(dataset.url, "shards/train/train-000000.tar")
+    data = bytearray(shard.read_bytes())
+    data[train.index["offset"][1].as_py() + 20] ^= 1
+    shard.write_bytes(data)
+    train.read_image(0)
+    with pytest.raises(DamageError, match=r"train-000000\.tar: the image s1 is not the one that was written"):
+        train.read_image(1)
+
+
+def test_a_truncated_shard_is_refused_by_name(dataset: Dataset):
+    shard = Path(dataset.url, "shards/train/train-000000.tar")
+    shard.write_bytes(shard.read_bytes()[:700])
+    with pytest.raises(DamageError, match=r"train-000000\.tar: the image s1"):
+        dataset.split("train").read_image(1)
+
+
+def test_an_image_has_a_name_within_the_dataset(dataset: Dataset):
+    assert dataset.split("train").image_name(2) == "shards/train/train-000001.tar#s3"
+
+
+def test_another_split_is_refused_with_those_there_are(dataset: Dataset):
+    with pytest.raises(InputError, match="no split 'test'; it has train, val"):
+        dataset.split("test")
+
+
+def test_a_split_without_samples_is_none(tmp_path: Path, encode: Encode, write_dataset: WriteDataset):
+    good = encode(Image.new("RGB", (4, 4)))
+    made = write_dataset(tmp_path, NAMES, [("train", good, ["cat"], []), ("val", b"", ["cat"], [])])
+    assert made.has_split("train") and not made.has_split("val") and not made.has_split("test")
+    assert made.split("val").targets.shape == (0, 3)
+
+
+def test_training_pictures_that_cannot_be_read_are_refused_with_the_first_reason(
+    tmp_path: Path, write_dataset: WriteDataset
+):
+    with pytest.raises(
+        InputError, match="no picture of the split 'train' could be read; the first, s0: 0 bytes"
+    ):
+        write_dataset(tmp_path, NAMES, [("train", b"", ["cat"], [])])
+    assert not (tmp_path / "dataset" / "manifest.json").exists()
+
+
+def test_a_picture_lost_on_the_way_is_damage(
+    tmp_path: Path, encode: Encode, listed_source: Callable[..., object]
+):
+    (tmp_path / "x").write_bytes(encode(Image.new("RGB", (4, 4))))
+    images = tuple(LabelledImage(f"k{n}", "train", f"{tmp_path}/x", "x", ("cat",)) for n in range(2))
+    plan = make_plan(listed_source(tuple(NAMES), tuple(replace(i, source=i.key) for i in images)), 5)
+    url = str(tmp_path / "dataset")
+    receipt = write_shard(plan.shards[0], LabelVocabulary(NAMES), url)
+    lost = replace(receipt, index=receipt.index[:1])
+    with pytest.raises(DamageError, match="2 pictures planned, but 1 written and 0 rejected"):
+        commit_dataset(url, rooms.Recipe("dataset", {}, {}), plan, [lost], dropped=0)
+
+
+def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match=r"no complete dataset room there.*lglm shard writes one"):
+        Dataset.open(str(tmp_path))
+
+
+def test_nothing_in_the_room_tells_where_or_when_it_was_made(dataset: Dataset):
+    home = str(Path(dataset.url).parent).encode()
+    for path in Path(dataset.url).rglob("*"):
+        assert not (path.is_file() and home in path.read_bytes()), path
+    manifest = json.loads(Path(dataset.url, "manifest.json").read_text())
+    assert not [name for name in manifest if "time" in name or "date" in name]

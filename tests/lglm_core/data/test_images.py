@@ -1,0 +1,266 @@
+import struct
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lglm_core.data import images
+from lglm_core.data.images import ImageInfo, UnreadableImage, decode, inspect, to_rgb
+
+Encode = Callable[..., bytes]
+QUARTERS = np.zeros((24, 40, 3), np.uint8)  # red, green / blue, white, upright
+QUARTERS[:12, :20], QUARTERS[:12, 20:] = (250, 5, 5), (5, 250, 5)
+QUARTERS[12:, :20], QUARTERS[12:, 20:] = (5, 5, 250), (250, 250, 250)
+PICTURE = Image.fromarray(QUARTERS)
+
+# What must be done to the stored pixels so that they stand upright, hence the inverse of what is stored.
+STORED_AS = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a),
+    7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+    8: lambda a: np.rot90(a, 3),
+}
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return decode(data).permute(1, 2, 0).numpy()
+
+
+def reason(data: bytes, read: Callable[[bytes], Any]) -> str:
+    with pytest.raises(UnreadableImage) as refused:
+        read(data)
+    assert str(refused.value)
+    return refused.value.reason
+
+
+EVERY_READER = pytest.mark.parametrize("read", [inspect, decode, to_rgb])
+
+
+def tagged(encode: Encode, format: str, orientation: int, **options: Any) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.ascontiguousarray(STORED_AS[orientation](QUARTERS))
+    return encode(Image.fromarray(stored), format, exif=exif, **options)
+
+
+@pytest.mark.parametrize("orientation", STORED_AS)
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_a_rotated_picture_is_turned_upright(encode: Encode, format: str, orientation: int):
+    options = {"quality": 95} | ({"subsampling": 0} if format == "JPEG" else {})
+    data = tagged(encode, format, orientation, **options)
+    assert (inspect(data).width, inspect(data).height) == (40, 24)
+    for decoded in (pixels(data), np.asarray(to_rgb(data))):
+        assert decoded.shape == (24, 40, 3)
+        assert np.abs(decoded.astype(int) - QUARTERS)[2:10, 2:18].max() < 30  # away from the edges
+        assert np.abs(decoded.astype(int) - QUARTERS)[14:22, 22:38].max() < 30
+
+
+def test_decode_gives_rgb_bytes_with_channels_first(encode: Encode):
+    decoded = decode(encode(PICTURE))
+    assert decoded.dtype.is_floating_point is False and tuple(decoded.shape) == (3, 24, 40)
+    np.testing.assert_array_equal(decoded.permute(1, 2, 0).numpy(), QUARTERS)
+
+
+MODES = [
+    ("L", "JPEG"),
+    ("CMYK", "JPEG"),
+    ("RGB", "JPEG"),
+    ("L", "PNG"),
+    ("LA", "PNG"),
+    ("P", "PNG"),
+    ("1", "PNG"),
+    ("RGBA", "PNG"),
+    ("P", "GIF"),
+    ("RGB", "WEBP"),
+    ("RGBA", "WEBP"),
+    ("RGB", "BMP"),
+    ("RGB", "TIFF"),
+    ("CMYK", "TIFF"),
+]
+
+
+@pytest.mark.parametrize(("mode", "format"), MODES)
+def test_every_mode_becomes_rgb(encode: Encode, mode: str, format: str):
+    data = encode(PICTURE.convert(mode), format)
+    expected = np.asarray(PICTURE.convert(mode).convert("RGB"), int)
+    assert np.abs(pixels(data).astype(int) - expected).mean() < 8  # what JPEG and WebP cost
+
+
+@pytest.mark.parametrize(("mode", "format"), MODES)
+def test_decode_and_pillow_agree(encode: Encode, mode: str, format: str):
+    data = encode(PICTURE.convert(mode), format)
+    assert np.abs(pixels(data).astype(int) - np.asarray(to_rgb(data), int)).max() <= 2
+
+
+@pytest.mark.parametrize(
+    "options", [{"progressive": True}, {"subsampling": 2}, {"quality": 20}, {"optimize": True}]
+)
+def test_decode_and_pillow_agree_on_every_kind_of_jpeg(encode: Encode, options: dict[str, Any]):
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (9, 11, 3), dtype=np.uint8)).resize((61, 47))
+    data = encode(noise, "JPEG", **options)
+    assert np.abs(pixels(data).astype(int) - np.asarray(to_rgb(data), int)).max() <= 2
+
+
+def test_sixteen_bits_are_scaled_to_eight(encode: Encode):
+    """A ramp over all 65,536 greys stays a ramp."""
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    decoded = pixels(encode(Image.fromarray(ramp)))[..., 0].astype(int)
+    assert np.abs(decoded - ramp // 257).max() <= 1
+
+
+def test_of_an_animation_the_first_frame_is_taken(encode: Encode):
+    frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue")]
+    data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert pixels(data)[3, 4].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("format", "extension"),
+    [
+        ("JPEG", "jpg"),
+        ("PNG", "png"),
+        ("GIF", "gif"),
+        ("WEBP", "webp"),
+        ("BMP", "bmp"),
+        ("TIFF", "tiff"),
+        ("PPM", "img"),
+    ],
+)
+def test_the_extension_follows_the_content(encode: Encode, format: str, extension: str):
+    assert inspect(encode(PICTURE, format)) == ImageInfo(extension, 40, 24)
+
+
+@EVERY_READER
+def test_no_bytes_are_empty(read: Callable[[bytes], Any]):
+    assert reason(b"", read) == "empty"
+
+
+@EVERY_READER
+@pytest.mark.parametrize(
+    "data", [b"Dear Sir or Madam", b"<html></html>", bytes(500), b"\xff\xd8", b"\xff\xd8\xff"]
+)
+def test_other_files_are_no_picture(read: Callable[[bytes], Any], data: bytes):
+    assert reason(data, read) in ("not_an_image", "corrupt")
+
+
+@EVERY_READER
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_truncated_picture_is_refused(
+    encode: Encode, read: Callable[[bytes], Any], format: str, share: float
+):
+    rng = np.random.default_rng(0)
+    data = encode(Image.fromarray(rng.integers(0, 256, (50, 50, 3), dtype=np.uint8)), format)
+    assert reason(data[: int(share * len(data))], read) in ("corrupt", "not_an_image")
+
+
+def claim(width: int, height: int) -> bytes:
+    """A PNG that says it is huge; the pixels are missing."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = (b"IHDR" + header, b"IDAT" + zlib.compress(b"few pixels"))
+    framed = (struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
+@EVERY_READER
+@pytest.mark.parametrize("size", [(13_400, 13_400), (60_000, 60_000)])
+def test_huge_dimensions_are_refused_without_decoding(
+    read: Callable[[bytes], Any], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
+    assert reason(claim(*size), read) == "too_large"
+
+
+@EVERY_READER
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_one_pixel_too_many_is_too_large(
+    encode: Encode, read: Callable[[bytes], Any], format: str, monkeypatch: pytest.MonkeyPatch
+):
+    data = encode(PICTURE, format)
+    monkeypatch.setattr(images, "MAX_PIXELS", 24 * 40 - 1)
+    assert reason(data, read) == "too_large"
+
+
+@EVERY_READER
+def test_the_largest_picture_is_still_taken(
+    encode: Encode, read: Callable[[bytes], Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(images, "MAX_PIXELS", 24 * 40)
+    read(encode(PICTURE))
+
+
+@EVERY_READER
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_broken_exif_data_do_not_make_a_sound_picture_a_crash(
+    encode: Encode, read: Callable[[bytes], Any], format: str
+):
+    """It is read as it lies, or refused; nothing else may escape."""
+    data = tagged(encode, format, 6)
+    broken = data.replace(b"MM\x00*", b"MX\x00*")
+    assert broken != data
+    if format == "PNG":
+        broken = with_right_checksum(broken)
+    with suppress(UnreadableImage):
+        read(broken)
+
+
+@pytest.mark.parametrize(
+    ("offset", "value"), [(11, 0), (35, 13), (37, 2)], ids=["tag", "type IFD", "type text"]
+)
+@pytest.mark.parametrize("read", [decode, to_rgb])
+def test_one_wrong_byte_in_the_exif_data_is_read_or_refused(
+    encode: Encode, read: Callable[[bytes], Any], offset: int, value: int
+):
+    """Found by flipping bytes: Pillow fails to write such data back after turning the picture."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E], exif[0x011A] = 6, "abc", 72.0
+    data = bytearray(encode(PICTURE, "WEBP", exif=exif))
+    data[data.index(b"MM\x00*") + offset] = value
+    with suppress(UnreadableImage):
+        read(bytes(data))
+
+
+@EVERY_READER
+@pytest.mark.parametrize("type_", [2, 5, 7, 11], ids=["text", "rational", "bytes", "float"])
+def test_a_tiff_whose_offsets_are_no_whole_numbers_is_refused(
+    encode: Encode, read: Callable[[bytes], Any], type_: int
+):
+    data = encode(PICTURE, "TIFF")
+    offsets = b"\x11\x01\x04\x00"  # tag StripOffsets of type LONG
+    assert data.count(offsets) == 1
+    assert reason(data.replace(offsets, bytes([0x11, 0x01, type_, 0])), read) in ("corrupt", "not_an_image")
+
+
+def with_right_checksum(png: bytes) -> bytes:
+    """Write the checksum of the chunk eXIf anew."""
+    start = png.index(b"eXIf")
+    end = start + 4 + int.from_bytes(png[start - 4 : start])
+    return png[:end] + struct.pack(">I", zlib.crc32(png[start:end])) + png[end + 4 :]
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_flipped_bytes_are_read_or_refused_and_nothing_else(encode: Encode, format: str):
+    options = {"exif": Image.Exif()} if format in ("JPEG", "PNG", "WEBP") else {}
+    if options:
+        options["exif"][0x0112] = 6
+    sound = encode(PICTURE, format, **options)
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        data = bytearray(sound)
+        for position in rng.integers(0, min(len(data), 200), rng.integers(1, 4)):
+            data[position] = rng.integers(256)
+        for read in (inspect, decode):
+            try:
+                read(bytes(data))
+            except UnreadableImage as error:
+                assert error.reason in ("corrupt", "not_an_image", "too_large")

@@ -1,0 +1,234 @@
+import hashlib
+import json
+import shutil
+import tarfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from PIL import Image
+
+from lglm_core.data.plan import ShardPlan
+from lglm_core.data.shards import Receipt, write_shard
+from lglm_core.data.source import LabelledImage
+from lglm_core.labels import LabelVocabulary
+
+LABELS = LabelVocabulary(["cat", "dog", "boat"])
+Encode = Callable[..., bytes]
+
+
+@pytest.fixture
+def raw(tmp_path: Path, encode: Encode) -> Path:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (30, 20, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    (folder / "good.jpg").write_bytes(encode(noise, "JPEG"))
+    (folder / "rotated.jpg").write_bytes(encode(noise, "JPEG", exif=exif))
+    (folder / "really-a-png.jpg").write_bytes(encode(noise, "PNG"))
+    (folder / "empty.jpg").touch()
+    (folder / "truncated.jpg").write_bytes((folder / "good.jpg").read_bytes()[:400])
+    (folder / "letter.jpg").write_text("Dear Sir or Madam")
+    (folder / "folder.jpg").mkdir()
+    return folder
+
+
+def plan_of(raw: Path, names: list[str], fingerprint: str = "f1") -> ShardPlan:
+    images = tuple(
+        LabelledImage(name, "train", f"{raw}/{name}.jpg", f"{name}.jpg", ("dog", "cat"), ("boat",))
+        for name in names
+    )
+    return ShardPlan("train", 0, images, fingerprint)
+
+
+GOOD = ["good", "rotated", "really-a-png"]
+BAD = {
+    "missing": "missing",
+    "empty": "empty",
+    "truncated": "corrupt",
+    "letter": "not_an_image",
+    "folder": "missing",
+}
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    return tmp_path / "dataset"
+
+
+def shard(dataset: Path) -> Path:
+    return dataset / "shards" / "train" / "train-000000.tar"
+
+
+@pytest.fixture
+def receipt(raw: Path, dataset: Path) -> Receipt:
+    return write_shard(plan_of(raw, GOOD), LABELS, str(dataset))
+
+
+def test_the_same_plan_gives_the_same_bytes_anywhere(
+    receipt: Receipt, raw: Path, dataset: Path, tmp_path: Path
+):
+    moved = Path(shutil.copytree(raw, tmp_path / "moved"))
+    for name in GOOD:
+        (moved / f"{name}.jpg").touch()  # another time of change
+        (moved / f"{name}.jpg").chmod(0o600)
+    again = write_shard(plan_of(moved, GOOD), LABELS, f"{tmp_path}/else where")
+    assert again == receipt
+    assert shard(tmp_path / "else where").read_bytes() == shard(dataset).read_bytes()
+
+
+def test_offset_and_size_point_at_the_images_bytes(receipt: Receipt, raw: Path, dataset: Path):
+    data = shard(dataset).read_bytes()
+    for row, name in zip(receipt.index, GOOD, strict=True):
+        picture = (raw / f"{name}.jpg").read_bytes()
+        assert data[row.offset : row.offset + row.size] == picture
+        assert row.sha256 == hashlib.sha256(picture).hexdigest()
+
+
+def test_the_offsets_are_those_that_tarfile_finds(receipt: Receipt, dataset: Path):
+    with tarfile.open(shard(dataset)) as tar:
+        members = [m for m in tar.getmembers() if not m.name.endswith(".json")]
+    assert [(m.offset_data, m.size) for m in members] == [(row.offset, row.size) for row in receipt.index]
+
+
+def test_members_carry_no_time_and_no_owner(receipt: Receipt, dataset: Path):
+    with tarfile.open(shard(dataset)) as tar:
+        assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in tar} == {(0, 0, 0, "", "", 0o644)}
+
+
+def test_the_extension_follows_the_content(receipt: Receipt, dataset: Path):
+    with tarfile.open(shard(dataset)) as tar:
+        names = [name for name in tar.getnames() if not name.endswith(".json")]
+    assert names == ["good.jpg", "rotated.jpg", "really-a-png.png"]
+
+
+def test_a_rotated_picture_is_indexed_as_it_is_seen(receipt: Receipt):
+    assert [(row.width, row.height) for row in receipt.index] == [(20, 30), (30, 20), (20, 30)]
+
+
+def test_labels_are_columns_ascending(receipt: Receipt):
+    assert {(row.labels, row.unknown) for row in receipt.index} == {((0, 1), (2,))}
+
+
+def test_the_receipt_counts_and_digests_the_tar(receipt: Receipt, dataset: Path):
+    data = shard(dataset).read_bytes()
+    assert (receipt.bytes, receipt.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_it_opens_with_webdataset(receipt: Receipt, raw: Path, dataset: Path):
+    samples = list(webdataset.WebDataset(str(shard(dataset)), shardshuffle=False))
+    assert [sample["__key__"] for sample in samples] == GOOD
+    for sample, name in zip(samples, GOOD, strict=True):
+        assert (sample.get("jpg") or sample.get("png")) == (raw / f"{name}.jpg").read_bytes()
+        assert json.loads(sample["json"]) == {
+            "labels": ["dog", "cat"],
+            "unknown": ["boat"],
+            "source": f"{name}.jpg",
+        }
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_webdataset_decodes_the_same_pixels(receipt: Receipt, raw: Path, dataset: Path):
+    sample = next(iter(webdataset.WebDataset(str(shard(dataset)), shardshuffle=False).decode("rgb8")))
+    np.testing.assert_array_equal(sample["jpg"], np.asarray(Image.open(raw / "good.jpg").convert("RGB")))
+
+
+@pytest.mark.parametrize(("name", "status"), BAD.items())
+def test_what_is_no_picture_is_rejected_with_status_and_reason(
+    raw: Path, dataset: Path, name: str, status: str
+):
+    receipt = write_shard(plan_of(raw, ["good", name]), LABELS, str(dataset))
+    (reject,) = receipt.rejects
+    assert (reject.key, reject.split, reject.source, reject.status) == (name, "train", f"{name}.jpg", status)
+    assert reject.error
+
+
+def test_every_planned_picture_is_written_or_rejected(raw: Path, dataset: Path):
+    names = [name for pair in zip(BAD, [*GOOD, "good", "good"], strict=True) for name in pair][:-2]
+    receipt = write_shard(plan_of(raw, names), LABELS, str(dataset))
+    assert len(receipt.index) + len(receipt.rejects) == len(names)
+    assert [row.key for row in receipt.index] == [name for name in names if name not in BAD]
+    assert [reject.key for reject in receipt.rejects] == [name for name in names if name in BAD]
+
+
+def test_a_rejects_reason_names_no_place_on_this_machine(raw: Path, dataset: Path):
+    receipt = write_shard(plan_of(raw, list(BAD)), LABELS, str(dataset))
+    assert not [reject.error for reject in receipt.rejects if str(raw) in reject.error]
+
+
+def test_a_finished_shard_is_not_written_again(receipt: Receipt, raw: Path, dataset: Path):
+    shutil.rmtree(raw)
+    again = write_shard(plan_of(raw, GOOD), LABELS, str(dataset))
+    assert (again.sha256, len(again.index), again.rejects) == (receipt.sha256, 3, ())
+
+
+def test_a_receipt_read_back_equals_the_one_written(receipt: Receipt, raw: Path, dataset: Path):
+    assert write_shard(plan_of(raw, GOOD), LABELS, str(dataset)) == receipt
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[600] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES = {
+    "flipped byte": flip,
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "grown": lambda path: path.write_bytes(path.read_bytes() + bytes(512)),
+    "gone": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_shard_is_written_again(receipt: Receipt, raw: Path, dataset: Path, damage: str):
+    whole = shard(dataset).read_bytes()
+    DAMAGES[damage](shard(dataset))
+    assert write_shard(plan_of(raw, GOOD), LABELS, str(dataset)) == receipt
+    assert shard(dataset).read_bytes() == whole
+
+
+def test_a_shard_without_receipt_is_written_again(receipt: Receipt, raw: Path, dataset: Path):
+    (dataset / "receipts" / "train-000000.json").unlink()
+    flip(shard(dataset))
+    assert write_shard(plan_of(raw, GOOD), LABELS, str(dataset)) == receipt
+    assert hashlib.sha256(shard(dataset).read_bytes()).hexdigest() == receipt.sha256
+
+
+def test_a_shard_of_another_plan_is_written_again(receipt: Receipt, raw: Path, dataset: Path):
+    again = write_shard(plan_of(raw, GOOD[:1], fingerprint="f2"), LABELS, str(dataset))
+    assert again.plan == "f2" and len(again.index) == 1
+    assert hashlib.sha256(shard(dataset).read_bytes()).hexdigest() == again.sha256 != receipt.sha256
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"plan": "f1"}'])
+def test_a_receipt_that_cannot_be_read_counts_as_none(
+    receipt: Receipt, raw: Path, dataset: Path, content: str
+):
+    (dataset / "receipts" / "train-000000.json").write_text(content)
+    assert write_shard(plan_of(raw, GOOD), LABELS, str(dataset)) == receipt
+
+
+def test_a_kill_while_writing_leaves_no_shard(raw: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch):
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lglm_core.data.shards.to_json", die)
+    with pytest.raises(KeyboardInterrupt):
+        write_shard(plan_of(raw, GOOD), LABELS, str(dataset))
+    assert not shard(dataset).exists()
+
+
+def test_the_longest_key_fits_a_tar_header(raw: Path, dataset: Path):
+    key = "k" * 89
+    plan = plan_of(raw, ["good"])
+    plan = replace(plan, images=(replace(plan.images[0], key=key),))
+    write_shard(plan, LABELS, str(dataset))
+    with tarfile.open(shard(dataset)) as tar:
+        assert tar.getnames() == [f"{key}.jpg", f"{key}.json"]

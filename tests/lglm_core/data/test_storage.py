@@ -1,0 +1,147 @@
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from lglm_core.data import storage
+from lglm_core.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("a/b.txt", "a/b.txt"),
+        ("/a/b c.txt", "/a/b c.txt"),
+        ("file:///a/b%20c.txt", "/a/b c.txt"),
+        ("C#/50%", "C#/50%"),
+    ],
+)
+def test_paths_and_file_urls_name_the_local_disk(url: str, path: str):
+    assert storage.local_path(url) == Path(path)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/key", "http://host/x", "gs://b/k"])
+def test_another_scheme_is_refused_by_name(url: str):
+    with pytest.raises(InputError, match="is not a place lglm can reach"):
+        storage.local_path(url)
+
+
+def test_joining_takes_one_slash():
+    assert storage.join("s3://b/room/", "a", "b.txt") == "s3://b/room/a/b.txt"
+
+
+def test_an_absolute_url_means_the_same_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert storage.absolute("a/b") == f"{tmp_path}/a/b"
+    assert storage.absolute("file:///a/b") == "file:///a/b"
+
+
+def test_what_was_written_is_read(tmp_path: Path):
+    storage.write_bytes(f"{tmp_path}/new/folder/x", b"\x00hello")
+    assert storage.read_bytes(f"{tmp_path}/new/folder/x") == b"\x00hello"
+
+
+def test_a_range_is_read(tmp_path: Path):
+    storage.write_bytes(f"{tmp_path}/x", bytes(range(100)))
+    assert storage.read_range(f"{tmp_path}/x", 10, 5) == bytes(range(10, 15))
+    assert storage.read_range(f"{tmp_path}/x", 98, 5) == bytes([98, 99])
+
+
+def test_a_block_that_raises_publishes_nothing(tmp_path: Path):
+    with pytest.raises(RuntimeError), storage.write_whole(f"{tmp_path}/x") as staged:
+        staged.write_bytes(b"half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_block_that_raises_leaves_what_was_there(tmp_path: Path):
+    storage.write_bytes(f"{tmp_path}/x", b"old")
+    with pytest.raises(RuntimeError), storage.write_whole(f"{tmp_path}/x") as staged:
+        staged.write_bytes(b"half")
+        raise RuntimeError
+    assert (tmp_path / "x").read_bytes() == b"old"
+
+
+def test_nothing_is_there_under_its_name_before_it_is_whole(tmp_path: Path):
+    with storage.write_whole(f"{tmp_path}/x") as staged:
+        staged.write_bytes(b"all")
+        assert not (tmp_path / "x").exists()
+    assert (tmp_path / "x").read_bytes() == b"all"
+
+
+def test_a_folder_is_published_whole_too(tmp_path: Path):
+    with storage.write_whole(f"{tmp_path}/last") as staged:
+        staged.mkdir()
+        (staged / "weights").write_bytes(b"w")
+    assert (tmp_path / "last" / "weights").read_bytes() == b"w"
+
+
+def test_what_a_killed_writer_left_counts_as_nothing(tmp_path: Path):
+    (tmp_path / ".partial-abc").mkdir()
+    assert storage.is_empty(str(tmp_path)) and storage.is_empty(f"{tmp_path}/none")
+    (tmp_path / "x").touch()
+    assert not storage.is_empty(str(tmp_path))
+
+
+def test_removing_takes_files_folders_and_nothing(tmp_path: Path):
+    storage.write_bytes(f"{tmp_path}/a/x", b"")
+    storage.write_bytes(f"{tmp_path}/y", b"")
+    for name in ("a", "y", "none"):
+        storage.remove(f"{tmp_path}/{name}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_are_listed_at_any_depth_by_name(tmp_path: Path):
+    for name in ("b.txt", "a/z.txt", "a/b/c.txt"):
+        storage.write_bytes(f"{tmp_path}/{name}", name.encode())
+    found = storage.list_files(str(tmp_path))
+    assert [(file.name, file.size) for file in found] == [("a/b/c.txt", 9), ("a/z.txt", 7), ("b.txt", 5)]
+
+
+def test_a_dangling_link_is_listed(tmp_path: Path):
+    (tmp_path / "x").symlink_to("nowhere")
+    assert [file.name for file in storage.list_files(str(tmp_path))] == ["x"]
+
+
+def test_the_etag_changes_with_the_content(tmp_path: Path):
+    storage.write_bytes(f"{tmp_path}/x", b"one")
+    os.utime(tmp_path / "x", ns=(1, 1))
+    before = storage.list_files(str(tmp_path))
+    assert storage.list_files(str(tmp_path)) == before
+    storage.write_bytes(f"{tmp_path}/x", b"two")
+    assert storage.list_files(str(tmp_path)) != before
+
+
+def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path: Path):
+    (tmp_path / "x").write_bytes(b"abc")
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
+    assert storage.sha256(f"{tmp_path}/x") == expected
+
+
+@pytest.mark.parametrize("name", ["none", "folder"])
+def test_what_is_no_file_is_refused_by_name(tmp_path: Path, name: str):
+    (tmp_path / "folder").mkdir()
+    for read in (storage.read_bytes, storage.sha256, lambda url: storage.read_range(url, 0, 1)):
+        with pytest.raises(InputError, match=f"/{name}: "):
+            read(f"{tmp_path}/{name}")
+
+
+def test_a_missing_folder_is_not_an_empty_one(tmp_path: Path):
+    with pytest.raises(InputError, match="no such folder"):
+        storage.list_files(f"{tmp_path}/none")
+
+
+def test_tables_come_back(tmp_path: Path):
+    table = pa.table({"key": ["a", "b"], "labels": [[1], []]})
+    storage.write_parquet(f"{tmp_path}/x.parquet", table)
+    assert storage.read_parquet(f"{tmp_path}/x.parquet").equals(table)
+    assert storage.read_parquet(f"{tmp_path}/x.parquet", ["key"]).column_names == ["key"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PAR1 but no more"])
+def test_a_table_that_is_none_is_refused_by_name(tmp_path: Path, content: bytes | None):
+    if content is not None:
+        (tmp_path / "x.parquet").write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.parquet: not a readable Parquet file"):
+        storage.read_parquet(f"{tmp_path}/x.parquet")

@@ -1,0 +1,194 @@
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lglm_core.data.source import LabelledImage
+from lglm_core.data.table import TableSource
+from lglm_core.errors import InputError
+
+ROWS = [
+    {"image": "a.jpg", "labels": ["dog", "cat"], "split": "train"},
+    {"image": "sub/b.jpg", "labels": [], "split": "val"},
+    {"image": "c.jpg", "labels": ["stop sign"], "split": "train"},
+]
+Write = Callable[[str, list[dict[str, object]]], TableSource]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(format: str, rows: list[dict[str, object]]) -> TableSource:
+        path = tmp_path / f"labels.{format}"
+        if format == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), path)
+        elif format == "jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        else:
+            header = list(rows[0])
+            lines = [
+                [row[c] if isinstance(row[c], str) else "|".join(map(str, row[c])) for c in header]
+                for row in rows
+            ]
+            path.write_text(
+                "".join(",".join(f'"{cell}"' for cell in line) + "\n" for line in [header, *lines])
+            )
+        return TableSource(str(path), str(tmp_path))
+
+    return write
+
+
+FORMATS = pytest.mark.parametrize("format", ["csv", "jsonl", "parquet"])
+
+
+def csv(tmp_path: Path, text: str) -> TableSource:
+    (tmp_path / "labels.csv").write_text(text)
+    return TableSource(f"{tmp_path}/labels.csv", str(tmp_path))
+
+
+@FORMATS
+def test_every_format_says_the_same(write: Write, format: str, tmp_path: Path):
+    b = "sub-b-jpg-" + hashlib.sha256(b"sub/b.jpg").hexdigest()[:8]
+    a, c = (f"{x}-jpg-" + hashlib.sha256(f"{x}.jpg".encode()).hexdigest()[:8] for x in "ac")
+    assert list(write(format, ROWS).images()) == [
+        LabelledImage(a, "train", f"{tmp_path}/a.jpg", "a.jpg", ("dog", "cat")),
+        LabelledImage(b, "val", f"{tmp_path}/sub/b.jpg", "sub/b.jpg", ()),
+        LabelledImage(c, "train", f"{tmp_path}/c.jpg", "c.jpg", ("stop sign",)),
+    ]
+
+
+@FORMATS
+def test_labels_stand_in_alphabetical_order(write: Write, format: str):
+    assert write(format, ROWS).labels().names == ("cat", "dog", "stop sign")
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_labels_may_be_separated_by_bars_in_every_format(write: Write, format: str):
+    rows = [{"image": "a.jpg", "labels": "dog | cat||dog"}]
+    assert next(iter(write(format, rows).images())).labels == ("dog", "cat")
+
+
+@FORMATS
+@pytest.mark.parametrize(
+    "names", [["7", "10"], ["2019-01-01", "2020-01-01"], ["true", "false"], ["NA", "null"]]
+)
+def test_names_that_look_like_something_else_stay_names(write: Write, format: str, names: list[str]):
+    source = write(format, [{"image": "a.jpg", "labels": names}, {"image": "b.jpg", "labels": names[:1]}])
+    assert source.labels().names == tuple(sorted(names))
+
+
+@FORMATS
+@pytest.mark.parametrize("images", [["007", "7"], ["2019-01-01", "2020-01-01"]])
+def test_paths_that_look_like_something_else_stay_paths(write: Write, format: str, images: list[str]):
+    source = write(format, [{"image": image, "labels": ["a", "b"]} for image in images])
+    assert [image.source for image in source.images()] == images
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_numbers_as_labels_are_their_digits(write: Write, format: str):
+    assert write(format, [{"image": "a.jpg", "labels": [7, 10]}]).labels().names == ("10", "7")
+
+
+@FORMATS
+def test_a_lone_number_is_one_label(write: Write, format: str):
+    rows = [{"image": f"{n}.jpg", "labels": str(n) if format == "csv" else n} for n in (7, 10)]
+    assert write(format, rows).labels().names == ("10", "7")
+
+
+def test_other_columns_are_ignored(tmp_path: Path):
+    source = csv(tmp_path, "who,labels,image\nme,cat|dog,a.jpg\n")
+    assert [(image.source, image.labels) for image in source.images()] == [("a.jpg", ("cat", "dog"))]
+
+
+@pytest.mark.parametrize(("header", "missing"), [("picture,labels", "image"), ("image,tags", "labels")])
+def test_a_missing_column_is_named(tmp_path: Path, header: str, missing: str):
+    with pytest.raises(
+        InputError, match=rf"labels\.csv: no column '{missing}'; found {header.replace(',', ', ')}"
+    ):
+        csv(tmp_path, f"{header}\na.jpg,cat\n").labels()
+
+
+@FORMATS
+def test_a_picture_named_twice_is_refused_with_both_rows(write: Write, format: str):
+    with pytest.raises(InputError, match=rf"labels\.{format}, row 4: image 'a\.jpg' stands in row 1 already"):
+        list(write(format, [*ROWS, ROWS[0]]).images())
+
+
+def test_an_empty_path_is_refused_with_its_row(tmp_path: Path):
+    with pytest.raises(InputError, match="row 2: the column 'image' is empty"):
+        list(csv(tmp_path, "image,labels\na.jpg,cat\n,dog\n").images())
+
+
+def test_a_split_that_cannot_be_a_folder_is_refused_with_its_row(tmp_path: Path):
+    with pytest.raises(InputError, match=r"row 1: split '\.\./x'"):
+        list(csv(tmp_path, "image,labels,split\na.jpg,cat,../x\n").images())
+
+
+def test_an_empty_split_is_decided_by_the_hash(tmp_path: Path):
+    with_column = csv(tmp_path, "image,labels,split\n" + "".join(f"{n}.jpg,cat,\n" for n in range(50)))
+    splits = [image.split for image in with_column.images()]
+    without = csv(tmp_path, "image,labels\n" + "".join(f"{n}.jpg,cat\n" for n in range(50)))
+    assert splits == [image.split for image in without.images()] and set(splits) == {"train", "val"}
+
+
+def test_new_rows_move_no_old_picture_to_the_other_side(tmp_path: Path):
+    def splits(numbers: range) -> dict[str, str]:
+        text = "image,labels\n" + "".join(f"{n}.jpg,cat\n" for n in numbers)
+        return {image.source: image.split for image in csv(tmp_path, text).images()}
+
+    old, new = splits(range(100)), splits(range(299, -1, -1))
+    assert len(set(old.values())) == 2
+    assert old == {name: new[name] for name in old}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("labels.csv", b""),
+        ("labels.csv", b"image,labels\na,b,c\n"),
+        ("labels.csv", b"image,labels\n\xff\xfe,b\n"),
+        ("labels.parquet", b"PAR1 no"),
+    ],
+)
+def test_a_broken_table_is_refused_by_name(tmp_path: Path, name: str, content: bytes):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name}: not a readable \.{name.split('.')[1]} table"):
+        TableSource(f"{tmp_path}/{name}", str(tmp_path)).labels()
+
+
+@pytest.mark.parametrize("line", ["not json", '{"image": "b"', "[1, 2]", '"b"'])
+def test_a_broken_line_is_refused_with_its_number(tmp_path: Path, line: str):
+    (tmp_path / "labels.jsonl").write_text('{"image": "a", "labels": ["x", "y"]}\n\n' + line + "\n")
+    with pytest.raises(InputError, match=r"labels\.jsonl, line 3: "):
+        TableSource(f"{tmp_path}/labels.jsonl", str(tmp_path)).labels()
+
+
+def test_an_empty_table_is_refused(tmp_path: Path):
+    (tmp_path / "labels.jsonl").touch()
+    with pytest.raises(InputError, match=r"labels\.jsonl: no column 'image'; found none"):
+        TableSource(f"{tmp_path}/labels.jsonl", str(tmp_path)).labels()
+
+
+def test_a_line_may_leave_out_its_labels(tmp_path: Path):
+    (tmp_path / "labels.jsonl").write_text('{"image": "a", "labels": ["x", "y"]}\n{"image": "b"}\n')
+    images = TableSource(f"{tmp_path}/labels.jsonl", str(tmp_path)).images()
+    assert [image.labels for image in images] == [("x", "y"), ()]
+
+
+def test_another_suffix_is_refused(tmp_path: Path):
+    (tmp_path / "labels.xlsx").touch()
+    with pytest.raises(InputError, match=r"a table ends in \.csv, \.jsonl or \.parquet, not in \.xlsx"):
+        TableSource(f"{tmp_path}/labels.xlsx", str(tmp_path)).labels()
+
+
+def test_a_missing_picture_folder_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match="none: no such folder"):
+        TableSource(f"{tmp_path}/labels.csv", f"{tmp_path}/none")
+
+
+def test_the_input_is_the_digest_of_the_table(tmp_path: Path):
+    text = "image,labels\na.jpg,cat|dog\n"
+    assert csv(tmp_path, text).inputs() == {"table": hashlib.sha256(text.encode()).hexdigest()}
