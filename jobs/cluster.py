@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,26 +40,31 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     import ray
 
     local: dict[str, Any] = {
+        "num_cpus": len(os.sched_getaffinity(0)),
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,
         "_temp_dir": temporary,
     }
     try:
-        with _quiet_stderr():
-            ray.init(
-                address=address or "local",
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                **({} if address else local),
-            )
-    except (ConnectionError, ValueError) as error:
-        raise InputError(f"no Ray cluster answers at {address} ({str(error).splitlines()[0]})") from error
-    try:
+        _connect(address, {} if address else local)
         yield
     finally:
         ray.shutdown()
         if temporary:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _connect(address: str | None, options: dict[str, Any]) -> None:
+    import ray
+
+    if address:
+        logging.getLogger("lglm.cluster").info(f"connecting to Ray at {address}")
+    try:
+        with _quiet_stderr():
+            ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **options)
+    except (ConnectionError, ValueError) as error:
+        where = f"no Ray cluster answers at {address}" if address else "the local Ray does not start"
+        raise InputError(f"{where} ({str(error).splitlines()[0]})") from error
 
 
 def cpus() -> int:
@@ -73,7 +78,8 @@ def cpus_of_smallest_node() -> int:
     """How many CPUs every node that has any can offer to one actor."""
     import ray
 
-    return min(int(node["Resources"]["CPU"]) for node in ray.nodes() if node["Resources"].get("CPU"))
+    nodes = [int(node["Resources"]["CPU"]) for node in ray.nodes() if node["Resources"].get("CPU")]
+    return min(nodes, default=1)
 
 
 def gpus() -> int:
@@ -118,12 +124,10 @@ def _collect_one(pending: dict[Any, int], results: dict[int, Result], bar: tqdm)
     bar.update()
 
 
-def progress_bar(total: int, description: str, iterable: Iterable | None = None) -> tqdm:
+def progress_bar(total: int, description: str) -> tqdm:
     """Return a progress bar on stderr that also reads well in a log file."""
     seconds = 0.2 if sys.stderr.isatty() else 5.0
-    return tqdm(
-        iterable, total=total, desc=description, mininterval=seconds, file=sys.stderr, dynamic_ncols=True
-    )
+    return tqdm(total=total, desc=description, mininterval=seconds, file=sys.stderr, dynamic_ncols=True)
 
 
 @contextmanager

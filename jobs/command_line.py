@@ -168,7 +168,7 @@ def _help(info: FieldInfo) -> str:
 def _read_config(path: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a mapping of option names to values")

@@ -42,7 +42,6 @@ def run(options: Embed) -> Outcome:
     manifest = rooms.find(options.out, recipe)
     status = "already complete" if manifest else "done"
     if manifest is None:
-        rooms.begin(options.out, recipe)
         write_split_parts(Embeddings, options, inputs, recipe, options.out)
         width = read_parts(options.out, inputs.samples).schema.field("feature").type.list_size
         manifest = rooms.commit(

@@ -37,7 +37,6 @@ def run(options: Evaluate) -> Outcome:
     manifest = rooms.find(options.out, recipe)
     status = "already complete" if manifest else "done"
     if manifest is None:
-        rooms.begin(options.out, recipe)
         manifest = _evaluate(options, inputs, recipe)
     metrics = rooms.read_json(storage.join(options.out, "metrics.json"))
     summary = (
@@ -64,7 +63,7 @@ def _evaluate(options: Evaluate, inputs: SplitInputs, recipe: rooms.Recipe) -> r
     metrics: dict[str, Any] = evaluate(scores, split.targets, list(dataset.labels), dataset.training_shares())
     per_class = per_class_table(scores, split.targets, dataset.labels)
     storage.write_parquet(storage.join(options.out, "per_class.parquet"), per_class)
-    page = report(load_bundle(options.model), inputs.model, split, scores, metrics, per_class)
+    page = report(load_bundle(options.model), inputs.model, dataset, split, scores, metrics, per_class)
     storage.write_bytes(storage.join(options.out, "report.html"), page.encode())
     storage.write_bytes(storage.join(options.out, "metrics.json"), rooms.to_json(metrics))
     return rooms.commit(

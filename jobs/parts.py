@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from jobs.cluster import cpus, cpus_of_smallest_node, gpus, progress_bar
 from lglm_core.data import storage
-from lglm_core.errors import DamageError
+from lglm_core.errors import DamageError, InputError
 
 IMAGES_PER_PART = 1000
 IMAGES_PER_BATCH = 32
@@ -133,6 +133,9 @@ def plan_parts(folder: str, total: int) -> list[Part]:
 def _is_made(part: Part, recipe: str) -> bool:
     if not storage.exists(part.url):
         return False
-    table = storage.read_parquet(part.url, columns=[])
+    try:
+        table = storage.read_parquet(part.url, columns=[])
+    except InputError:  # broken, so it is made again
+        return False
     metadata = table.schema.metadata or {}
     return metadata.get(b"recipe") == recipe.encode() and table.num_rows == part.stop - part.start

@@ -17,6 +17,7 @@ from lglm_core.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
+    from lglm_core.data.dataset import Split
     from lglm_core.pages.neighbours import Neighbour
     from lglm_core.tagging import Tagger
 
@@ -32,6 +33,8 @@ def run(options: Search) -> Outcome:
         raise InputError(
             f"{options.embeddings}: made with another model than {options.model}; run lglm embed with it"
         )
+    if options.out and storage.is_folder(options.out):
+        raise InputError(f"{options.out}: a folder is there; name the page to write")
     data = storage.read_bytes(options.query)
     from lglm_core.tagging import Tagger
 
@@ -54,7 +57,6 @@ def _nearest(
     options: Search, manifest: rooms.Manifest, tagger: "Tagger", query: "np.ndarray"
 ) -> "list[Neighbour]":
     from jobs.parts import read_parts
-    from lglm_core.data.dataset import Dataset
     from lglm_core.data.images import to_rgb
     from lglm_core.pages.neighbours import Neighbour
     from lglm_core.pages.pictures import thumbnail
@@ -64,31 +66,33 @@ def _nearest(
     total, width = manifest.counts["images"], manifest.counts["width"]
     features = table.column("feature").combine_chunks().flatten().to_numpy().reshape(total, width)
     hits = nearest(query, features, table.column("norm").to_numpy(), options.k)
-    # The pictures are for the page alone; the table of neighbours stands without them.
-    dataset = manifest.details["dataset_url"]
-    split = (
-        Dataset.open(dataset).split(manifest.options["split"])
-        if options.out and storage.exists(dataset)
-        else None
-    )
+    split = _split(manifest)
     neighbours = []
     for rank, hit in enumerate(hits, start=1):
         scores = _highest(tagger, table.column("scores")[hit.row].values.to_numpy())
         columns = split.index.column("labels")[hit.row].as_py() if split else []
-        labels = tuple(tagger.labels[column] for column in columns) or tuple(
-            name for name, score in scores.items() if score >= tagger.thresholds[tagger.labels.column(name)]
-        )
         neighbours.append(
             Neighbour(
                 rank=rank,
                 key=table.column("key")[hit.row].as_py(),
-                jpeg=thumbnail(to_rgb(split.read_image(hit.row))) if split else None,
+                jpeg=thumbnail(to_rgb(split.read_image(hit.row))) if split and options.out else None,
                 similarity=hit.similarity,
-                labels=labels,
+                labels=tuple(tagger.labels[column] for column in columns),
                 scores=scores,
             )
         )
     return neighbours
+
+
+def _split(embeddings: rooms.Manifest) -> "Split | None":
+    """Open the dataset that was embedded, for its pictures and labels; None where it is gone or another."""
+    from lglm_core.data.dataset import Dataset
+
+    url = embeddings.details["dataset_url"]
+    manifest = rooms.read_manifest(url)
+    if manifest is None or manifest.fingerprint != embeddings.inputs["dataset"]:
+        return None
+    return Dataset.open(url).split(embeddings.options["split"])
 
 
 def _highest(tagger: "Tagger", scores: "np.ndarray") -> dict[str, float]:

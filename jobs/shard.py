@@ -17,7 +17,6 @@ from jobs.command_line import Outcome
 from jobs.options import Options, Shard, ShardCoco, ShardTable, ShardToy
 from lglm_core import rooms
 from lglm_core.data import storage
-from lglm_core.errors import InputError
 
 if TYPE_CHECKING:
     from lglm_core.data.source import Source
@@ -33,10 +32,14 @@ def run(options: Shard) -> Outcome:
     from lglm_core.data.table import TableSource
 
     if isinstance(options, ShardCoco):
-        return _shard(CocoSource(options.root, unlabelled=options.unlabelled, year=options.year), options)
+        root = storage.absolute(options.root)
+        return _shard(CocoSource(root, unlabelled=options.unlabelled, year=options.year), options)
     assert isinstance(options, ShardTable)
     return _shard(
-        TableSource(options.table, options.image_root, validation_share=options.validation_share), options
+        TableSource(
+            options.table, storage.absolute(options.image_root), validation_share=options.validation_share
+        ),
+        options,
     )
 
 
@@ -84,18 +87,18 @@ def _shard(source: "Source", options: Shard) -> Outcome:
 
 def _write(source: "Source", recipe: rooms.Recipe, options: Shard) -> Outcome:
     from jobs.cluster import ray_cluster, run_tasks
-    from lglm_core.data.dataset import commit_dataset
+    from lglm_core.data.dataset import NothingReadable, commit_dataset
     from lglm_core.data.plan import make_plan
     from lglm_core.data.shards import write_shard
 
     plan = make_plan(source, options.max_samples_per_shard)
-    rooms.begin(options.out, recipe)
     out = storage.absolute(options.out)
     with ray_cluster(options.ray_address):
+        rooms.begin(options.out, recipe)
         receipts = run_tasks(write_shard, [(shard, plan.labels, out) for shard in plan.shards], "shard")
     try:
-        manifest = commit_dataset(options.out, recipe, plan, receipts, dropped=getattr(source, "dropped", 0))
-    except InputError:  # nothing could be read: the folder would only stand in the way of the next try
+        manifest = commit_dataset(options.out, recipe, plan, receipts, dropped=source.dropped)
+    except NothingReadable:  # the folder would only stand in the way of the next try
         storage.remove(options.out)
         raise
     return _outcome(options.out, manifest, "done")

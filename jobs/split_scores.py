@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from jobs.cluster import ray_cluster
-from jobs.options import OnSplit
+from jobs.options import Embed, Evaluate, OnSplit
 from jobs.parts import IMAGES_PER_BATCH, PartMaker, write_parts
 from lglm_core import rooms
 from lglm_core.data import storage
@@ -45,7 +45,7 @@ def open_inputs(options: OnSplit) -> SplitInputs:
 
 
 def write_split_parts(
-    maker: type[PartMaker], options: OnSplit, inputs: SplitInputs, recipe: rooms.Recipe, folder: str
+    maker: type[PartMaker], options: Evaluate | Embed, inputs: SplitInputs, recipe: rooms.Recipe, folder: str
 ) -> None:
     """Write the rows that *maker* makes of every picture of the split, as parts in *folder*."""
     arguments = {
@@ -54,6 +54,7 @@ def write_split_parts(
         "split": options.split,
     }
     with ray_cluster(options.ray_address):
+        rooms.begin(options.out, recipe)
         write_parts(
             maker,
             arguments,

@@ -31,6 +31,8 @@ SCHEMA = pa.schema(
     }
 )
 
+MAX_BYTES = 256 << 20  # a picture is smaller; a film in the folder must not fill the memory
+
 
 class TagRows:
     """Makes rows ``uri, etag, size, status, error, labels, scores``.
@@ -55,12 +57,17 @@ class TagRows:
         return pa.Table.from_pylist(rows, schema=SCHEMA)
 
     def _rows(self, files: list[StoredFile]) -> list[dict]:
-        contents, unread = [], {}  # what could not even be read, by position
+        contents: list[bytes] = []
+        unread: dict[int, tuple[str, str]] = {}  # what could not even be read, by position
         for position, file in enumerate(files):
+            if file.size > MAX_BYTES:
+                unread[position] = ("too_large", f"{file.size} bytes, at most {MAX_BYTES} taken")
+                contents.append(b"")
+                continue
             try:
                 contents.append(storage.read_bytes(storage.join(self.images, file.name)))
             except InputError as error:  # gone since it was listed, or not ours to read
-                unread[position] = str(error)
+                unread[position] = ("unreadable", str(error))
                 contents.append(b"")
         recognition = self.tagger.recognise(contents)
         rows = [
@@ -84,8 +91,8 @@ class TagRows:
                 "labels": [self.tagger.labels[column] for column in columns],
                 "scores": [float(scores[column]) for column in columns],
             }
-        for position, message in unread.items():
-            rows[position] |= {"status": "unreadable", "error": _printable(message)}
+        for position, (status, message) in unread.items():
+            rows[position] |= {"status": status, "error": _printable(message)}
         return rows
 
 
@@ -104,7 +111,9 @@ def run(options: Tag) -> Outcome:
     if not files:
         raise InputError(f"{options.images}: holds no file")
     listing = rooms.digest([[file.name, file.size, file.etag] for file in files])
-    recipe = rooms.Recipe("tags", {"model": model.fingerprint, "images": listing}, {})
+    thresholds = storage.sha256(storage.join(options.model, "thresholds.json"))  # people may edit them
+    inputs = {"model": model.fingerprint, "thresholds": thresholds, "images": listing}
+    recipe = rooms.Recipe("tags", inputs, {})
     manifest = rooms.find(options.out, recipe)
     status = "already complete" if manifest else "done"
     manifest = manifest or _tag(options, images, files, recipe)
@@ -112,10 +121,10 @@ def run(options: Tag) -> Outcome:
 
 
 def _tag(options: Tag, images: str, files: list[StoredFile], recipe: rooms.Recipe) -> rooms.Manifest:
-    rooms.begin(options.out, recipe)
     folder = storage.absolute(options.out)
     arguments = {"model": storage.absolute(options.model), "images": images, "files": files}
     with ray_cluster(options.ray_address):
+        rooms.begin(options.out, recipe)
         write_parts(
             TagRows, arguments, folder=folder, total=len(files), recipe=recipe.fingerprint, progress="tag"
         )

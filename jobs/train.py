@@ -19,6 +19,7 @@ from jobs.command_line import Outcome
 from jobs.options import Recipe, Train
 from lglm_core import rooms
 from lglm_core.data import storage
+from lglm_core.errors import InputError
 
 if TYPE_CHECKING:
     from lglm_core.data.dataset import Dataset
@@ -62,19 +63,24 @@ def _train(options: Train, recipe: rooms.Recipe) -> rooms.Manifest:
     from lglm_core.run import build_model
 
     refuse_more_workers_than_cpus(options.num_workers, options.ray_address)
+    if options.batch_size < 2 * max(1, options.num_workers):
+        raise InputError(
+            f"--batch-size {options.batch_size}: each of the {max(1, options.num_workers)} workers needs "
+            "two pictures of a batch at least, for its batch statistics"
+        )
     dataset, embeddings, settings = _open_inputs(options)
     model = build_model(settings, embeddings)
     model.backbone.load_weights(settings.weights)  # refused here, before any worker starts
-    rooms.begin(options.out, recipe)
     if options.num_workers:
         history = _train_on_ray(options, recipe, model)
     else:
+        rooms.begin(options.out, recipe)
         history = _train_here(options, dataset, model, settings)
     return _save(options, recipe, model, history, dataset, embeddings, settings)
 
 
 def _open_inputs(options: Train) -> "tuple[Dataset, LabelEmbeddings, RunSettings]":
-    """Open what every worker needs; refuse embeddings of another vocabulary."""
+    """Open what every worker needs; refuse embeddings of another vocabulary or dataset."""
     from lglm_core.data.dataset import Dataset
     from lglm_core.label_embeddings import FILE, LabelEmbeddings
     from lglm_core.model.lglm import LglmConfig
@@ -84,15 +90,14 @@ def _open_inputs(options: Train) -> "tuple[Dataset, LabelEmbeddings, RunSettings
     url = storage.join(options.label_embeddings, FILE)
     embeddings = LabelEmbeddings.load(url)
     embeddings.check_labels(dataset.labels, url, options.dataset)
-    backbone_lr = options.backbone_lr or (options.lr if options.weights == "none" else options.lr / 10)
-    shared = {
-        name: getattr(options, name)
-        for name in Recipe.model_fields
-        if name not in ("feature_dropout", "backbone_lr")
-    }
-    settings = RunSettings(
-        **shared, backbone_lr=backbone_lr, head=LglmConfig(feature_dropout=options.feature_dropout)
-    )
+    made_from = rooms.require(options.label_embeddings, "label-embeddings").inputs
+    if made_from.get("dataset", dataset.manifest.fingerprint) != dataset.manifest.fingerprint:
+        raise InputError(
+            f"{options.label_embeddings}: co-occurrence vectors of another dataset than {options.dataset}; "
+            "run lglm label-embeddings for this one"
+        )
+    shared = {name: getattr(options, name) for name in Recipe.model_fields if name != "feature_dropout"}
+    settings = RunSettings(**shared, head=LglmConfig(feature_dropout=options.feature_dropout))
     return dataset, embeddings, settings
 
 
@@ -132,6 +137,7 @@ def _train_on_ray(options: Train, recipe: rooms.Recipe, model: "Lglm") -> "list[
     from lglm_core.run import load_weights, read_history
 
     with ray_cluster(options.ray_address), lines_from_workers(logger.info) as lines:
+        rooms.begin(options.out, recipe)
         from ray.train import CheckpointConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from lglm_core.data.dataset import Split
+from lglm_core.data.dataset import Dataset, Split
 from lglm_core.data.images import to_rgb
 from lglm_core.data.order import generator
 from lglm_core.labels import LabelVocabulary
@@ -47,6 +47,7 @@ def per_class_table(scores: np.ndarray, targets: np.ndarray, labels: LabelVocabu
 def report(
     bundle: Bundle,
     model: Manifest,
+    dataset: Dataset,
     split: Split,
     scores: np.ndarray,
     metrics: Mapping[str, Any],
@@ -72,7 +73,8 @@ def report(
                 "Pictures": f"squashed to {bundle.preprocessing.image_size} pixels square, one view",
                 "Labels": f"{len(bundle.labels)}, vectors from {vectors}",
                 "Model fingerprint": bundle.fingerprint[:16],
-                "Dataset fingerprint": model.inputs["dataset"][:16],
+                "Trained on dataset": model.inputs["dataset"][:16],
+                "Evaluated on dataset": dataset.manifest.fingerprint[:16],
             },
         )
     )

@@ -3,7 +3,6 @@
 import math
 
 import torch
-from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from lglm_core.model.lglm import Lglm
@@ -45,8 +44,3 @@ def make_schedule(optimizer: torch.optim.Optimizer, steps: int) -> LambdaLR:
         return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
     return LambdaLR(optimizer, factor)
-
-
-def trainable_parameters(model: nn.Module) -> int:
-    """Count the numbers that training may change."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

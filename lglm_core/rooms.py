@@ -59,8 +59,8 @@ class Recipe:
 class Manifest:
     """The record that commits a room.
 
-    ``fingerprint`` identifies the content; ``counts`` are for people and for assertions;
-    ``details`` hold what is particular to the kind of room.
+    ``fingerprint`` identifies the content or, where only people read the room, its recipe; ``counts`` are
+    for people and for assertions; ``details`` hold what is particular to the kind of room.
     """
 
     kind: str
@@ -110,7 +110,7 @@ def require(room: str, kind: str) -> Manifest:
 
 
 def find(room: str, recipe: Recipe) -> Manifest | None:
-    """Look whether a room is complete already; change nothing in it.
+    """Look whether a room is complete already; only what a kill left behind in it is removed.
 
     Returns:
         The manifest if it is, else None: the caller may :func:`begin`.
@@ -122,6 +122,9 @@ def find(room: str, recipe: Recipe) -> Manifest | None:
     unfinished = storage.join(room, UNFINISHED)
     if manifest is not None:
         _refuse_difference(room, recipe, Recipe(manifest.kind, manifest.inputs, manifest.options))
+        if storage.exists(unfinished):  # killed between the last two steps of commit
+            storage.remove(unfinished)
+            storage.remove_unfinished(room)
     elif storage.exists(unfinished):
         _refuse_difference(room, recipe, _read_recipe(unfinished))
     elif storage.exists(room) and not storage.is_folder(room):

@@ -39,6 +39,13 @@ class RunSettings:
     seed: int = 0
     head: LglmConfig = field(default_factory=LglmConfig)
 
+    @property
+    def peak_backbone_lr(self) -> float:
+        """The backbone's learning rate; what starts from nothing has as much to learn as the head."""
+        if self.backbone_lr is not None:
+            return self.backbone_lr
+        return self.lr if self.weights == "none" else self.lr / 10
+
 
 def build_model(settings: RunSettings, embeddings: LabelEmbeddings) -> Lglm:
     """Build the model with seeded random weights; pretrained ones are loaded separately.
@@ -52,6 +59,12 @@ def build_model(settings: RunSettings, embeddings: LabelEmbeddings) -> Lglm:
         raise InputError(
             f"image size {settings.image_size} is below the stride of {settings.backbone}, {backbone.stride}"
         )
+    try:
+        with torch.no_grad():
+            backbone.eval()(torch.zeros(1, 3, settings.image_size, settings.image_size))
+        backbone.train()
+    except RuntimeError as error:
+        raise InputError(f"image size {settings.image_size} is too small for {settings.backbone}") from error
     return Lglm(
         backbone, torch.from_numpy(embeddings.vectors.copy()), settings.head, frozen=settings.freeze_backbone
     )
@@ -103,7 +116,7 @@ class TrainingRun:
         self.optimizer = make_optimizer(
             model,
             lr=settings.lr,
-            backbone_lr=settings.lr / 10 if settings.backbone_lr is None else settings.backbone_lr,
+            backbone_lr=settings.peak_backbone_lr,
             weight_decay=settings.weight_decay,
         )
         self.schedule = make_schedule(self.optimizer, settings.epochs * self.training.steps)

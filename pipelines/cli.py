@@ -50,8 +50,9 @@ def _run_flow(arguments: list[str]) -> int:
     kind = getattr(flows, "".join(word.capitalize() for word in name.split("-")))
 
     def run(options: Any) -> command_line.Outcome:
-        from pipelines.embedded import use_embedded_prefect
+        from pipelines.embedded import check_server, use_embedded_prefect
 
+        check_server()
         use_embedded_prefect(f"{options.out}/.state")
         outcome: command_line.Outcome = importlib.import_module(module).run(options)
         return outcome

@@ -4,7 +4,12 @@ Prefect reads its settings while it is imported, so this runs first and imports 
 """
 
 import os
-from pathlib import Path
+from urllib.request import urlopen
+
+from lglm_core.data import storage
+from lglm_core.errors import InputError
+
+SERVER_TIMEOUT_S = 10.0
 
 
 def use_embedded_prefect(state: str) -> None:
@@ -12,7 +17,7 @@ def use_embedded_prefect(state: str) -> None:
 
     With $PREFECT_API_URL set, flows report to that server, and only Ray's state is placed.
     """
-    folder = Path(state).absolute()
+    folder = storage.local_path(state).absolute()
     os.environ.setdefault("RAY_TMPDIR", str(folder / "ray"))
     if os.environ.get("PREFECT_API_URL"):
         return
@@ -24,3 +29,15 @@ def use_embedded_prefect(state: str) -> None:
     # A busy machine takes longer than Prefect's 20 s.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     os.environ.setdefault("PREFECT_LOGGING_SERVER_LEVEL", "ERROR")
+
+
+def check_server() -> None:
+    """Refuse a $PREFECT_API_URL that nothing answers at, before Prefect tries at length."""
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        return
+    try:
+        with urlopen(f"{url.rstrip('/')}/health", timeout=SERVER_TIMEOUT_S):
+            pass
+    except (OSError, ValueError) as error:
+        raise InputError(f"PREFECT_API_URL={url}: no Prefect server answers there ({error})") from error

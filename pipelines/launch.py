@@ -76,7 +76,8 @@ def launch(
             process.wait()
         reader.join()
     if code:
-        message = errors[-1] if errors else f"lglm {verb}: ended with exit code {code}"
+        ours = [line for line in errors if line.startswith(f"lglm {verb}: ")]  # others may speak after it
+        message = ours[-1] if ours else f"lglm {verb}: ended with exit code {code}"
         raise InputError(message) if code == 2 else RunError(message)
     result: dict[str, Any] = json.loads(printed[-1])
     return result

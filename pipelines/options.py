@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from jobs.options import OnRay, Recipe, ToySamples
+from jobs.options import OnRay, Recipe, Share, ToySamples
 
 
 class TrainLglm(Recipe, OnRay):
@@ -16,10 +16,16 @@ class TrainLglm(Recipe, OnRay):
     """Where labelled pictures come from: drawn here, COCO's layout, or a table of your own."""
     root: str | None = None
     """With source coco: its folder. With source toy: where to keep the drawn pictures; default OUT/raw."""
+    year: Literal["2014", "2017"] | None = None
+    """With source coco: which, where the root holds both."""
+    unlabelled: Literal["keep", "drop"] = "keep"
+    """With source coco: pictures without any annotation."""
     table: str | None = None
     """With source table: a CSV, JSONL or Parquet file with the columns image and labels."""
     image_root: str | None = None
     """With source table: the folder that the column image is relative to."""
+    validation_share: Share = 0.2
+    """With source table: share of the pictures that go to val, where the table names no split."""
     samples: ToySamples = 1000
     """With source toy: scenes to draw."""
     glove: str | None = None

@@ -8,12 +8,17 @@ import os
 import sys
 from typing import Any
 
+if __name__ == "__main__":  # before Prefect is imported, with other settings than an embedded run needs
+    os.execv(sys.executable, [sys.executable, "-m", "pipelines.cli", "flow", "train-lglm", *sys.argv[1:]])
+
 from prefect import flow
 
 from jobs import options as jobs
 from jobs.command_line import Outcome
 from jobs.options import Options, Recipe
+from lglm_core import rooms
 from lglm_core.data import storage
+from lglm_core.errors import InputError
 from pipelines.launch import run_job
 from pipelines.options import TrainLglm
 
@@ -30,6 +35,7 @@ def train_lglm(options: TrainLglm) -> Results:
     ray: dict[str, Any] = {"ray_address": options.ray_address}
     model, on_val = storage.join(place["run"], "model"), {"dataset": place["dataset"], "split": "val"}
     results = {"shard": run_job("shard", _shard(options, place["dataset"]), choice=options.source)}
+    _refuse_without_validation(place["dataset"])
     results["label-embeddings"] = run_job("label-embeddings", _label_embeddings(options, place))
     results["train"] = run_job("train", _train(options, place))
     results["evaluate"] = run_job(
@@ -52,16 +58,21 @@ def _raw(options: TrainLglm) -> str:
 
 
 def _shard(options: TrainLglm, out: str) -> Options:
-    ray = options.ray_address
+    shared: dict[str, Any] = {"out": out, "ray_address": options.ray_address}
     if options.source == "toy":
-        return jobs.ShardToy(
-            out=out, samples=options.samples, seed=options.seed, root=_raw(options), ray_address=ray
-        )
+        return jobs.ShardToy(samples=options.samples, seed=options.seed, root=_raw(options), **shared)
     if options.source == "coco":
-        return jobs.ShardCoco.model_validate({"out": out, "ray_address": ray} | _given(root=options.root))
-    return jobs.ShardTable.model_validate(
-        {"out": out, "ray_address": ray} | _given(table=options.table, image_root=options.image_root)
-    )
+        named = options.model_dump(include={"root", "year", "unlabelled"})
+        return jobs.ShardCoco.model_validate(named | shared)
+    named = options.model_dump(include={"table", "image_root", "validation_share"})
+    return jobs.ShardTable.model_validate(named | shared)
+
+
+def _refuse_without_validation(dataset: str) -> None:
+    """Say so before the training, not after it."""
+    splits = rooms.require(dataset, "dataset").details["splits"]
+    if not splits.get("val", {}).get("samples"):
+        raise InputError(f"{dataset}: no samples in a split 'val', which the model would be measured on")
 
 
 def _label_embeddings(options: TrainLglm, place: dict[str, str]) -> Options:
@@ -83,10 +94,6 @@ def _train(options: TrainLglm, place: dict[str, str]) -> Options:
         num_workers=options.num_workers,
         ray_address=options.ray_address,
     )
-
-
-def _given(**values: str | None) -> dict[str, str]:
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _first_tagged(tags: str) -> str | None:
@@ -134,8 +141,3 @@ def _summary(out: str, results: Results, metrics: dict[str, Any]) -> str:
             *(f"{name:<12}{path}" for name, path in made.items()),
         ]
     )
-
-
-if __name__ == "__main__":
-    # Prefect has been imported by now, with other settings than an embedded run needs: start again.
-    os.execv(sys.executable, [sys.executable, "-m", "pipelines.cli", "flow", "train-lglm", *sys.argv[1:]])

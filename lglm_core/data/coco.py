@@ -137,11 +137,12 @@ def _parse(data: bytes, url: str) -> COCO:
 
 
 def _check_references(content: dict[str, Any], url: str) -> None:
-    ids = Counter(image["id"] for image in content["images"])
-    twice = [image_id for image_id, times in ids.items() if times > 1]
-    if twice:
-        raise InputError(f"{url}: {ids[twice[0]]} images have the id {twice[0]}; ids must be unique")
-    images = set(ids)
+    for table in ("images", "categories"):
+        ids = Counter(row["id"] for row in content[table])
+        twice = [number for number, times in ids.items() if times > 1]
+        if twice:
+            raise InputError(f"{url}: {ids[twice[0]]} {table} have the id {twice[0]}; ids must be unique")
+    images = {image["id"] for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}
     for annotation in content["annotations"]:
         for field, known in (("image_id", images), ("category_id", categories)):

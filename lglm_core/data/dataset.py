@@ -31,6 +31,10 @@ INDEX_SCHEMA = pa.schema(
 REJECTS_SCHEMA = pa.schema(dict.fromkeys(("key", "split", "source", "status", "error"), pa.string()))
 
 
+class NothingReadable(InputError):
+    """Not one training picture could be read."""
+
+
 def commit_dataset(url: str, recipe: Recipe, plan: Plan, receipts: list[Receipt], dropped: int) -> Manifest:
     """Write index, labels and rejects, and last the manifest.
 
@@ -45,7 +49,7 @@ def commit_dataset(url: str, recipe: Recipe, plan: Plan, receipts: list[Receipt]
             f"{url}: {plan.planned} pictures planned, but {written} written and {len(rejects)} rejected"
         )
     if not any(receipt.index for receipt in receipts if receipt.split == "train"):
-        raise InputError(f"{url}: no picture of the split 'train' could be read; {_commonest(rejects)}")
+        raise NothingReadable(f"{url}: no picture of the split 'train' could be read; {_commonest(rejects)}")
     splits = {}
     for split in sorted({receipt.split for receipt in receipts}):
         rows = list(rows_of(receipts, split))
@@ -147,7 +151,10 @@ class Split:
         """Read the encoded image of one sample; refuse, by name, bytes that are not the indexed ones."""
         shards, offsets, sizes, hashes = self._places
         url = shard_url(self.dataset, self.name, shards[row])
-        data = storage.read_range(url, int(offsets[row]), int(sizes[row]))
+        try:
+            data = storage.read_range(url, int(offsets[row]), int(sizes[row]))
+        except InputError as error:
+            raise DamageError(str(error)) from error
         if digest(data) != hashes[row]:
             raise DamageError(
                 f"{url}: the image {self.keys[row]} is not the one that was written (its sha256 differs from "
@@ -171,7 +178,11 @@ class Dataset:
     @classmethod
     def open(cls, url: str) -> "Dataset":
         """Open a complete dataset, or refuse by name."""
-        return cls(url, require(url, "dataset"), LabelVocabulary.load(storage.join(url, "labels.json")))
+        manifest = require(url, "dataset")
+        labels = LabelVocabulary.load(storage.join(url, "labels.json"))
+        if labels.digest != manifest.details["labels"]:
+            raise DamageError(f"{url}: labels.json is not the one this dataset was written with")
+        return cls(url, manifest, labels)
 
     def split(self, name: str) -> Split:
         """Return the samples of one split."""

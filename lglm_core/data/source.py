@@ -29,7 +29,12 @@ class LabelledImage:
 
 
 class Source(Protocol):
-    """Labelled pictures of one format; adding a format is adding one such class."""
+    """Labelled pictures of one format; adding a format is adding one such class.
+
+    ``dropped`` counts the unlabelled pictures that :meth:`images` left out on request.
+    """
+
+    dropped: int
 
     def inputs(self) -> Mapping[str, str]:
         """Digests of the annotation files, by a name that holds no path of this machine."""

@@ -115,8 +115,12 @@ def write_whole(url: str) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{target.parent}: cannot be made a folder ({error.strerror})") from error
-    with TemporaryDirectory(dir=target.parent, prefix=STAGING_PREFIX, ignore_cleanup_errors=True) as scratch:
-        staged = Path(scratch, target.name)
+    try:
+        scratch = TemporaryDirectory(dir=target.parent, prefix=STAGING_PREFIX, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise InputError(f"{target.parent}: cannot be written to ({error.strerror})") from error
+    with scratch as folder:
+        staged = Path(folder, target.name)
         yield staged
         staged.replace(target)
 

@@ -25,14 +25,15 @@ class TableSource:
     """Columns ``image`` (a path below *image_root*), ``labels`` (a list, or separated by ``|``)
     and, if the table decides it, ``split``.
 
-    Without a ``split`` column, *validation_share* of the pictures go to ``val`` by the hash of
-    their key. Labels stand in alphabetical order.
+    Where no split is named, *validation_share* of the pictures go to ``val`` by the hash of their
+    key. Labels stand in alphabetical order.
     """
 
     def __init__(self, table: str, image_root: str, *, validation_share: float = 0.2) -> None:
         if not storage.is_folder(image_root):
             raise InputError(f"{image_root}: no such folder; the pictures of {table} were expected there")
         self.url = table
+        self.dropped = 0
         self.image_root = image_root
         self.validation_share = validation_share
 
@@ -102,7 +103,7 @@ def _parse(data: bytes, url: str) -> Columns:
                 column_types=dict.fromkeys((*COLUMNS, "split"), pa.string()), strings_can_be_null=False
             )
             return pyarrow.csv.read_csv(io.BytesIO(data), convert_options=as_text).to_pydict()
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{url}: not a readable .{suffix} table ({error})") from error
     raise InputError(f"{url}: a table ends in .csv, .jsonl or .parquet, not in .{suffix}")
 

@@ -3,7 +3,6 @@
 import difflib
 import io
 from contextlib import redirect_stderr, redirect_stdout
-from pathlib import Path
 from urllib.error import URLError
 
 import torch
@@ -11,6 +10,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
+from lglm_core.data import storage
 from lglm_core.errors import InputError
 
 NOT_CNNS = ("vit_", "swin_", "swin3d", "maxvit")
@@ -85,14 +85,15 @@ def check_backbone(name: str) -> None:
 
 def read_weights(path: str) -> dict[str, Tensor]:
     """Read a state dict from a .safetensors or a torch file, without unpickling objects."""
-    if not Path(path).is_file():
+    file = storage.local_path(path)
+    if not file.is_file():
         raise InputError(f"{path}: no such weights file")
     try:
         if path.endswith(".safetensors"):
             from safetensors.torch import load_file
 
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # every broken file raises something else
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(f"{path}: cannot be read as weights ({reason})") from error
@@ -118,7 +119,9 @@ def _download(name: str) -> dict[str, Tensor]:
 
 def _classification_network(name: str) -> nn.Module:
     check_backbone(name)
-    options = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    # These two were trained on inputs scaled otherwise, which they mend themselves when told to.
+    ported = {"aux_logits": False, "init_weights": True, "transform_input": True}
+    options = ported if name in ("googlenet", "inception_v3") else {}
     network: nn.Module = torchvision.models.get_model(name, weights=None, **options)
     return network
 

@@ -17,7 +17,7 @@ from lglm_core.metrics import prevalence
 from lglm_core.rooms import Recipe
 
 ROOT = Path(__file__).parents[2]
-RECIPE = ("backbone", "weights", "image_size", "epochs", "batch_size", "lr", "backbone_lr")
+RECIPE = ("backbone", "weights", "image_size", "epochs", "batch_size", "lr")
 
 
 def shuffle_annotations(path: Path) -> None:

@@ -552,3 +552,56 @@ def test_a_room_begun_with_other_options_is_not_gone_on_with(
     before = contents(out)
     assert_refused(train(here, tiny_dataset, tiny_labels, out), out, "epochs was 50, now 1")
     assert contents(out) == before
+
+
+# --- what a strict reader found ---
+
+
+def test_cooccurrence_vectors_of_another_data_set_with_the_same_labels(
+    here: Here, tiny_dataset: Path, tmp_path: Path, out: Path
+):
+    from lglm_core.data.coco import CocoSource
+
+    others = write_coco(tmp_path / "coco", samples=9)
+    dataset = make_dataset(CocoSource(str(others)), tmp_path / "dataset")
+    labels = tmp_path / "labels"
+    assert here("label-embeddings", "--dataset", dataset, "--out", labels).code == 0
+    assert_refused(train(here, tiny_dataset, labels, out), labels, "co-occurrence", tiny_dataset, out=out)
+
+
+def test_one_picture_per_worker_and_batch(here: Here, tiny_dataset: Path, tiny_labels: Path, out: Path):
+    assert_refused(train(here, tiny_dataset, tiny_labels, out, "--batch-size=1"), "--batch-size 1", out=out)
+
+
+def test_pictures_too_small_for_a_backbone_whose_stride_they_exceed(
+    here: Here, tiny_dataset: Path, tiny_labels: Path, out: Path
+):
+    result = train(here, tiny_dataset, tiny_labels, out, "--backbone=alexnet", "--image-size=48")
+    assert_refused(result, "48", "alexnet", out=out)
+
+
+@pytest.mark.parametrize("option", ["--seed=-1", "--seed=99999999999", "--samples=4", "--samples=1000000"])
+def test_drawing_beyond_its_limits(here: Here, out: Path, option: str):
+    assert_refused(here("shard", "toy", "--out", out, option), option.partition("=")[0], out=out)
+
+
+def test_a_search_page_that_is_a_folder(here: Here, tiny_model: Path, tmp_path: Path):
+    (tmp_path / "page").mkdir()
+    result = here(
+        "search", "--model", tiny_model, "--embeddings", tmp_path, "--query", "x", "--out", tmp_path / "page"
+    )
+    assert result.code == 2
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_labels_of_a_data_set_that_were_edited_are_damage(
+    here: Here, tiny_dataset: Path, tmp_path: Path, out: Path
+):
+    dataset = tmp_path / "dataset"
+    shutil.copytree(tiny_dataset, dataset)
+    names = json.loads((dataset / "labels.json").read_text())
+    (dataset / "labels.json").write_text(json.dumps(names[::-1]))
+    result = here("label-embeddings", "--dataset", dataset, "--out", out)
+    assert result.code == 1
+    assert "labels.json" in result.stderr
+    assert not out.exists()

@@ -206,3 +206,14 @@ def test_digests_stay_what_they_were():
     assert digest(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     assert rooms.to_json({"b": 1, "a": "é"}) == '{\n "a": "é",\n "b": 1\n}\n'.encode()
     assert digest({"a": "é", "b": 1}) == digest('{\n "a": "é",\n "b": 1\n}\n'.encode())
+
+
+def test_what_a_kill_at_the_very_end_left_behind_is_removed_when_the_room_is_found_complete(room: Path):
+    """Between the manifest and the removal of unfinished.json, and while the manifest itself was staged."""
+    begin(str(room), RECIPE)
+    begun = (room / "unfinished.json").read_bytes()
+    commit(str(room), MANIFEST)
+    (room / "unfinished.json").write_bytes(begun)
+    (room / ".partial-killed").mkdir()
+    assert find(str(room), RECIPE) == MANIFEST
+    assert names(room) == {"manifest.json"}

@@ -96,3 +96,20 @@ def test_a_source_without_its_folder_is_refused_before_anything_starts(tmp_path)
         "lglm flow train-lglm: source coco needs the option --root; see lglm flow train-lglm --help"
     ]
     assert not (tmp_path / "work").exists()
+
+
+def test_a_server_that_does_not_answer_is_one_line(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cli",
+        "flow",
+        "train-lglm",
+        "--source=toy",
+        f"--out={tmp_path}/work",
+    ]
+    environment = os.environ | {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    process = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert process.returncode == 2
+    assert len(process.stderr.splitlines()) == 1
+    assert "PREFECT_API_URL=http://127.0.0.1:9/api" in process.stderr
