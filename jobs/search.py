@@ -27,14 +27,14 @@ QUERY_SIDE = 480  # pixels; the page draws the query larger than its neighbours
 
 def run(options: Search) -> Outcome:
     """Print the k nearest, and write them as a page if asked."""
+    if options.out and storage.is_folder(options.out):
+        raise InputError(f"{options.out}: a folder is there; name the page to write")
     model = rooms.require(options.model, "model")
     manifest = rooms.require(options.embeddings, "embeddings")
     if manifest.inputs["model"] != model.fingerprint:
         raise InputError(
             f"{options.embeddings}: made with another model than {options.model}; run lglm embed with it"
         )
-    if options.out and storage.is_folder(options.out):
-        raise InputError(f"{options.out}: a folder is there; name the page to write")
     data = storage.read_bytes(options.query)
     from lglm_core.tagging import Tagger
 
