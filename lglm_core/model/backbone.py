@@ -16,6 +16,7 @@ from lglm_core.errors import InputError
 NOT_CNNS = ("vit_", "swin_", "swin3d", "maxvit")
 CLASSIFIERS = ("classifier", "fc", "head", "heads")
 PROBE_SIZE = 224  # pixels; every torchvision CNN takes it
+PROBE_STEP = 64  # pixels; how many cells it adds tells the stride
 TAIL = 20  # graph nodes looked at from the end; pooling and flattening take two or three
 
 
@@ -33,10 +34,13 @@ class Backbone(nn.Module):
         node = _last_feature_map(network)
         self.cnn = create_feature_extractor(network, {node: "features"})
         with torch.no_grad():
-            probe = self.cnn.eval()(torch.zeros(1, 3, PROBE_SIZE, PROBE_SIZE))["features"]
+            small, large = (
+                self.cnn.eval()(torch.zeros(1, 3, size, size))["features"]
+                for size in (PROBE_SIZE, PROBE_SIZE + PROBE_STEP)
+            )
         self.train()
-        self.width = int(probe.shape[1])
-        self.stride = PROBE_SIZE // int(probe.shape[-1])
+        self.width = int(small.shape[1])
+        self.stride = PROBE_STEP // int(large.shape[-1] - small.shape[-1])
 
     def feature_map(self, images: Tensor) -> Tensor:
         """Return the last feature map [B, D, h, w] of normalised float images."""

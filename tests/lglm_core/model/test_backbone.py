@@ -179,3 +179,9 @@ def test_a_new_backbone_is_in_training_mode_with_untouched_statistics(backbones:
     fresh = Backbone("mobilenet_v3_small")
     assert all(module.training for module in fresh.modules())
     assert all(not t.any() for name, t in fresh.state_dict().items() if name.endswith("running_mean"))
+
+
+@pytest.mark.parametrize(("name", "stride"), [("alexnet", 32), ("squeezenet1_1", 16)])
+def test_the_stride_is_exact_where_padding_makes_the_map_smaller(name: str, stride: int):
+    """224 pixels give 6 and 13 cells, not 7 and 14."""
+    assert Backbone(name).stride == stride
