@@ -55,19 +55,25 @@ def build_model(settings: RunSettings, embeddings: LabelEmbeddings) -> Lglm:
     """
     torch.manual_seed(settings.seed)
     backbone = Backbone(settings.backbone)
-    if settings.image_size < backbone.stride:
-        raise InputError(
-            f"image size {settings.image_size} is below the stride of {settings.backbone}, {backbone.stride}"
-        )
-    try:
-        with torch.no_grad():
-            backbone.eval()(torch.zeros(1, 3, settings.image_size, settings.image_size))
-        backbone.train()
-    except RuntimeError as error:
-        raise InputError(f"image size {settings.image_size} is too small for {settings.backbone}") from error
+    _refuse_too_small(backbone, settings.image_size)
     return Lglm(
         backbone, torch.from_numpy(embeddings.vectors.copy()), settings.head, frozen=settings.freeze_backbone
     )
+
+
+def _refuse_too_small(backbone: Backbone, image_size: int) -> None:
+    """Try the smallest batch: above the stride, some networks still pool a picture to nothing."""
+    too_small = InputError(
+        f"image size {image_size} is too small for {backbone.name}, whose stride is {backbone.stride} pixels"
+    )
+    if image_size < backbone.stride:
+        raise too_small
+    try:
+        with torch.no_grad():
+            backbone.eval()(torch.zeros(1, 3, image_size, image_size))
+        backbone.train()
+    except RuntimeError as error:
+        raise too_small from error
 
 
 class TrainingRun:
