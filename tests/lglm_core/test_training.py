@@ -230,5 +230,5 @@ def test_a_loss_that_is_no_longer_finite_ends_the_run(start: StartRun):
 def test_pictures_smaller_than_the_stride_are_refused(
     shape_embeddings: LabelEmbeddings, settings: RunSettings
 ):
-    with pytest.raises(InputError, match="image size 31 is too small for mobilenet_v3_small, whose stride is 32"):
+    with pytest.raises(InputError, match="size 31 is too small for mobilenet_v3_small, whose stride is 32"):
         build_model(replace(settings, image_size=31), shape_embeddings)
