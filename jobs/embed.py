@@ -12,8 +12,8 @@ import pyarrow as pa
 from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.options import Embed
-from jobs.parts import read_parts
-from jobs.split_scores import SplitTagger, fixed_size_lists, open_inputs, write_split_parts
+from jobs.parts import fixed_size_lists, read_parts
+from jobs.split_scores import SplitTagger, open_inputs, write_split_parts
 from lglm_core import rooms
 from lglm_core.data import storage
 

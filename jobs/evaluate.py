@@ -12,8 +12,8 @@ import pyarrow as pa
 from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.options import Evaluate
-from jobs.parts import read_parts
-from jobs.split_scores import SplitInputs, SplitTagger, fixed_size_lists, open_inputs, write_split_parts
+from jobs.parts import fixed_size_lists, matrix, read_parts
+from jobs.split_scores import SplitInputs, SplitTagger, open_inputs, write_split_parts
 from lglm_core import rooms
 from lglm_core.data import storage
 
@@ -57,7 +57,7 @@ def _evaluate(options: Evaluate, inputs: SplitInputs, recipe: rooms.Recipe) -> r
     folder = storage.join(options.out, "predictions")
     write_split_parts(Predictions, options, inputs, recipe, folder)
     predictions = read_parts(folder, inputs.samples)
-    scores = predictions.column("scores").combine_chunks().flatten().to_numpy().reshape(inputs.samples, -1)
+    scores = matrix(predictions, "scores")
     dataset = Dataset.open(options.dataset)
     split = dataset.split(options.split)
     metrics: dict[str, Any] = evaluate(scores, split.targets, list(dataset.labels), dataset.training_shares())

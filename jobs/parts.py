@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from jobs.cluster import cpus, cpus_of_smallest_node, gpus, progress_bar
@@ -139,3 +140,14 @@ def _is_made(part: Part, recipe: str) -> bool:
         return False
     metadata = table.schema.metadata or {}
     return metadata.get(b"recipe") == recipe.encode() and table.num_rows == part.stop - part.start
+
+
+def fixed_size_lists(values: np.ndarray) -> pa.FixedSizeListArray:
+    """Turn [n, width] into an Arrow column of fixed-size lists."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+
+
+def matrix(table: pa.Table, column: str) -> np.ndarray:
+    """Turn a column of fixed-size lists back into [n, width]."""
+    width = table.schema.field(column).type.list_size
+    return table.column(column).combine_chunks().flatten().to_numpy().reshape(-1, width)

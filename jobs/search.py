@@ -56,16 +56,14 @@ def run(options: Search) -> Outcome:
 def _nearest(
     options: Search, manifest: rooms.Manifest, tagger: "Tagger", query: "np.ndarray"
 ) -> "list[Neighbour]":
-    from jobs.parts import read_parts
+    from jobs.parts import matrix, read_parts
     from lglm_core.data.images import to_rgb
     from lglm_core.pages.neighbours import Neighbour
     from lglm_core.pages.pictures import thumbnail
     from lglm_core.retrieval import nearest
 
     table = read_parts(options.embeddings, manifest.counts["images"])
-    total, width = manifest.counts["images"], manifest.counts["width"]
-    features = table.column("feature").combine_chunks().flatten().to_numpy().reshape(total, width)
-    hits = nearest(query, features, table.column("norm").to_numpy(), options.k)
+    hits = nearest(query, matrix(table, "feature"), table.column("norm").to_numpy(), options.k)
     split = _split(manifest)
     neighbours = []
     for rank, hit in enumerate(hits, start=1):

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
 from jobs.cluster import ray_cluster
 from jobs.options import Embed, Evaluate, OnSplit
@@ -87,8 +86,3 @@ class SplitTagger:
             features.append(recognition.features)
             scores.append(recognition.scores)
         return np.concatenate(features), np.concatenate(scores)
-
-
-def fixed_size_lists(values: np.ndarray) -> pa.FixedSizeListArray:
-    """Turn [n, width] into an Arrow column of fixed-size lists."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])

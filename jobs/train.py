@@ -240,10 +240,11 @@ def _save(
         storage.join(options.out, "history.parquet"), pa.Table.from_pylist([asdict(end) for end in history])
     )
     last = history[-1]
+    samples = dataset.manifest.details["splits"]["train"]["samples"]
     facts = {
         "backbone": settings.backbone,
         "image size": f"{settings.image_size} × {settings.image_size}, squashed",
-        "trained on": f"{len(dataset.split('train'))} pictures, dataset {dataset.manifest.fingerprint[:12]}",
+        "trained on": f"{samples} pictures, dataset {dataset.manifest.fingerprint[:12]}",
         "epochs": len(history),
         "validation mAP": "not measured" if last.val_map is None else f"{last.val_map:.1f}",
     }
