@@ -132,7 +132,7 @@ def plan_parts(folder: str, total: int) -> list[Part]:
 
 
 def _is_made(part: Part, recipe: str) -> bool:
-    if not storage.exists(part.url):
+    if not storage.is_file(part.url):
         return False
     try:
         table = storage.read_parquet(part.url, columns=[])

@@ -8,7 +8,6 @@ lglm shard toy --out DATASET
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
@@ -70,7 +69,7 @@ def _shard_toy(options: ShardToy) -> Outcome:
                 bar.update(done - bar.n)
 
             write_toy_coco(root, samples=options.samples, seed=options.seed, progress=show)
-        return _write(CocoSource(str(root)), recipe, options)
+        return _write(CocoSource(root), recipe, options)
 
 
 def _shard(source: "Source", options: Shard) -> Outcome:
@@ -119,12 +118,12 @@ def _outcome(out: str, manifest: rooms.Manifest, status: str) -> Outcome:
 
 
 @contextmanager
-def _kept_or_temporary(root: str | None) -> Iterator[Path]:
+def _kept_or_temporary(root: str | None) -> Iterator[str]:
     if root:
-        yield storage.local_path(storage.absolute(root))
+        yield storage.absolute(root)
         return
     with TemporaryDirectory(prefix="lglm-toy-") as folder:
-        yield Path(folder)
+        yield folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:

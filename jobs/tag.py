@@ -66,7 +66,7 @@ class TagRows:
                 continue
             try:
                 contents.append(storage.read_bytes(storage.join(self.images, file.name)))
-            except InputError as error:  # gone since it was listed, or not ours to read
+            except storage.UnreadableFile as error:  # gone since it was listed, or not ours to read
                 unread[position] = ("unreadable", str(error))
                 contents.append(b"")
         recognition = self.tagger.recognise(contents)

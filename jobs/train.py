@@ -112,16 +112,17 @@ def _train_here(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     training = TrainingRun(dataset, model, settings, device=device, threads=torch.get_num_threads())
     checkpoints = [
-        storage.join(options.out, "checkpoints", f"epoch-{epoch + 1:04d}") for epoch in range(settings.epochs)
+        storage.join(options.out, "checkpoints", f"epoch-{epoch + 1:04d}.pt")
+        for epoch in range(settings.epochs)
     ]
     for url in reversed(checkpoints):  # published whole, so the last one that is there is good
-        if storage.exists(url):
-            training.resume(storage.local_path(url))
+        if storage.is_file(url):
+            with storage.local_copy(url) as file:
+                training.resume(file)
             break
     for end in training.epochs(_step_lines(training, logger.info)):
         logger.info(_epoch_line(end, settings.epochs))
         with storage.write_whole(checkpoints[end.epoch]) as staged:
-            staged.mkdir()
             training.save(staged)
         if end.epoch:
             storage.remove(checkpoints[end.epoch - 1])
@@ -134,7 +135,7 @@ def _train_on_ray(options: Train, recipe: rooms.Recipe, model: "Lglm") -> "list[
     The run's name carries the recipe, so that the same one resumes and no other ever does.
     """
     from jobs.cluster import gpus, lines_from_workers, ray_cluster
-    from lglm_core.run import load_weights, read_history
+    from lglm_core.run import CHECKPOINT_FILE, load_trained
 
     with ray_cluster(options.ray_address), lines_from_workers(logger.info) as lines:
         rooms.begin(options.out, recipe)
@@ -160,13 +161,22 @@ def _train_on_ray(options: Train, recipe: rooms.Recipe, model: "Lglm") -> "list[
             ),
             run_config=RunConfig(
                 name=f"run-{recipe.fingerprint[:16]}",
-                storage_path=storage.join(absolute.out, "checkpoints"),
+                **_ray_storage(storage.join(absolute.out, "checkpoints")),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
             ),
         )
         with trainer.fit().checkpoint.as_directory() as folder:
-            load_weights(model, Path(folder))
-            return read_history(Path(folder))
+            return load_trained(model, Path(folder, CHECKPOINT_FILE))
+
+
+def _ray_storage(url: str) -> dict[str, Any]:
+    """Where Ray Train puts checkpoints; in a bucket, through our own storage."""
+    if not url.startswith("s3://"):
+        return {"storage_path": str(storage.local_path(url))}
+    from lglm_core.data.filesystem import storage_filesystem
+
+    scheme, _, path = url.partition("//")
+    return {"storage_path": path, "storage_filesystem": storage_filesystem(f"{scheme}//")}
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -175,7 +185,7 @@ def _worker(config: dict[str, Any]) -> None:
     import torch
     from ray.train.torch import get_device, prepare_model
 
-    from lglm_core.run import TrainingRun, build_model
+    from lglm_core.run import CHECKPOINT_FILE, TrainingRun, build_model
 
     context = ray.train.get_context()
     dataset, embeddings, settings = _open_inputs(Train(**config["options"]))
@@ -195,7 +205,7 @@ def _worker(config: dict[str, Any]) -> None:
     )
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
-            training.resume(Path(folder))
+            training.resume(Path(folder, CHECKPOINT_FILE))
     first = context.get_world_rank() == 0
     say: Callable[[str], None] = config["lines"].put
     for end in training.epochs(_step_lines(training, say) if first else None):
@@ -208,11 +218,13 @@ def _report(training: "TrainingRun", end: "EpochEnd", first: bool) -> None:
     """Report an epoch; the first worker attaches the checkpoint."""
     import ray.train
 
+    from lglm_core.run import CHECKPOINT_FILE
+
     if not first:
         ray.train.report(asdict(end))
         return
     folder = mkdtemp()  # Ray uploads, then deletes it
-    training.save(Path(folder))
+    training.save(Path(folder, CHECKPOINT_FILE))
     ray.train.report(
         asdict(end),
         checkpoint=ray.train.Checkpoint.from_directory(folder),
@@ -236,6 +248,8 @@ def _save(
     from lglm_core.data.transforms import Preprocessing
     from lglm_core.model.bundle import save_bundle
 
+    place = storage.join(options.out, "model")
+    storage.remove(place)  # of a run that was killed on these last steps
     storage.write_parquet(
         storage.join(options.out, "history.parquet"), pa.Table.from_pylist([asdict(end) for end in history])
     )
@@ -249,7 +263,7 @@ def _save(
         "validation mAP": "not measured" if last.val_map is None else f"{last.val_map:.1f}",
     }
     bundle = save_bundle(
-        storage.join(options.out, "model"),
+        place,
         model.cpu(),
         settings.head,
         embeddings,

@@ -4,9 +4,9 @@ Source: Pennington et al., EMNLP 2014; the official files hold one word and its 
 """
 
 import difflib
+import io
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -94,11 +94,10 @@ def _read_vectors(url: str, wanted: set[str]) -> tuple[dict[str, np.ndarray], li
 
 
 def _lines(url: str) -> Iterator[tuple[int, list[str]]]:
-    path = storage.local_path(url)
-    if not path.is_file():
+    if not storage.is_file(url):
         raise InputError(f"{url}: no such file; glove.6B.300d.txt or its like was expected")
     try:
-        with path.open(encoding="utf-8") as file:
+        with io.TextIOWrapper(storage.open_stream(url), encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 yield number, line.rstrip("\n").split(" ")
     except UnicodeDecodeError as error:
@@ -111,7 +110,7 @@ def _check_width(url: str, width: int) -> None:
     """Refuse word2vec's header line, text that is no vectors, and a width other than the name says."""
     if width < 2:
         raise InputError(f"{url}, line 1: a word and its numbers were expected, found {width + 1} entries")
-    named = re.search(r"\.(\d+)d\b", Path(url).name)
+    named = re.search(r"\.(\d+)d\b", url.rpartition("/")[2])
     if named and int(named[1]) != width:
         raise InputError(f"{url}, line 1: {width} numbers found, {named[1]} expected by the file's name")
 

@@ -74,22 +74,15 @@ class Manifest:
 
 def read_json(url: str) -> Any:
     """Read a JSON file; refuse, by name, what is none."""
-    try:
-        return json.loads(storage.read_bytes(url))
-    except ValueError as error:
-        raise InputError(f"{url}: not JSON ({error})") from error
+    return _parse_json(storage.read_bytes(url), url)
 
 
 def read_manifest(room: str) -> Manifest | None:
     """Return the manifest of a complete room, or None where there is none."""
     url = storage.join(room, MANIFEST)
-    if not storage.exists(url):
+    if not storage.is_file(url):
         return None
-    record = read_json(url)
-    try:
-        manifest = Manifest(**record)
-    except TypeError as error:
-        raise InputError(f"{url}: not the manifest of an lglm room ({error})") from error
+    manifest = _parse_manifest(storage.read_bytes(url), url)
     if manifest.format_version != FORMAT_VERSION:
         raise InputError(
             f"{url}: format version {manifest.format_version}; this lglm reads version {FORMAT_VERSION}"
@@ -122,12 +115,12 @@ def find(room: str, recipe: Recipe) -> Manifest | None:
     unfinished = storage.join(room, UNFINISHED)
     if manifest is not None:
         _refuse_difference(room, recipe, Recipe(manifest.kind, manifest.inputs, manifest.options))
-        if storage.exists(unfinished):  # killed between the last two steps of commit
+        if storage.is_file(unfinished):  # killed between the last two steps of commit
             storage.remove(unfinished)
             storage.remove_unfinished(room)
-    elif storage.exists(unfinished):
-        _refuse_difference(room, recipe, _read_recipe(unfinished))
-    elif storage.exists(room) and not storage.is_folder(room):
+    elif storage.is_file(unfinished):
+        _refuse_difference(room, recipe, _parse_recipe(storage.read_bytes(unfinished), unfinished))
+    elif storage.is_file(room):
         raise InputError(f"{room}: a file is there; name a folder to write to")
     elif not storage.is_empty(room):
         raise InputError(f"{room}: the folder holds other files; name an empty or a new one")
@@ -137,25 +130,45 @@ def find(room: str, recipe: Recipe) -> Manifest | None:
 def begin(room: str, recipe: Recipe) -> None:
     """Begin making a room, or go on with one that was begun from the same recipe.
 
-    Called once everything that can be refused has been, so that a refusal leaves nothing behind.
+    Called once everything that can be refused has been, so that a refusal leaves nothing behind. Of two
+    that begin one room from different recipes at once, one is refused.
     """
     storage.remove_unfinished(room)
-    storage.write_bytes(storage.join(room, UNFINISHED), to_json(asdict(recipe)))
+    unfinished = storage.join(room, UNFINISHED)
+    standing = storage.create(unfinished, to_json(asdict(recipe)))
+    _refuse_difference(room, recipe, _parse_recipe(standing, unfinished))
 
 
 def commit(room: str, manifest: Manifest) -> Manifest:
-    """Complete a room: its manifest is the last file written."""
+    """Complete a room: its manifest is the last file written, and never one in place of another."""
     storage.remove_unfinished(room)
-    storage.write_bytes(storage.join(room, MANIFEST), to_json(asdict(manifest)))
+    url = storage.join(room, MANIFEST)
+    standing = _parse_manifest(storage.create(url, to_json(asdict(manifest))), url)
+    if standing.fingerprint != manifest.fingerprint:
+        raise InputError(f"{room}: another run completed this room meanwhile; name another folder")
     storage.remove(storage.join(room, UNFINISHED))
     return manifest
 
 
-def _read_recipe(url: str) -> Recipe:
+def _parse_manifest(data: bytes, url: str) -> Manifest:
     try:
-        return Recipe(**read_json(url))
+        return Manifest(**_parse_json(data, url))
+    except TypeError as error:
+        raise InputError(f"{url}: not the manifest of an lglm room ({error})") from error
+
+
+def _parse_recipe(data: bytes, url: str) -> Recipe:
+    try:
+        return Recipe(**_parse_json(data, url))
     except TypeError as error:
         raise InputError(f"{url}: does not say what the room is made from ({error})") from error
+
+
+def _parse_json(data: bytes, url: str) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise InputError(f"{url}: not JSON ({error})") from error
 
 
 def _refuse_difference(room: str, wanted: Recipe, found: Recipe) -> None:

@@ -1,13 +1,11 @@
 """One worker's part of a training run: model, loaders, optimiser and where it stands."""
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lglm_core.data.dataset import Dataset
@@ -19,7 +17,7 @@ from lglm_core.model.lglm import Lglm, LglmConfig
 from lglm_core.optim import make_optimizer, make_schedule
 from lglm_core.training import EpochEnd, Step, train_epochs
 
-WEIGHTS_FILE, STATE_FILE, HISTORY_FILE = "model.safetensors", "optimizer.pt", "history.json"
+CHECKPOINT_FILE = "checkpoint.pt"  # one file, so that it is there as a whole or not at all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,31 +142,35 @@ class TrainingRun:
             self.history.append(end)
             yield end
 
-    def save(self, folder: Path) -> None:
-        """Write weights, optimiser state and history into *folder*."""
-        save_file(_tensors(self.model), folder / WEIGHTS_FILE)
-        state = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
-        torch.save(state, folder / STATE_FILE)
-        (folder / HISTORY_FILE).write_text(json.dumps([asdict(end) for end in self.history]))
+    def save(self, file: Path) -> None:
+        """Write weights, the states of optimiser and schedule, and the history as a checkpoint."""
+        checkpoint = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "history": [asdict(end) for end in self.history],
+        }
+        torch.save(checkpoint, file)
 
-    def resume(self, folder: Path) -> None:
+    def resume(self, file: Path) -> None:
         """Continue from what :meth:`save` wrote."""
-        self.model.load_state_dict(load_file(folder / WEIGHTS_FILE))
-        state = torch.load(folder / STATE_FILE, map_location=self.device, weights_only=True)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.history = read_history(folder)
+        checkpoint = _read(file, self.device)
+        self.model.load_state_dict(checkpoint["model"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.schedule.load_state_dict(checkpoint["schedule"])
+        self.history = _history(checkpoint)
 
 
-def read_history(folder: Path) -> list[EpochEnd]:
-    """Read the epochs that a checkpoint has behind it."""
-    return [EpochEnd(**record) for record in json.loads((folder / HISTORY_FILE).read_text())]
+def load_trained(model: Lglm, file: Path) -> list[EpochEnd]:
+    """Load a checkpoint's weights into *model*; return the epochs it has behind it."""
+    checkpoint = _read(file, torch.device("cpu"))
+    model.load_state_dict(checkpoint["model"])
+    return _history(checkpoint)
 
 
-def load_weights(model: Lglm, folder: Path) -> None:
-    """Load a checkpoint's weights alone."""
-    model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+def _read(file: Path, device: torch.device) -> dict[str, Any]:
+    return dict(torch.load(file, map_location=device, weights_only=True))
 
 
-def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+def _history(checkpoint: dict[str, Any]) -> list[EpochEnd]:
+    return [EpochEnd(**record) for record in checkpoint["history"]]

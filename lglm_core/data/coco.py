@@ -83,7 +83,7 @@ class CocoSource:
                 )
 
     def _find_year(self) -> str:
-        found = [year for year in YEARS if storage.exists(self._url("train", year))]
+        found = [year for year in YEARS if storage.is_file(self._url("train", year))]
         if len(found) == 1:
             return found[0]
         if found:

@@ -68,7 +68,7 @@ def write_shard(plan: ShardPlan, labels: LabelVocabulary, dataset: str) -> Recei
     """Write one shard and its receipt, unless a whole one is there already."""
     receipt_url = storage.join(dataset, "receipts", f"{plan.name}.json")
     url = shard_url(dataset, plan.split, plan.name)
-    if storage.exists(receipt_url):
+    if storage.is_file(receipt_url):
         receipt = _read_receipt(receipt_url)
         if receipt and receipt.plan == plan.fingerprint and _is_whole(url, receipt):
             return receipt
@@ -95,7 +95,7 @@ def _write_tar(target: Path, plan: ShardPlan, labels: LabelVocabulary) -> tuple[
             try:
                 data = storage.read_bytes(image.uri)
                 info = inspect(data)
-            except InputError:
+            except storage.UnreadableFile:
                 rejects.append(_reject(image, "missing", "no such file, or it cannot be read"))
                 continue
             except UnreadableImage as error:
@@ -152,7 +152,7 @@ def _columns(row: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _is_whole(url: str, receipt: Receipt) -> bool:
-    return storage.exists(url) and storage.sha256(url) == receipt.sha256
+    return storage.is_file(url) and storage.sha256(url) == receipt.sha256
 
 
 def rows_of(receipts: list[Receipt], split: str) -> Iterator[IndexRow]:

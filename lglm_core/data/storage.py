@@ -1,39 +1,36 @@
 """Files by URL: the only module that knows what a scheme means.
 
-A plain path and ``file://`` name the local disk. Everything is published whole: a file that
-exists was written to its end.
+A plain path and ``file://`` name the local disk, ``s3://bucket/key`` an object in a bucket. Everything
+is published whole: a file that exists was written to its end.
 """
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from lglm_core.data.disk import DiskPlace
+from lglm_core.data.place import Place, StoredFile, UnreadableFile
 from lglm_core.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-STAGING_PREFIX = ".partial-"
+__all__ = ["StoredFile", "UnreadableFile"]
+COPY_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
-class StoredFile:
-    """One file found by :func:`list_files`.
+def locate(url: str) -> Place:
+    """Return the place that *url* names; nothing is looked up yet."""
+    if url.startswith("s3://"):
+        from lglm_core.data.s3 import S3Place  # boto3 is loaded only by those who need it
 
-    ``name`` is relative to the listed URL, with forward slashes; ``size`` is in bytes; ``etag``
-    changes when the content does.
-    """
-
-    name: str
-    size: int
-    etag: str
+        return S3Place(url)
+    return DiskPlace(url, local_path(url))
 
 
 def local_path(url: str) -> Path:
@@ -42,7 +39,9 @@ def local_path(url: str) -> Path:
     if parts.scheme == "file":
         return Path(unquote(parts.path))
     if "://" in url:
-        raise InputError(f"{url}: {parts.scheme}:// is not a place lglm can reach; use a path or file://")
+        raise InputError(
+            f"{url}: {parts.scheme}:// is not a place lglm can reach; use a path, file:// or s3://"
+        )
     return Path(url)
 
 
@@ -58,71 +57,66 @@ def absolute(url: str) -> str:
 
 def lies_within(url: str, folder: str) -> bool:
     """Tell whether *url* is *folder* or something below it, links followed."""
-    return local_path(url).resolve().is_relative_to(local_path(folder).resolve())
+    return locate(url).lies_within(locate(folder))
 
 
-def exists(url: str) -> bool:
-    """Tell whether a file, or a folder, is there."""
-    return local_path(url).exists()
+def is_file(url: str) -> bool:
+    """Tell whether a file is there."""
+    return locate(url).is_file()
 
 
 def is_folder(url: str) -> bool:
     """Tell whether *url* is a folder (on object storage: a prefix that holds something)."""
-    return local_path(url).is_dir()
+    return locate(url).is_folder()
 
 
 def is_empty(url: str) -> bool:
     """Tell whether nothing is stored below *url*; what a killed process left half-written is nothing."""
-    path = local_path(url)
-    return not path.exists() or all(child.name.startswith(STAGING_PREFIX) for child in path.iterdir())
+    return locate(url).is_empty()
+
+
+def open_stream(url: str) -> BufferedReader:
+    """Open a file for reading from its start to its end."""
+    return locate(url).open()
 
 
 def read_bytes(url: str) -> bytes:
-    """Read a whole file; one that is missing or unreadable is an :class:`InputError`."""
-    path = local_path(url)
-    if path.exists() and not path.is_file():  # reading a named pipe would wait for ever
-        raise InputError(f"{url}: not a regular file")
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{url}: cannot be read ({error.strerror or error})") from error
+    """Read a whole file; one that is missing or not ours to read is an :class:`UnreadableFile`."""
+    with open_stream(url) as file:
+        return file.read()
 
 
 def read_range(url: str, offset: int, size: int) -> bytes:
     """Read *size* bytes from *offset*; fewer come back only at the file's end."""
-    try:
-        with local_path(url).open("rb") as file:
-            file.seek(offset)
-            return file.read(size)
-    except OSError as error:
-        raise InputError(f"{url}: cannot be read ({error.strerror or error})") from error
+    return locate(url).read_range(offset, size)
+
+
+@contextmanager
+def local_copy(url: str) -> Iterator[Path]:
+    """Yield a path on this disk with the file's content: the file itself where it lies here already."""
+    place = locate(url)
+    if isinstance(place, DiskPlace):
+        yield place.path
+        return
+    with place.staging() as folder:
+        with place.open() as source, (folder / "copy").open("wb") as target:
+            shutil.copyfileobj(source, target, COPY_BYTES)
+        yield folder / "copy"
 
 
 def sha256(url: str) -> str:
     """Return the sha256 of a file, in hexadecimal."""
-    try:
-        with local_path(url).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{url}: cannot be read ({error.strerror or error})") from error
+    with open_stream(url) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def write_whole(url: str) -> Iterator[Path]:
-    """Yield a scratch path; publish it at *url* only if the block succeeds."""
-    target = local_path(url)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{target.parent}: cannot be made a folder ({error.strerror})") from error
-    try:
-        scratch = TemporaryDirectory(dir=target.parent, prefix=STAGING_PREFIX, ignore_cleanup_errors=True)
-    except OSError as error:
-        raise InputError(f"{target.parent}: cannot be written to ({error.strerror})") from error
-    with scratch as folder:
-        staged = Path(folder, target.name)
-        yield staged
-        staged.replace(target)
+    """Yield a scratch path; publish the file written there at *url* only if the block succeeds."""
+    place = locate(url)
+    with place.staging() as folder:
+        yield folder / "staged"
+        place.publish(folder / "staged")
 
 
 def write_bytes(url: str, data: bytes) -> None:
@@ -131,38 +125,32 @@ def write_bytes(url: str, data: bytes) -> None:
         staged.write_bytes(data)
 
 
+def create(url: str, data: bytes) -> bytes:
+    """Publish *data* at *url* unless something is there; return what stands there now.
+
+    Of two writers at once one wins, and both are told by what comes back. On an object store that
+    ignores ``If-None-Match``, the last one does.
+    """
+    place = locate(url)
+    with place.staging() as folder:
+        staged = folder / "staged"
+        staged.write_bytes(data)
+        return data if place.create(staged) else read_bytes(url)
+
+
 def remove(url: str) -> None:
     """Delete a file or a folder, if it is there."""
-    path = local_path(url)
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    locate(url).remove()
 
 
 def remove_unfinished(url: str) -> None:
     """Delete what killed writers left below *url*."""
-    for scratch in local_path(url).rglob(f"{STAGING_PREFIX}*"):
-        shutil.rmtree(scratch, ignore_errors=True)
+    locate(url).remove_unfinished()
 
 
 def list_files(url: str) -> list[StoredFile]:
     """List every file below *url*, at any depth, ordered by name; links to folders are not followed."""
-
-    def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename}: cannot be listed ({error.strerror})") from error
-
-    root = local_path(url)
-    if not root.is_dir():
-        raise InputError(f"{url}: no such folder")
-    files = []
-    for folder, _, names in os.walk(root, onerror=refuse):
-        for name in names:
-            path = Path(folder, name)
-            status = path.stat() if path.exists() else path.lstat()  # a dangling link is a file too
-            etag = f"{status.st_mtime_ns:x}-{status.st_size:x}"
-            files.append(StoredFile(path.relative_to(root).as_posix(), status.st_size, etag))
-    return sorted(files, key=lambda file: file.name)
+    return locate(url).list_files()
 
 
 def read_parquet(url: str, columns: list[str] | None = None) -> "pa.Table":
@@ -170,8 +158,9 @@ def read_parquet(url: str, columns: list[str] | None = None) -> "pa.Table":
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    data = pa.py_buffer(read_bytes(url))
     try:
-        return pq.read_table(local_path(url), columns=columns, partitioning=None)
+        return pq.read_table(pa.BufferReader(data), columns=columns)
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{url}: not a readable Parquet file ({error})") from error
 

@@ -11,12 +11,13 @@ import io
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+
+from lglm_core.data import storage
 
 Points = NDArray[np.float64]
 """Corners of a polygon, one (x, y) per row."""
@@ -504,15 +505,15 @@ BACKDROPS: dict[str, Callable[[np.random.Generator, float, Colour, Colour], Fill
 
 
 def write_toy_coco(
-    root: Path, *, samples: int, seed: int, progress: Callable[[int, int], object] | None = None
+    root: str, *, samples: int, seed: int, progress: Callable[[int, int], object] | None = None
 ) -> None:
     """Write the images and annotations of a small COCO; the same arguments give the same bytes.
 
     Images that are already there are kept, so an interrupted call is completed by calling it again.
 
     Args:
-        root: Gets ``train2017`` (80% of the samples), ``val2017`` (20%), ``test2017`` (24 images without
-            annotations, of which one, ``broken.jpg``, is cut in half) and ``annotations``.
+        root: URL of a folder; gets ``train2017`` (80% of the samples), ``val2017`` (20%), ``test2017`` (24
+            images without annotations, of which one, ``broken.jpg``, is cut in half) and ``annotations``.
         samples: Annotated images, train and val together; at least 5, so that both have some.
         seed: Different seeds share neither scenes nor file names.
         progress: Called now and then with the number of images done and their total.
@@ -527,18 +528,16 @@ def write_toy_coco(
     }
     total, done = samples + TEST_IMAGES, 0
     for split, indices in splits.items():
-        (root / split).mkdir(parents=True, exist_ok=True)
         for index in indices:
             broken = index == total - 1
             name = BROKEN if broken else _file_name(_image_id(seed, index))
-            _draw_unless_there(root / split / name, seed, index, broken)
+            _draw_unless_there(storage.join(root, split, name), seed, index, broken)
             done += 1
             if progress and (done % 50 == 0 or done == total):
                 progress(done, total)
-    (root / "annotations").mkdir(exist_ok=True)
     for split in ("train2017", "val2017"):
         described = json.dumps(_annotations(seed, splits[split]), sort_keys=True)
-        _write_whole(root / "annotations" / f"instances_{split}.json", described.encode())
+        storage.write_bytes(storage.join(root, "annotations", f"instances_{split}.json"), described.encode())
 
 
 def render(scene: Scene) -> Image.Image:
@@ -550,22 +549,13 @@ def render(scene: Scene) -> Image.Image:
     return large.reduce(SUPERSAMPLING)
 
 
-def _draw_unless_there(path: Path, seed: int, index: int, broken: bool) -> None:
-    if path.exists():  # whole, because _write_whole renames
+def _draw_unless_there(url: str, seed: int, index: int, broken: bool) -> None:
+    if storage.is_file(url):
         return
     encoded = io.BytesIO()
     render(compose(seed, index)).save(encoded, "JPEG", quality=JPEG_QUALITY)
     data = encoded.getvalue()
-    _write_whole(path, data[: len(data) // 2] if broken else data)
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    storage.write_bytes(url, data[: len(data) // 2] if broken else data)
 
 
 def _image_id(seed: int, index: int) -> int:

@@ -7,6 +7,7 @@ from urllib.error import URLError
 
 import torch
 import torchvision
+from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
@@ -89,15 +90,13 @@ def check_backbone(name: str) -> None:
 
 def read_weights(path: str) -> dict[str, Tensor]:
     """Read a state dict from a .safetensors or a torch file, without unpickling objects."""
-    file = storage.local_path(path)
-    if not file.is_file():
+    if not storage.is_file(path):
         raise InputError(f"{path}: no such weights file")
+    data = storage.read_bytes(path)
     try:
         if path.endswith(".safetensors"):
-            from safetensors.torch import load_file
-
-            return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
+            return load_tensors(data)
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # every broken file raises something else
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(f"{path}: cannot be read as weights ({reason})") from error

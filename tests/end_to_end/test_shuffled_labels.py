@@ -34,7 +34,7 @@ def shuffle_annotations(path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_with_shuffled_training_labels_it_stays_at_the_prior(tmp_path, capsys):
     raw, dataset = tmp_path / "raw", str(tmp_path / "dataset")
-    write_toy_coco(raw, samples=1000, seed=0)
+    write_toy_coco(str(raw), samples=1000, seed=0)
     shuffle_annotations(raw / "annotations" / "instances_train2017.json")
     plan = make_plan(CocoSource(str(raw)), 1000)
     receipts = [write_shard(shard, plan.labels, dataset) for shard in plan.shards]

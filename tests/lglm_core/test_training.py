@@ -15,7 +15,7 @@ from lglm_core.label_embeddings import LabelEmbeddings
 from lglm_core.losses import graph_loss, multi_label_loss
 from lglm_core.metrics import average_precisions
 from lglm_core.model.lglm import Lglm, LglmConfig, Prediction
-from lglm_core.run import RunSettings, TrainingRun, build_model, load_weights, read_history
+from lglm_core.run import RunSettings, TrainingRun, build_model, load_trained
 from lglm_core.training import fit, score
 
 CPU = torch.device("cpu")
@@ -146,11 +146,11 @@ def test_resuming_equals_never_having_stopped(
     stopped = start()
     for end in stopped.epochs():
         if end.epoch + 1 == after:
-            stopped.save(tmp_path)
+            stopped.save(tmp_path / "checkpoint.pt")
             break
     torch.manual_seed(12345)  # whatever another process drew
     resumed = start()
-    resumed.resume(tmp_path)
+    resumed.resume(tmp_path / "checkpoint.pt")
     finish(resumed)
     assert same_weights(resumed.model, undisturbed.model)
     losses = [(end.epoch, end.loss, end.lr, end.val_map) for end in resumed.history]
@@ -166,18 +166,17 @@ def test_another_seed_trains_others(undisturbed: TrainingRun, start: StartRun):
 
 
 def test_a_finished_run_has_nothing_left_to_do(undisturbed: TrainingRun, start: StartRun, tmp_path: Path):
-    undisturbed.save(tmp_path)
+    undisturbed.save(tmp_path / "checkpoint.pt")
     run = start()
-    run.resume(tmp_path)
+    run.resume(tmp_path / "checkpoint.pt")
     assert list(run.epochs()) == [] and same_weights(run.model, undisturbed.model)
 
 
 def test_weights_and_history_can_be_read_alone(undisturbed: TrainingRun, start: StartRun, tmp_path: Path):
-    undisturbed.save(tmp_path)
+    undisturbed.save(tmp_path / "checkpoint.pt")
     model = start(seed=5).model
-    load_weights(model, tmp_path)
+    assert load_trained(model, tmp_path / "checkpoint.pt") == undisturbed.history
     assert same_weights(model, undisturbed.model)
-    assert read_history(tmp_path) == undisturbed.history
 
 
 def test_an_epoch_ends_with_the_map_of_the_whole_validation_split(

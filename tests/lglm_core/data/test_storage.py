@@ -21,7 +21,7 @@ def test_paths_and_file_urls_name_the_local_disk(url: str, path: str):
     assert storage.local_path(url) == Path(path)
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/key", "http://host/x", "gs://b/k"])
+@pytest.mark.parametrize("url", ["http://host/x", "gs://b/k"])
 def test_another_scheme_is_refused_by_name(url: str):
     with pytest.raises(InputError, match="is not a place lglm can reach"):
         storage.local_path(url)

@@ -21,7 +21,7 @@ def contents(root: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("toy")
-    write_toy_coco(root, samples=SAMPLES, seed=SEED)
+    write_toy_coco(str(root), samples=SAMPLES, seed=SEED)
     return root
 
 
@@ -33,7 +33,7 @@ def targets() -> NDArray[np.float64]:
 
 
 def test_the_same_arguments_give_the_same_bytes(toy: Path, tmp_path: Path):
-    write_toy_coco(tmp_path, samples=SAMPLES, seed=SEED)
+    write_toy_coco(str(tmp_path), samples=SAMPLES, seed=SEED)
     assert contents(tmp_path) == contents(toy)
 
 
@@ -45,7 +45,7 @@ def test_a_scene_does_not_depend_on_what_was_drawn_before_it(toy: Path):
 
 
 def test_other_seeds_share_neither_names_nor_scenes(toy: Path, tmp_path: Path):
-    write_toy_coco(tmp_path, samples=SAMPLES, seed=SEED + 1)
+    write_toy_coco(str(tmp_path), samples=SAMPLES, seed=SEED + 1)
     ours = {name: data for name, data in contents(toy).items() if name.endswith(".jpg")}
     theirs = {name: data for name, data in contents(tmp_path).items() if name.endswith(".jpg")}
     assert set(ours) & set(theirs) == {f"test2017/{BROKEN}"}
@@ -57,19 +57,19 @@ def test_an_interrupted_folder_is_completed(toy: Path, tmp_path: Path):
         raise KeyboardInterrupt  # as Ctrl-C after 50 images
 
     with pytest.raises(KeyboardInterrupt):
-        write_toy_coco(tmp_path, samples=SAMPLES, seed=SEED, progress=stop)
+        write_toy_coco(str(tmp_path), samples=SAMPLES, seed=SEED, progress=stop)
     killed = min((tmp_path / "train2017").iterdir())
     killed.unlink()
     killed.with_name(f".partial-{killed.name}").write_bytes(b"half an ima")  # as kill -9 leaves it
     assert not (tmp_path / "annotations").exists()  # they are written last
-    write_toy_coco(tmp_path, samples=SAMPLES, seed=SEED)
+    write_toy_coco(str(tmp_path), samples=SAMPLES, seed=SEED)
     assert contents(tmp_path) == contents(toy)
 
 
 def test_images_that_are_there_are_not_drawn_again(toy: Path, monkeypatch: pytest.MonkeyPatch):
     before = contents(toy)
     monkeypatch.setattr("lglm_core.data.toy.render", lambda scene: pytest.fail("drawn again"))
-    write_toy_coco(toy, samples=SAMPLES, seed=SEED)
+    write_toy_coco(str(toy), samples=SAMPLES, seed=SEED)
     assert contents(toy) == before
 
 
@@ -79,19 +79,19 @@ def test_a_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="no space"):
-        write_toy_coco(tmp_path, samples=SAMPLES, seed=SEED)
+        write_toy_coco(str(tmp_path), samples=SAMPLES, seed=SEED)
     assert contents(tmp_path) == {}
 
 
 def test_progress_ends_at_the_total(tmp_path: Path):
     reports: list[tuple[int, int]] = []
-    write_toy_coco(tmp_path, samples=SAMPLES, seed=SEED, progress=lambda *report: reports.append(report))
+    write_toy_coco(str(tmp_path), samples=SAMPLES, seed=SEED, progress=lambda *report: reports.append(report))
     assert reports == [(50, SAMPLES + TEST_IMAGES), (SAMPLES + TEST_IMAGES, SAMPLES + TEST_IMAGES)]
 
 
 def test_too_few_samples_are_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="samples is 4"):
-        write_toy_coco(tmp_path, samples=4, seed=0)
+        write_toy_coco(str(tmp_path), samples=4, seed=0)
 
 
 @pytest.mark.parametrize(("split", "images"), [("train2017", 32), ("val2017", 8)])

@@ -1,0 +1,121 @@
+"""Files on this machine's disk."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from lglm_core.data.place import Place, StoredFile, UnreadableFile
+from lglm_core.errors import InputError
+
+STAGING_PREFIX = ".partial-"
+
+
+class DiskPlace:
+    """A path; what is written is staged beside it and renamed."""
+
+    def __init__(self, url: str, path: Path) -> None:
+        self.url = url
+        self.path = path
+
+    def is_file(self) -> bool:
+        """Tell whether something that is no folder is there."""
+        return self.path.exists() and not self.path.is_dir()
+
+    def is_folder(self) -> bool:
+        """Tell whether a folder is there."""
+        return self.path.is_dir()
+
+    def is_empty(self) -> bool:
+        """Tell whether nothing but unfinished writes lies in the folder."""
+        return not self.path.exists() or all(
+            child.name.startswith(STAGING_PREFIX) for child in self.path.iterdir()
+        )
+
+    def lies_within(self, other: Place) -> bool:
+        """Tell whether this is *other* or something below it, links followed."""
+        return isinstance(other, DiskPlace) and self.path.resolve().is_relative_to(other.path.resolve())
+
+    def open(self) -> BufferedReader:
+        """Open a regular file."""
+        if self.path.exists() and not self.path.is_file():  # reading a named pipe would wait for ever
+            raise UnreadableFile(f"{self.url}: not a regular file")
+        try:
+            return self.path.open("rb")
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def read_range(self, offset: int, size: int) -> bytes:
+        """Read *size* bytes from *offset*."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(offset)
+                return file.read(size)
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """Yield a scratch folder on the same disk."""
+        parent = self.path.parent
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{parent}: cannot be made a folder ({error.strerror})") from error
+        try:
+            scratch = TemporaryDirectory(dir=parent, prefix=STAGING_PREFIX, ignore_cleanup_errors=True)
+        except OSError as error:
+            raise InputError(f"{parent}: cannot be written to ({error.strerror})") from error
+        with scratch as folder:
+            yield Path(folder)
+
+    def publish(self, staged: Path) -> None:
+        """Rename *staged* to this path."""
+        staged.replace(self.path)
+
+    def create(self, staged: Path) -> bool:
+        """Link *staged* to this path, which fails where one is."""
+        try:
+            os.link(staged, self.path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links
+            if self.path.exists():
+                return False
+            self.publish(staged)
+        return True
+
+    def remove(self) -> None:
+        """Delete the file, or the folder with all in it."""
+        if self.path.is_dir():
+            shutil.rmtree(self.path)
+        else:
+            self.path.unlink(missing_ok=True)
+
+    def remove_unfinished(self) -> None:
+        """Delete the scratch folders of killed writers."""
+        for scratch in self.path.rglob(f"{STAGING_PREFIX}*"):
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def list_files(self) -> list[StoredFile]:
+        """List every file below; links to folders are not followed."""
+
+        def refuse(error: OSError) -> None:
+            raise InputError(f"{error.filename}: cannot be listed ({error.strerror})") from error
+
+        if not self.path.is_dir():
+            raise InputError(f"{self.url}: no such folder")
+        files = []
+        for folder, _, names in os.walk(self.path, onerror=refuse):
+            for name in names:
+                path = Path(folder, name)
+                status = path.stat() if path.exists() else path.lstat()  # a dangling link is a file too
+                etag = f"{status.st_mtime_ns:x}-{status.st_size:x}"
+                files.append(StoredFile(path.relative_to(self.path).as_posix(), status.st_size, etag))
+        return sorted(files, key=lambda file: file.name)
+
+    def _unreadable(self, error: OSError) -> UnreadableFile:
+        return UnreadableFile(f"{self.url}: cannot be read ({error.strerror or error})")

@@ -1,0 +1,66 @@
+"""What storage asks of every place a URL can name."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import Protocol
+
+from lglm_core.errors import InputError
+
+
+class UnreadableFile(InputError):
+    """One file is missing, or not ours to read; the place it was looked for in answers well."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One file found by listing.
+
+    ``name`` is relative to the listed URL, with forward slashes; ``size`` is in bytes; ``etag``
+    changes when the content does.
+    """
+
+    name: str
+    size: int
+    etag: str
+
+
+class Place(Protocol):
+    """A file or a folder at one address; every method refuses in words of that address."""
+
+    def is_file(self) -> bool:
+        """Tell whether a file is there."""
+
+    def is_folder(self) -> bool:
+        """Tell whether a folder is there (on object storage: a prefix that holds something)."""
+
+    def is_empty(self) -> bool:
+        """Tell whether nothing is stored below; what a killed process left half-written is nothing."""
+
+    def lies_within(self, other: "Place") -> bool:
+        """Tell whether this is *other* or something below it."""
+
+    def open(self) -> BufferedReader:
+        """Open a file for reading from its start to its end."""
+
+    def read_range(self, offset: int, size: int) -> bytes:
+        """Read *size* bytes from *offset*; fewer come back only at the file's end."""
+
+    def staging(self) -> AbstractContextManager[Path]:
+        """Yield a scratch folder, deleted afterwards, from which :meth:`publish` is one step."""
+
+    def publish(self, staged: Path) -> None:
+        """Put the finished file *staged* here, in place of what was."""
+
+    def create(self, staged: Path) -> bool:
+        """Put *staged* here if nothing is there, and tell whether that was so."""
+
+    def remove(self) -> None:
+        """Delete a file or a folder, if it is there."""
+
+    def remove_unfinished(self) -> None:
+        """Delete what killed writers left below."""
+
+    def list_files(self) -> list[StoredFile]:
+        """List every file below, at any depth, ordered by name."""

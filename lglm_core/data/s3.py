@@ -1,0 +1,223 @@
+"""Objects in a bucket, ``s3://bucket/key``: a file is an object, a folder a prefix that ends in a slash.
+
+An object appears whole or not at all, so what was killed leaves nothing behind that could be read.
+"""
+
+import io
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from boto3.s3.transfer import TransferConfig
+from botocore.exceptions import ClientError
+from s3transfer.manager import TransferManager
+
+from lglm_core.data.place import Place, StoredFile
+from lglm_core.data.s3_client import MISSING, TRANSIENT, code_of, connect, refusals
+from lglm_core.errors import InputError, RunError
+
+CHUNK = 1 << 20  # bytes
+KEYS_PER_DELETION = 1000  # S3's own limit
+UPLOADS = 5  # of one file whose finished multipart upload the server no longer knows
+
+
+class S3Place:
+    """An object, or the prefix that its key and a slash are."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        # Taken apart by hand: a key may hold what a URL's path may not, such as '?', '#' or '//'.
+        self.bucket, _, self.key = url.removeprefix("s3://").partition("/")
+        if "@" in self.bucket or ":" in self.bucket:  # not repeated: it may be a secret
+            raise InputError(
+                "an s3:// address holds more than bucket and key; credentials and server belong into "
+                "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"
+            )
+        if not self.bucket:
+            raise InputError(f"{url}: names no bucket; s3://bucket/key was expected")
+        self.prefix = f"{self.key.rstrip('/')}/" if self.key else ""
+        self.s3 = connect()
+
+    def is_file(self) -> bool:
+        """Tell whether there is an object."""
+        if not self.key:
+            return False
+        with refusals(self.url):
+            try:
+                self.s3.client.head_object(Bucket=self.bucket, Key=self.key)
+            except ClientError as error:
+                # An answer to HEAD has no body, so the reason is asked for once more.
+                self.first_below()
+                if code_of(error) in MISSING:
+                    return False
+                raise
+        return True
+
+    def is_folder(self) -> bool:
+        """Tell whether any object lies below."""
+        with refusals(self.url):
+            return self.first_below() is not None
+
+    def is_empty(self) -> bool:
+        """Tell whether no object lies below."""
+        return not self.is_folder()
+
+    def lies_within(self, other: Place) -> bool:
+        """Tell whether this is *other* or something below it."""
+        return (
+            isinstance(other, S3Place)
+            and other.bucket == self.bucket
+            and self.prefix.startswith(other.prefix)
+        )
+
+    def open(self) -> BufferedReader:
+        """Open the object."""
+        return BufferedReader(_Download(self, 0, None), CHUNK)
+
+    def read_range(self, offset: int, size: int) -> bytes:
+        """Read *size* bytes from *offset*."""
+        if size <= 0:
+            return b""
+        with _Download(self, offset, offset + size) as download:
+            return download.readall()
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """Yield a scratch folder on this machine."""
+        with TemporaryDirectory(prefix="lglm-upload-", ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
+
+    def publish(self, staged: Path) -> None:
+        """Upload *staged*; a large file in parts, several at a time."""
+        with refusals(self.url):
+            for left in reversed(range(UPLOADS)):
+                try:
+                    with TransferManager(self.s3.client, TransferConfig()) as manager:
+                        manager.upload(str(staged), self.bucket, self.key).result()
+                    return
+                except ClientError as error:
+                    # The answer to the last request was lost, and the server asked again: which upload?
+                    if code_of(error) != "NoSuchUpload" or not left:
+                        raise
+
+    def create(self, staged: Path) -> bool:
+        """Upload *staged* on the condition that there is no object yet."""
+        with refusals(self.url), staged.open("rb") as body:
+            try:
+                self.s3.client.put_object(Bucket=self.bucket, Key=self.key, Body=body, IfNoneMatch="*")
+            except ClientError as error:
+                if code_of(error) in ("PreconditionFailed", "412"):
+                    return False
+                if code_of(error) not in ("NotImplemented", "501"):
+                    raise
+            else:
+                return True
+        if self.is_file():  # a server that knows no conditions
+            return False
+        self.publish(staged)
+        return True
+
+    def remove(self) -> None:
+        """Delete the object and all objects below."""
+        keys = [*([self.key] if self.is_file() else []), *(found["Key"] for found in self._below())]
+        with refusals(self.url):
+            for first in range(0, len(keys), KEYS_PER_DELETION):
+                chosen = [{"Key": key} for key in keys[first : first + KEYS_PER_DELETION]]
+                answer = self.s3.client.delete_objects(
+                    Bucket=self.bucket, Delete={"Objects": chosen, "Quiet": True}
+                )
+                for refused in answer.get("Errors", []):
+                    if refused.get("Code") not in MISSING:
+                        raise InputError(
+                            f"s3://{self.bucket}/{refused['Key']}: cannot be deleted ({refused['Code']})"
+                        )
+
+    def remove_unfinished(self) -> None:
+        """Do nothing: an upload that was not finished is no object."""
+
+    def list_files(self) -> list[StoredFile]:
+        """List every object below, page by page."""
+        files = [
+            StoredFile(found["Key"][len(self.prefix) :], found["Size"], found["ETag"].strip('"'))
+            for found in self._below()
+        ]
+        if not files:
+            raise InputError(f"{self.url}: no such folder (no object's key begins with {self.prefix!r})")
+        return sorted(files, key=lambda file: file.name)
+
+    def _below(self) -> Iterator[dict[str, Any]]:
+        with refusals(self.url):
+            pages = self.s3.client.get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix):
+                yield from page.get("Contents", [])
+
+    def first_below(self) -> str | None:
+        """Return the first key below; asking also tells a bucket that is not there, and bad credentials."""
+        found = self.s3.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
+        return next((entry["Key"] for entry in found.get("Contents", [])), None)
+
+
+class _Download(io.RawIOBase):
+    """An object's bytes from *start* up to *stop*; a lost connection is taken up where it broke off."""
+
+    def __init__(self, place: S3Place, start: int, stop: int | None) -> None:
+        self._place = place
+        self._position, self._stop = start, stop
+        self._etag: str | None = None
+        self._body: Any = None
+        self._request()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        attempts, failing_since = 0, 0.0
+        while self._position < self._end:
+            try:
+                data = self._body.read(min(len(buffer), self._end - self._position))
+            except TRANSIENT:
+                attempts += 1
+                failing_since = failing_since or time.monotonic()
+                delay = self._place.s3.patience.delay(attempts, failing_since)
+                self._body.close()
+                if delay is None:
+                    with refusals(self._place.url):
+                        raise
+                time.sleep(delay)
+                self._request()
+                continue
+            buffer[: len(data)] = data
+            self._position += len(data)
+            return len(data)
+        return 0
+
+    def readall(self) -> bytes:
+        return b"".join(iter(lambda: self.read(CHUNK), b""))
+
+    def close(self) -> None:
+        if self._body is not None:
+            self._body.close()
+        super().close()
+
+    def _request(self) -> None:
+        place = self._place
+        last = "" if self._stop is None else self._stop - 1
+        wanted = {"Range": f"bytes={self._position}-{last}"} if self._position or self._stop else {}
+        self._end = self._position
+        with refusals(place.url):
+            try:
+                answer = place.s3.client.get_object(Bucket=place.bucket, Key=place.key, **wanted)
+            except ClientError as error:
+                if code_of(error) in ("InvalidRange", "416"):  # it begins behind the object's end
+                    return
+                if code_of(error) in MISSING:  # or is it the bucket that is?
+                    place.first_below()
+                raise
+        if self._etag not in (None, answer["ETag"]):
+            raise RunError(f"{place.url}: was replaced while it was read; run the same command again")
+        self._etag, self._body = answer["ETag"], answer["Body"]
+        self._end = self._position + answer["ContentLength"]

@@ -1,0 +1,178 @@
+"""The connection to S3: one client per process, one policy of trying again, one way of refusing.
+
+Endpoint, region and credentials come from where every S3 tool looks for them: $AWS_ENDPOINT_URL,
+$AWS_ACCESS_KEY_ID, $AWS_PROFILE, the files in ~/.aws, an instance's role. None of them is ever
+shown or stored.
+"""
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+from botocore import exceptions as boto
+from botocore.config import Config
+from botocore.parsers import ResponseParserError
+
+from lglm_core.data.place import UnreadableFile
+from lglm_core.errors import InputError, RunError
+
+CONNECT_TIMEOUT_S = 5
+READ_TIMEOUT_S = 25  # without a byte
+FIRST_PATIENCE_S = 10.0  # with a server that has not answered yet: its address may be wrong
+PATIENCE_S = 300.0  # with one that has: it is overloaded, or a part of it is being replaced
+FIRST_DELAY_S, LONGEST_DELAY_S = 0.2, 20.0
+CONNECTIONS = 64
+
+TRANSIENT = (
+    boto.ConnectionError,  # refused, no such host, TLS, a connection that does not come about
+    boto.HTTPClientError,  # closed or silent before the answer or in its middle
+    boto.IncompleteReadError,
+    ResponseParserError,
+)
+TRANSIENT_STATUS = {429, 500, 502, 503, 504}
+TRANSIENT_CODES = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "InternalError"}
+TRANSIENT_CODES |= {"ConditionalRequestConflict", "OperationAborted"}
+NO_CREDENTIALS = (
+    boto.NoCredentialsError,
+    boto.PartialCredentialsError,
+    boto.CredentialRetrievalError,
+    boto.TokenRetrievalError,
+    boto.ProfileNotFound,
+)
+REFUSED_CREDENTIALS = {
+    *("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "TokenRefreshRequired"),
+    *("InvalidSecurity", "RequestTimeTooSkewed", "AuthorizationHeaderMalformed"),
+}
+MISSING = {"NoSuchKey", "404", "NotFound"}
+FORBIDDEN = {"AccessDenied", "403", "Forbidden", "InvalidObjectState"}
+
+
+@dataclass
+class Patience:
+    """When a request that failed is tried again: after a random part of a delay that doubles."""
+
+    answered: bool = False
+
+    def delay(self, attempts: int, failing_since: float) -> float | None:
+        """Return the seconds to wait after *attempts* failures; None once patience has run out."""
+        patience = PATIENCE_S if self.answered else FIRST_PATIENCE_S
+        left = failing_since + patience - time.monotonic()
+        if left <= 0:
+            return None
+        longest = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(attempts - 1, 10), left)
+        return random.uniform(0, longest)
+
+    def after_attempt(
+        self,
+        *,
+        response: tuple[Any, Any] | None,
+        caught_exception: Exception | None,
+        attempts: int,
+        request_dict: dict[str, Any],
+        **_: Any,
+    ) -> float | None:
+        """Answer botocore's event ``needs-retry``: the delay before the next attempt, or None."""
+        if response is not None:
+            status = response[0].status_code
+            self.answered |= status < 500
+            code = (response[1].get("Error") or {}).get("Code")
+            transient = status in TRANSIENT_STATUS or code in TRANSIENT_CODES
+        else:
+            transient = isinstance(caught_exception, TRANSIENT)
+        if not transient:
+            return None
+        since = request_dict["context"].setdefault("failing_since", time.monotonic())
+        return self.delay(attempts, since)
+
+
+@dataclass(frozen=True)
+class S3:
+    """The client, and the patience that its requests and its downloads share."""
+
+    client: Any
+    patience: Patience
+
+    @property
+    def endpoint(self) -> str:
+        """The server's address, without anything secret in it."""
+        parts = urlsplit(self.client.meta.endpoint_url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+@cache
+def connect() -> S3:
+    """Return this process's S3 client; nothing is asked of the server yet."""
+    config = Config(
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=READ_TIMEOUT_S,
+        max_pool_connections=CONNECTIONS,
+        retries={"mode": "standard", "total_max_attempts": 1},  # Patience decides instead
+        # boto3's newer default, a checksum behind the body, is not understood by every S3 server.
+        request_checksum_calculation=os.environ.get("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required"),
+        response_checksum_validation=os.environ.get("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required"),
+    )
+    try:
+        client = boto3.Session().client("s3", config=config)
+    except (boto.BotoCoreError, ValueError) as error:
+        raise InputError(f"S3 cannot be used as it is configured: {error}") from error
+    patience = Patience()
+    client.meta.events.register("needs-retry.s3", patience.after_attempt)
+    return S3(client, patience)
+
+
+@contextmanager
+def refusals(url: str) -> Iterator[None]:
+    """Turn what boto3 raises in the block into one line about *url*."""
+    try:
+        yield
+    except (boto.ClientError, boto.BotoCoreError, ResponseParserError) as error:
+        raise _explained(url, error) from error
+
+
+def code_of(error: boto.ClientError) -> str:
+    """Return the server's own code, such as ``NoSuchKey``; of an answer without a body, its status."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _explained(url: str, error: Exception) -> Exception:
+    s3 = connect()
+    if isinstance(error, NO_CREDENTIALS):
+        return InputError(
+            f"{url}: no S3 credentials ({error}); "
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        )
+    if isinstance(error, TRANSIENT):
+        # Its own text would repeat the address, with whatever stands in it.
+        reason = type(error).__name__.removesuffix("Error")
+        if s3.patience.answered:
+            return RunError(f"{url}: the S3 server at {s3.endpoint} stopped answering ({reason})")
+        return InputError(
+            f"{url}: no S3 server answers at {s3.endpoint} ({reason}); check AWS_ENDPOINT_URL and the network"
+        )
+    if not isinstance(error, boto.ClientError):
+        return InputError(f"{url}: not an address S3 can use ({error})")
+    code, bucket = code_of(error), url.removeprefix("s3://").partition("/")[0]
+    if code in MISSING:
+        return UnreadableFile(f"{url}: no such object")
+    if code == "NoSuchBucket":
+        return InputError(
+            f"{url}: there is no bucket {bucket!r} at {s3.endpoint}; create it, or mend the address"
+        )
+    if code in REFUSED_CREDENTIALS:
+        return InputError(
+            f"{url}: the S3 server at {s3.endpoint} refuses the credentials ({code}); "
+            "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        )
+    if code in FORBIDDEN:
+        return UnreadableFile(f"{url}: these credentials may not {error.operation_name} here ({code})")
+    if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in TRANSIENT_STATUS:
+        return RunError(f"{url}: the S3 server at {s3.endpoint} keeps failing ({code})")
+    reason = f"{code}: {error.response.get('Error', {}).get('Message', '')}"
+    return InputError(f"{url}: the S3 server at {s3.endpoint} refuses {error.operation_name} ({reason})")
