@@ -7,12 +7,15 @@ and an exit code: 2 for bad usage or input, 1 for a failure while running.
 import argparse
 import json
 import logging
+import os
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin
 
 import yaml
@@ -20,10 +23,15 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from jobs.options import Options
+from lglm_core import __version__
+from lglm_core.data import storage
 from lglm_core.errors import DamageError, InputError, RunError
 
 OptionsType = TypeVar("OptionsType", bound=Options)
 Choices = Mapping[str, type[Options]]
+
+REQUIRED_VERSION = "LGLM_REQUIRED_VERSION"
+"""Environment variable by which a flow tells a job on a cluster which lglm it expects to find there."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +72,14 @@ def main(
     argv = sys.argv[1:] if argv is None else argv
     _log_to_stderr()
     try:
-        chosen, as_json = parse(verb, options, argv)
-        outcome = run(chosen)
+        with _sigterm_interrupts():
+            _refuse_another_version()
+            chosen, as_json = parse(verb, options, argv)
+            outcome = run(chosen)
+    except _Terminated:
+        return _fail(verb, "stopped by SIGTERM; the same command again goes on from here", 143)
     except KeyboardInterrupt:
-        return _fail(verb, "interrupted", 130)
+        return _fail(verb, "interrupted; the same command again goes on from here", 130)
     except Exception as error:  # the one place where an error becomes a line
         return _report(verb, error)
     print(outcome.summary)
@@ -82,6 +94,36 @@ def main(
         }
         print(json.dumps(result), flush=True)
     return 0
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came: what is running tidies up, as after Ctrl-C."""
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+
+    def interrupt(*_: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; tidying up is not interrupted
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _refuse_another_version() -> None:
+    required = os.environ.get(REQUIRED_VERSION, __version__)
+    if required != __version__:
+        raise InputError(
+            f"lglm {__version__} is installed here, but the flow that started this job is lglm {required}; "
+            "bring both to one version, or let the flow send its code along (--code sent)"
+        )
 
 
 def _log_to_stderr() -> None:
@@ -113,7 +155,7 @@ def parse(verb: str, options: type[Options] | Choices, argv: Sequence[str]) -> t
     kind = options[choice] if isinstance(options, Mapping) else options
     as_json, config = given.pop("_json"), given.pop("_config")
     values = {**(_read_config(config) if config else {}), **given}
-    return _validate(f"lglm {verb}{f' {choice}' if choice else ''}", kind, values), as_json
+    return validate(f"lglm {verb}{f' {choice}' if choice else ''}", kind, values), as_json
 
 
 def to_arguments(options: Options) -> list[str]:
@@ -162,20 +204,23 @@ def _metavar(name: str, info: FieldInfo) -> str:
 def _help(info: FieldInfo) -> str:
     default = "" if info.is_required() or info.default in (None, ()) else f" (default {info.default})"
     required = " (required)" if info.is_required() else ""
-    return f"{info.description}{default}{required}".replace("%", "%%")
+    text = " ".join(str(info.description).split())
+    return f"{text}{default}{required}".replace("%", "%%")
 
 
 def _read_config(path: str) -> dict[str, Any]:
+    data = storage.read_bytes(path)
     try:
-        values = yaml.safe_load(Path(path).read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        values = yaml.safe_load(data.decode())
+    except (ValueError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a mapping of option names to values")
     return {str(name).replace("-", "_"): value for name, value in values.items()}
 
 
-def _validate(command: str, kind: type[OptionsType], values: Mapping[str, Any]) -> OptionsType:
+def validate(command: str, kind: type[OptionsType], values: Mapping[str, Any]) -> OptionsType:
+    """Make options of values by name; refuse, as *command* would, the first that is wrong."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:

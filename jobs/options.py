@@ -3,9 +3,12 @@
 Imports nothing heavy, so that help, refusals and flows start fast.
 """
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from lglm_core.data import storage
 
 PositiveInt = Annotated[int, Field(gt=0)]
 ToySamples = Annotated[int, Field(ge=5, le=900_000)]
@@ -13,10 +16,31 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
+@dataclass(frozen=True)
+class Place:
+    """Marks an option whose value is a path or URL; ``but_for`` are words that are none."""
+
+    but_for: tuple[str, ...] = ()
+
+
+Url = Annotated[str, Place()]
+UrlOrNone = Annotated[str | None, Place()]
+
+
 class Options(BaseModel):
     """What all options have in common: they are frozen, and an unknown one is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def absolute(self) -> Self:
+        """Return the same options, meaning the same in a process with another working directory."""
+        places = {
+            name: value
+            for name, info in type(self).model_fields.items()
+            for mark in info.metadata
+            if isinstance(mark, Place) and (value := getattr(self, name)) and value not in mark.but_for
+        }
+        return self.model_copy(update={name: storage.absolute(value) for name, value in places.items()})
 
 
 class OnRay(Options):
@@ -29,7 +53,7 @@ class OnRay(Options):
 class Shard(OnRay):
     """What all sources of labelled pictures share."""
 
-    out: str
+    out: Url
     """Dataset folder to write."""
     max_samples_per_shard: PositiveInt = 1000
     """Pictures per tar file, at most."""
@@ -38,7 +62,7 @@ class Shard(OnRay):
 class ShardCoco(Shard):
     """Shard COCO, 2014 or 2017."""
 
-    root: str
+    root: Url
     """Folder with {train,val}20xx/ and annotations/instances_{train,val}20xx.json."""
     unlabelled: Literal["keep", "drop"] = "keep"
     """Pictures without any annotation: keep them as negatives, or drop them."""
@@ -55,9 +79,9 @@ class ShardCoco(Shard):
 class ShardTable(Shard):
     """Shard your own pictures from a CSV, JSONL or Parquet table."""
 
-    table: str
+    table: Url
     """File with the columns image, labels (a list, or separated by |) and optionally split."""
-    image_root: str
+    image_root: Url
     """Folder that the column image is relative to."""
     validation_share: Share = 0.2
     """Share of the pictures that go to val, where the table has no column split."""
@@ -70,18 +94,18 @@ class ShardToy(Shard):
     """Scenes to draw; a fifth of them for val."""
     seed: Seed = 0
     """Seed of the drawing."""
-    root: str | None = None
+    root: UrlOrNone = None
     """Folder to keep the drawn COCO-format files in; default: a temporary one."""
 
 
 class MakeLabelEmbeddings(Options):
     """Embed the labels of a dataset."""
 
-    dataset: str
+    dataset: Url
     """Dataset folder whose labels to embed."""
-    out: str
+    out: Url
     """Label embeddings folder to write."""
-    glove: str | None = None
+    glove: UrlOrNone = None
     """GloVe text file; without it the vectors come from label co-occurrence in the training split."""
     alias: tuple[str, ...] = ()
     """'label=words': use other words for a label; may be given several times."""
@@ -100,7 +124,7 @@ class Recipe(Options):
 
     backbone: str = "resnet101"
     """Any torchvision classification CNN, by name."""
-    weights: str = "imagenet"
+    weights: Annotated[str, Place(but_for=("imagenet", "none"))] = "imagenet"
     """Weights the backbone starts from: imagenet, none, or a file."""
     image_size: Annotated[int, Field(ge=32)] = 448
     """Side of the square pictures, in pixels."""
@@ -127,11 +151,11 @@ class Recipe(Options):
 class Train(Recipe, OnRay):
     """Train LGLM on a dataset."""
 
-    dataset: str
+    dataset: Url
     """Dataset folder."""
-    label_embeddings: str
+    label_embeddings: Url
     """Label embeddings folder, made for the same labels."""
-    out: str
+    out: Url
     """Run folder to write; the model is in its folder model."""
     num_workers: Annotated[int, Field(ge=0)] = 1
     """Ray Train workers; 0 trains in this process, without Ray."""
@@ -140,9 +164,9 @@ class Train(Recipe, OnRay):
 class OnSplit(OnRay):
     """Options of a job that applies a model to a split of a dataset."""
 
-    model: str
+    model: Url
     """Model folder, as lglm train wrote it."""
-    dataset: str
+    dataset: Url
     """Dataset folder."""
     split: str = "val"
     """Split of the dataset."""
@@ -151,38 +175,38 @@ class OnSplit(OnRay):
 class Evaluate(OnSplit):
     """Measure a model on a split and write a report."""
 
-    out: str
+    out: Url
     """Evaluation folder to write."""
 
 
 class Embed(OnSplit):
     """Write the features and scores of a split."""
 
-    out: str
+    out: Url
     """Embeddings folder to write."""
 
 
 class Search(Options):
     """Find the pictures of an embeddings folder that are nearest to a given one."""
 
-    model: str
+    model: Url
     """Model folder that the embeddings were made with."""
-    embeddings: str
+    embeddings: Url
     """Embeddings folder."""
-    query: str
+    query: Url
     """Image file."""
     k: PositiveInt = 5
     """How many neighbours."""
-    out: str | None = None
+    out: UrlOrNone = None
     """HTML page to write."""
 
 
 class Tag(OnRay):
-    """Tag every file of a folder."""
+    """Tag every file of a folder or bucket prefix."""
 
-    model: str
+    model: Url
     """Model folder."""
-    images: str
-    """Folder of pictures, searched to any depth; every file in it becomes a row."""
-    out: str
+    images: Url
+    """Folder or s3:// prefix of pictures, searched to any depth; every file in it becomes a row."""
+    out: Url
     """Tags folder to write."""

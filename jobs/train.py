@@ -142,17 +142,7 @@ def _train_on_ray(options: Train, recipe: rooms.Recipe, model: "Lglm") -> "list[
         from ray.train import CheckpointConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
-        absolute = options.model_copy(
-            update={
-                name: storage.absolute(getattr(options, name))
-                for name in ("dataset", "label_embeddings", "out")
-            }
-            | (
-                {"weights": storage.absolute(options.weights)}
-                if options.weights not in ("imagenet", "none")
-                else {}
-            )
-        )
+        absolute = options.absolute()
         trainer = TorchTrainer(
             _worker,
             train_loop_config={"options": absolute.model_dump(), "lines": lines},

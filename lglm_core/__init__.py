@@ -7,6 +7,8 @@ first used, so that what needs no torch starts without it.
 import importlib
 from typing import Any
 
+__version__ = "0.2.0"
+
 _HOMES = {
     "Dataset": "lglm_core.data.dataset",
     "InputError": "lglm_core.errors",

@@ -16,9 +16,12 @@ JOBS = {
     "evaluate": "measure a model on a split; writes a report",
     "embed": "write features and scores of a split",
     "search": "find the pictures nearest to a given one",
-    "tag": "tag every file of a folder",
+    "tag": "tag every file of a folder or bucket prefix",
 }
-FLOWS = {"train-lglm": "from labelled pictures to tags: every job in turn"}
+FLOWS = {
+    "train-lglm": "from labelled pictures to tags: every job in turn",
+    "tag-bucket": "tag a bucket prefix and sum up what was found",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,10 +53,9 @@ def _run_flow(arguments: list[str]) -> int:
     kind = getattr(flows, "".join(word.capitalize() for word in name.split("-")))
 
     def run(options: Any) -> command_line.Outcome:
-        from pipelines.embedded import check_server, use_embedded_prefect
+        from pipelines.servers import use_embedded_prefect
 
-        check_server()
-        use_embedded_prefect(f"{options.out}/.state")
+        use_embedded_prefect()
         outcome: command_line.Outcome = importlib.import_module(module).run(options)
         return outcome
 

@@ -4,31 +4,43 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from jobs.options import OnRay, Recipe, Share, ToySamples
+from jobs.options import Options, Recipe, Share, ToySamples, Url, UrlOrNone
+
+Code = Literal["sent", "image"]
 
 
-class TrainLglm(Recipe, OnRay):
+class Cluster(Options):
+    """Where the jobs of a flow run."""
+
+    ray_address: str | None = None
+    """Ray cluster: http://head:8265 (its Jobs API) runs every job there, ray://… or head:6379 lets jobs
+    started here use it; default $RAY_ADDRESS, else a local Ray for each job."""
+    code: Code = "sent"
+    """With a Jobs API: send this lglm along, or use that in the cluster's image, if of the same version."""
+
+
+class TrainLglm(Recipe, Cluster):
     """From labelled pictures to a model, its evaluation, its embeddings, and tags of new pictures."""
 
-    out: str
+    out: Url
     """Folder for everything: dataset, labels, run, evaluation, embeddings, tags."""
     source: Literal["toy", "coco", "table"]
     """Where labelled pictures come from: drawn here, COCO's layout, or a table of your own."""
-    root: str | None = None
+    root: UrlOrNone = None
     """With source coco: its folder. With source toy: where to keep the drawn pictures; default OUT/raw."""
     year: Literal["2014", "2017"] | None = None
     """With source coco: which, where the root holds both."""
     unlabelled: Literal["keep", "drop"] = "keep"
     """With source coco: pictures without any annotation."""
-    table: str | None = None
+    table: UrlOrNone = None
     """With source table: a CSV, JSONL or Parquet file with the columns image and labels."""
-    image_root: str | None = None
+    image_root: UrlOrNone = None
     """With source table: the folder that the column image is relative to."""
     validation_share: Share = 0.2
     """With source table: share of the pictures that go to val, where the table names no split."""
     samples: ToySamples = 1000
     """With source toy: scenes to draw."""
-    glove: str | None = None
+    glove: UrlOrNone = None
     """GloVe text file; without it the label vectors come from co-occurrence in the training split."""
     alias: tuple[str, ...] = ()
     """'label=words', for labels that GloVe calls something else."""
@@ -36,9 +48,9 @@ class TrainLglm(Recipe, OnRay):
     """A label none of whose words GloVe holds: refuse, or take a zero vector."""
     num_workers: Annotated[int, Field(ge=0)] = 1
     """Ray Train workers; 0 trains in one process, without Ray."""
-    images: str | None = None
+    images: UrlOrNone = None
     """Folder of new pictures to tag; with source toy, by default, those drawn for it."""
-    query: str | None = None
+    query: UrlOrNone = None
     """Picture whose nearest neighbours to find; by default the first tagged one that can be read."""
 
     @model_validator(mode="after")
@@ -50,3 +62,14 @@ class TrainLglm(Recipe, OnRay):
         if self.alias and not self.glove:
             raise ValueError(f"--alias {self.alias[0]!r} is for word vectors; it needs --glove")
         return self
+
+
+class TagBucket(Cluster):
+    """Tag every file of a folder or bucket prefix, and sum up what was found."""
+
+    model: Url
+    """Model folder, as train-lglm wrote it to OUT/run/model."""
+    images: Url
+    """Folder or s3:// prefix of pictures, searched to any depth; every file in it becomes a row."""
+    out: Url
+    """Tags folder to write."""

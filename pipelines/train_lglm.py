@@ -1,7 +1,7 @@
 """The flow train-lglm: from labelled pictures to a model, its evaluation, its embeddings, and tags.
 
 lglm flow train-lglm --source toy --out demo
-python -m pipelines.train_lglm --source coco --root COCO --out work --backbone resnet50
+prefect deployment run train-lglm/default --param source=coco --param root=s3://raw/coco --param out=s3://work
 """
 
 import os
@@ -12,6 +12,7 @@ if __name__ == "__main__":  # before Prefect is imported, with other settings th
     os.execv(sys.executable, [sys.executable, "-m", "pipelines.cli", "flow", "train-lglm", *sys.argv[1:]])
 
 from prefect import flow
+from prefect.artifacts import create_markdown_artifact
 
 from jobs import options as jobs
 from jobs.command_line import Outcome
@@ -19,53 +20,60 @@ from jobs.options import Options, Recipe
 from lglm_core import rooms
 from lglm_core.data import storage
 from lglm_core.errors import InputError
+from pipelines.form import with_form
 from pipelines.launch import run_job
 from pipelines.options import TrainLglm
 
-Results = dict[str, dict[str, Any]]
+ROOMS = ("dataset", "labels", "run", "evaluation", "embeddings", "tags")
+HEADLINE = ("mAP", "CF1", "OF1")
 
 
 @flow(name="train-lglm")
-def train_lglm(options: TrainLglm) -> Results:
+@with_form("train-lglm", TrainLglm)
+def train_lglm(options: TrainLglm) -> None:
     """Shard, embed the labels, train, evaluate, embed, tag, and find neighbours of one picture."""
-    place = {
-        name: storage.join(options.out, name)
-        for name in ("dataset", "labels", "run", "evaluation", "embeddings", "tags")
-    }
-    ray: dict[str, Any] = {"ray_address": options.ray_address}
+    place = _places(options)
     model, on_val = storage.join(place["run"], "model"), {"dataset": place["dataset"], "split": "val"}
-    results = {"shard": run_job("shard", _shard(options, place["dataset"]), choice=options.source)}
+    run_job("shard", _shard(options, place["dataset"]), options, choice=options.source)
     _refuse_without_validation(place["dataset"])
-    results["label-embeddings"] = run_job("label-embeddings", _label_embeddings(options, place))
-    results["train"] = run_job("train", _train(options, place))
-    results["evaluate"] = run_job(
-        "evaluate", jobs.Evaluate(model=model, out=place["evaluation"], **on_val, **ray)
-    )
-    results["embed"] = run_job("embed", jobs.Embed(model=model, out=place["embeddings"], **on_val, **ray))
-    images = options.images or (storage.join(_raw(options), "test2017") if options.source == "toy" else None)
-    if images:
-        results["tag"] = run_job("tag", jobs.Tag(model=model, images=images, out=place["tags"], **ray))
-    query = options.query or (_first_tagged(place["tags"]) if images else None)
-    if query:
-        page = storage.join(options.out, "neighbours.html")
-        search = jobs.Search(model=model, embeddings=place["embeddings"], query=query, out=page)
-        results["search"] = run_job("search", search)
-    return results
+    run_job("label-embeddings", _label_embeddings(options, place), options)
+    run_job("train", _train(options, place), options)
+    run_job("evaluate", jobs.Evaluate(model=model, out=place["evaluation"], **on_val), options)
+    run_job("embed", jobs.Embed(model=model, out=place["embeddings"], **on_val), options)
+    if images := _images(options):
+        run_job("tag", jobs.Tag(model=model, images=images, out=place["tags"]), options)
+    if query := options.query or (_first_tagged(place["tags"]) if images else None):
+        search = jobs.Search(model=model, embeddings=place["embeddings"], query=query, out=_page(options))
+        run_job("search", search, options)
+    create_markdown_artifact(key="train-lglm", markdown=_artifact(options), description="LGLM on val")
+
+
+def _places(options: TrainLglm) -> dict[str, str]:
+    return {name: storage.join(options.out, name) for name in ROOMS}
 
 
 def _raw(options: TrainLglm) -> str:
     return options.root or storage.join(options.out, "raw")
 
 
+def _images(options: TrainLglm) -> str | None:
+    """The pictures to tag: those named or, of drawn scenes, those without labels."""
+    drawn = storage.join(_raw(options), "test2017") if options.source == "toy" else None
+    return options.images or drawn
+
+
+def _page(options: TrainLglm) -> str:
+    return storage.join(options.out, "neighbours.html")
+
+
 def _shard(options: TrainLglm, out: str) -> Options:
-    shared: dict[str, Any] = {"out": out, "ray_address": options.ray_address}
     if options.source == "toy":
-        return jobs.ShardToy(samples=options.samples, seed=options.seed, root=_raw(options), **shared)
+        return jobs.ShardToy(samples=options.samples, seed=options.seed, root=_raw(options), out=out)
     if options.source == "coco":
         named = options.model_dump(include={"root", "year", "unlabelled"})
-        return jobs.ShardCoco.model_validate(named | shared)
+        return jobs.ShardCoco.model_validate(named | {"out": out})
     named = options.model_dump(include={"table", "image_root", "validation_share"})
-    return jobs.ShardTable.model_validate(named | shared)
+    return jobs.ShardTable.model_validate(named | {"out": out})
 
 
 def _refuse_without_validation(dataset: str) -> None:
@@ -92,7 +100,6 @@ def _train(options: TrainLglm, place: dict[str, str]) -> Options:
         label_embeddings=place["labels"],
         out=place["run"],
         num_workers=options.num_workers,
-        ray_address=options.ray_address,
     )
 
 
@@ -105,39 +112,57 @@ def _first_tagged(tags: str) -> str | None:
 
 
 def run(options: TrainLglm) -> Outcome:
-    """Run the flow on this machine and sum it up."""
-    results: Results = train_lglm(options)
-    metrics = results["evaluate"]["metrics"]
-    repeated = all(
-        result["status"] == "already complete" for verb, result in results.items() if verb != "search"
-    )
+    """Run the flow from this process and sum up what the rooms say."""
+    wanted = [place for name, place in _places(options).items() if name != "tags" or _images(options)]
+    complete = all(rooms.read_manifest(place) for place in wanted)
+    train_lglm(**options.model_dump())
     return Outcome(
-        status="already complete" if repeated else "done",
+        status="already complete" if complete else "done",
         out=options.out,
-        summary=_summary(options.out, results, metrics),
-        counts=results["evaluate"]["counts"],
-        metrics=metrics,
+        summary=_summary(options),
+        counts=rooms.require(_places(options)["evaluation"], "evaluation").counts,
+        metrics=_metrics(options),
     )
 
 
-def _summary(out: str, results: Results, metrics: dict[str, Any]) -> str:
-    made = {
-        "dataset": storage.join(out, "dataset"),
-        "model": storage.join(out, "run", "model"),
-        "report": storage.join(out, "evaluation", "report.html"),
-        "embeddings": storage.join(out, "embeddings"),
-        **({"tags": results["tag"]["out"]} if "tag" in results else {}),
-        **({"neighbours": results["search"]["out"]} if "search" in results else {}),
+def _metrics(options: TrainLglm) -> dict[str, Any]:
+    return dict(rooms.read_json(storage.join(_places(options)["evaluation"], "metrics.json")))
+
+
+def _made(options: TrainLglm) -> dict[str, str]:
+    """What there is to look at, and where."""
+    place = _places(options)
+    return {
+        "dataset": place["dataset"],
+        "model": storage.join(place["run"], "model"),
+        "report": storage.join(place["evaluation"], "report.html"),
+        "embeddings": place["embeddings"],
+        **({"tags": place["tags"]} if _images(options) else {}),
+        **({"neighbours": _page(options)} if _images(options) or options.query else {}),
     }
+
+
+def _summary(options: TrainLglm) -> str:
+    metrics = _metrics(options)
     return "\n".join(
         [
             "",
             f"{'on ' + str(metrics['n_images']) + ' validation pictures':<32}{'LGLM':>8}{'prior':>8}",
-            *(
-                f"{name:<32}{metrics[name]:>8.1f}{metrics[f'prior_{name}']:>8.1f}"
-                for name in ("mAP", "CF1", "OF1")
-            ),
+            *(f"{name:<32}{metrics[name]:>8.1f}{metrics[f'prior_{name}']:>8.1f}" for name in HEADLINE),
             "",
-            *(f"{name:<12}{path}" for name, path in made.items()),
+            *(f"{name:<12}{path}" for name, path in _made(options).items()),
+        ]
+    )
+
+
+def _artifact(options: TrainLglm) -> str:
+    metrics = _metrics(options)
+    return "\n".join(
+        [
+            f"| on {metrics['n_images']} validation pictures | LGLM | prior |",
+            "|---|---:|---:|",
+            *(f"| {name} | {metrics[name]:.1f} | {metrics[f'prior_{name}']:.1f} |" for name in HEADLINE),
+            "",
+            *(f"- {name}: `{path}`" for name, path in _made(options).items()),
         ]
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from tests.servers.process import Server, listening, started
+from tests.servers.process import Server, listening, started, with_our_commands
 
 SECONDS_TO_START = 120.0
 PREFECT = Path(sys.executable).parent / "prefect"
@@ -61,7 +61,11 @@ def prefect_worker(
     """
     name = f"worker-{uuid4().hex[:8]}"
     command = [PREFECT, "worker", "start", "--pool", pool, "--type", "process", "--name", name]
-    theirs = {**without_prefect(os.environ), **prefect_environment(home, api_url), **environment}
+    theirs = {
+        **without_prefect(with_our_commands(os.environ)),
+        **prefect_environment(home, api_url),
+        **environment,
+    }
 
     def online() -> bool:
         try:

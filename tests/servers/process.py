@@ -5,6 +5,7 @@ import random
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -149,6 +150,12 @@ def listening(
                 continue
             yield port
             return
+
+
+def with_our_commands(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which ``python`` and ``lglm`` are those that run the tests."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
+    return {**environment, "PATH": path}
 
 
 def free_ports(count: int) -> list[int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from tests.servers.process import ATTEMPTS, EndedEarly, Server, free_ports, started
+from tests.servers.process import ATTEMPTS, EndedEarly, Server, free_ports, started, with_our_commands
 
 HOST = "127.0.0.1"
 SECONDS_TO_START = 120.0
@@ -71,7 +71,7 @@ def ray_cluster(
     ours = {
         **{
             name: value
-            for name, value in os.environ.items()
+            for name, value in with_our_commands(os.environ).items()
             if not name.startswith("RAY_") and name != "TMPDIR"
         },
         "HOME": str(folder),

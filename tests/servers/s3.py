@@ -65,7 +65,11 @@ class S3Server:
 
 @contextmanager
 def rclone_s3(folder: Path) -> Iterator[S3Server]:
-    """Serve a folder: each folder in it is a bucket, each file below an object. Checks signatures."""
+    """Serve a folder: each folder in it is a bucket, each file below an object. Checks signatures.
+
+    Lay files into it before it starts, or put them through it: it remembers folders that it has listed
+    for minutes, and is ten times slower if told not to.
+    """
     key, secret = f"key-{uuid4().hex[:12]}", uuid4().hex
 
     with TemporaryDirectory(prefix="lglm-rclone-") as home:

@@ -1,0 +1,161 @@
+"""Jobs on a Ray cluster, by its Jobs API: the command line a person would submit, followed to its end.
+
+The only module outside ``jobs`` that knows Ray, and of it only this client.
+"""
+
+import asyncio
+import hashlib
+import os
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.command_line import REQUIRED_VERSION
+from lglm_core import __version__
+from lglm_core.errors import InputError, RunError
+from pipelines.options import Code
+from pipelines.servers import refuse_silence, without_secrets
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+PACKAGES = ("lglm_core", "jobs")  # what a job on the cluster needs of us
+SECONDS_TO_STOP = 12.0
+SECONDS_WITHOUT_CONTACT = 120.0
+BETWEEN_ATTEMPTS_S = 2.0
+
+
+def run_on_cluster(
+    address: str, verb: str, arguments: Sequence[str], *, code: Code, say: Callable[[str], Any]
+) -> int:
+    """Run ``lglm VERB`` as a job of the cluster, or attach to it where it is running already.
+
+    Args:
+        address: Of the Jobs API, such as ``http://head:8265``.
+        arguments: Those of the command line; every place in them must mean the same on the cluster.
+        code: Whether our packages travel along, or those in the cluster's image are used.
+        say: Gets every line of the job's log.
+
+    Returns:
+        The job's exit code.
+
+    Raises:
+        InputError: no cluster answers there, or it refuses us.
+        RunError: the cluster was lost on the way, or it lost the job.
+    """
+    client = _connect(address)
+    command = shlex.join(["python", "-m", f"jobs.{verb.replace('-', '_')}", *arguments])
+    identity = hashlib.sha256("\n".join([command, __version__, _digest_of_code()]).encode()).hexdigest()
+    job = f"lglm-{verb}-{identity[:16]}"
+    with _refusals(address):
+        _submit_unless_running(client, job, command, code)
+    say(f"{job} on {address}")
+    try:
+        asyncio.run(_follow(client, job, say))
+    except BaseException:
+        _stop(client, job)
+        raise
+    return _exit_code(client, job)
+
+
+def _connect(address: str) -> "JobSubmissionClient":
+    refuse_silence(f"{address.rstrip('/')}/api/version", without_secrets(address), "Ray Jobs API")
+    from ray.job_submission import JobSubmissionClient
+
+    os.environ["RAY_API_SERVER_ADDRESS"] = address  # the client prefers the environment to its argument
+    with _refusals(address):
+        return JobSubmissionClient(address)
+
+
+def _submit_unless_running(client: "JobSubmissionClient", job: str, command: str, code: Code) -> None:
+    known = {details.submission_id: details.status for details in client.list_jobs()}
+    if job in known:
+        if not known[job].is_terminal():
+            return
+        client.delete_job(job)  # rooms tell what is complete, not the memory of an earlier attempt
+    runtime: dict[str, Any] = {"env_vars": {REQUIRED_VERSION: __version__}}
+    if code == "sent":
+        runtime |= {
+            "py_modules": [str(folder) for folder in _folders()],
+            "excludes": ["__pycache__", "*.pyc"],
+        }
+    client.submit_job(entrypoint=command, submission_id=job, runtime_env=runtime)
+
+
+def _folders() -> Iterator[Path]:
+    for package in PACKAGES:
+        spec = find_spec(package)
+        assert spec and spec.origin
+        yield Path(spec.origin).parent
+
+
+def _digest_of_code() -> str:
+    digest = hashlib.sha256()
+    for folder in _folders():
+        for file in sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".j2")):
+            digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+async def _follow(client: "JobSubmissionClient", job: str, say: Callable[[str], Any]) -> None:
+    """Say the job's log line by line until it has ended; a lost connection is taken up again."""
+    said, lost_since = 0, None
+    while True:
+        try:
+            heard, rest = 0, ""
+            async for chunk in client.tail_job_logs(job):
+                *lines, rest = re.split(r"[\r\n]", rest + chunk)
+                for line in lines:
+                    heard += 1
+                    if heard > said and line.strip():
+                        say(line.rstrip())
+                said, lost_since = max(said, heard), None
+            if client.get_job_status(job).is_terminal():
+                if rest.strip():
+                    say(rest.rstrip())
+                return
+        except (OSError, RuntimeError) as error:
+            lost_since = lost_since or time.monotonic()
+            if time.monotonic() - lost_since > SECONDS_WITHOUT_CONTACT:
+                raise RunError(f"{job}: contact with the Ray cluster is lost ({error})") from error
+        await asyncio.sleep(BETWEEN_ATTEMPTS_S)
+
+
+def _stop(client: "JobSubmissionClient", job: str) -> None:
+    """End the job and wait until it has ended."""
+    client.stop_job(job)
+    deadline = time.monotonic() + SECONDS_TO_STOP
+    while not client.get_job_status(job).is_terminal() and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+
+def _exit_code(client: "JobSubmissionClient", job: str) -> int:
+    details = client.get_job_info(job)
+    if details.status == "SUCCEEDED":
+        return 0
+    if details.driver_exit_code is None:  # it never ran, or was taken from it
+        reason = " ".join(str(details.message).split())
+        raise RunError(f"{job}: {details.status.lower()} on the Ray cluster ({reason})")
+    return int(details.driver_exit_code)
+
+
+@contextmanager
+def _refusals(address: str) -> Iterator[None]:
+    from ray.exceptions import AuthenticationError
+
+    try:
+        yield
+    except AuthenticationError as error:
+        raise InputError(
+            f"{address}: the Ray cluster wants another token than ours; set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as on the cluster"
+        ) from error
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"{address}: the Ray Jobs API refuses us ({' '.join(str(error).split())})"
+        ) from error
