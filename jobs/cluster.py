@@ -4,6 +4,8 @@ import logging
 import os
 import secrets
 import shutil
+import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -18,6 +20,7 @@ from lglm_core.errors import InputError
 
 OBJECT_STORE_BYTES = 256 << 20  # rooms carry the data; the object store only passes lists of work
 LONGEST_TEMPORARY_PATH = 40  # characters; Ray's sockets below it must stay under 108
+SECONDS_TO_ANSWER = 10.0
 Result = TypeVar("Result")
 
 
@@ -34,6 +37,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the future default; silences a warning
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its failures reach us as exceptions
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # else a wrong token takes 20 s to be refused
     if not address and "RAY_AUTH_TOKEN" not in os.environ:
         # A token for this one Ray; left alone, Ray would write one into the user's home.
         os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
@@ -55,16 +59,49 @@ def ray_cluster(address: str | None) -> Iterator[None]:
 
 
 def _connect(address: str | None, options: dict[str, Any]) -> None:
-    import ray
-
     if address:
+        _refuse_silence(address)
         logging.getLogger("lglm.cluster").info(f"connecting to Ray at {address}")
+    import ray
+    from ray.exceptions import AuthenticationError
+
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         with _quiet_stderr():
             ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **options)
-    except (ConnectionError, ValueError) as error:
-        where = f"no Ray cluster answers at {address}" if address else "the local Ray does not start"
-        raise InputError(f"{where} ({str(error).splitlines()[0]})") from error
+    except (AuthenticationError, ConnectionError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        if not address:
+            raise InputError(f"the local Ray does not start ({reason})") from error
+        raise InputError(
+            f"{address}: something listens there, but lets us into no Ray cluster ({reason}); if the cluster "
+            "asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as there"
+        ) from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray sets its own, which does not tidy up
+
+
+def _refuse_silence(address: str) -> None:
+    """Refuse an address that nothing listens at, before Ray tries at length."""
+    if address in ("auto", "local"):
+        return
+    scheme, _, rest = address.rpartition("://")
+    if scheme.startswith("http"):
+        raise InputError(
+            f"{address}: the address of a Jobs API; send this command there with ray job submit, or name the "
+            "cluster itself, as host:6379 or ray://host:10001"
+        )
+    host, _, port = rest.partition("/")[0].rpartition(":")
+    if not port.isdecimal():
+        raise InputError(
+            f"{address}: not the address of a Ray cluster; host:6379 or ray://host:10001 was expected"
+        )
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_ANSWER):
+            pass
+    except (OSError, OverflowError) as error:
+        raise InputError(f"no Ray cluster answers at {address} ({error})") from error
 
 
 def cpus() -> int:

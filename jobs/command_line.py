@@ -72,14 +72,13 @@ def main(
     argv = sys.argv[1:] if argv is None else argv
     _log_to_stderr()
     try:
-        with _sigterm_interrupts():
+        with _sigterm_interrupts() as terminated:
             _refuse_another_version()
             chosen, as_json = parse(verb, options, argv)
             outcome = run(chosen)
-    except _Terminated:
-        return _fail(verb, "stopped by SIGTERM; the same command again goes on from here", 143)
     except KeyboardInterrupt:
-        return _fail(verb, "interrupted; the same command again goes on from here", 130)
+        code = 143 if terminated.is_set() else 130
+        return _fail(verb, "interrupted; the same command again goes on from here", code)
     except Exception as error:  # the one place where an error becomes a line
         return _report(verb, error)
     print(outcome.summary)
@@ -96,23 +95,22 @@ def main(
     return 0
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM came: what is running tidies up, as after Ctrl-C."""
-
-
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
+def _sigterm_interrupts() -> Iterator[threading.Event]:
+    """Let SIGTERM do what Ctrl-C does, so that what is running tidies up; yield whether it came."""
+    terminated = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
+        yield terminated  # only the main thread may handle signals
         return
 
     def interrupt(*_: object) -> NoReturn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; tidying up is not interrupted
-        raise _Terminated
+        terminated.set()
+        raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        yield
+        yield terminated
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -5,6 +5,7 @@ The only module outside ``jobs`` that knows Ray, and of it only this client.
 
 import asyncio
 import hashlib
+import logging
 import os
 import re
 import shlex
@@ -28,6 +29,7 @@ PACKAGES = ("lglm_core", "jobs")  # what a job on the cluster needs of us
 SECONDS_TO_STOP = 12.0
 SECONDS_WITHOUT_CONTACT = 120.0
 BETWEEN_ATTEMPTS_S = 2.0
+CHATTY = ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging")
 
 
 def run_on_cluster(
@@ -54,7 +56,7 @@ def run_on_cluster(
     job = f"lglm-{verb}-{identity[:16]}"
     with _refusals(address):
         _submit_unless_running(client, job, command, code)
-    say(f"{job} on {address}")
+    say(f"{job} on {without_secrets(address)}")
     try:
         asyncio.run(_follow(client, job, say))
     except BaseException:
@@ -67,6 +69,8 @@ def _connect(address: str) -> "JobSubmissionClient":
     refuse_silence(f"{address.rstrip('/')}/api/version", without_secrets(address), "Ray Jobs API")
     from ray.job_submission import JobSubmissionClient
 
+    for name in CHATTY:  # our own lines tell it better
+        logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
     os.environ["RAY_API_SERVER_ADDRESS"] = address  # the client prefers the environment to its argument
     with _refusals(address):
         return JobSubmissionClient(address)
@@ -148,14 +152,15 @@ def _exit_code(client: "JobSubmissionClient", job: str) -> int:
 def _refusals(address: str) -> Iterator[None]:
     from ray.exceptions import AuthenticationError
 
+    where = without_secrets(address)
     try:
         yield
     except AuthenticationError as error:
+        ours = "ours is another" if "RAY_AUTH_TOKEN" in os.environ else "we have none"
         raise InputError(
-            f"{address}: the Ray cluster wants another token than ours; set RAY_AUTH_MODE=token and "
+            f"{where}: the Ray cluster asks for a token, and {ours}; set RAY_AUTH_MODE=token and "
             "RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as on the cluster"
         ) from error
     except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"{address}: the Ray Jobs API refuses us ({' '.join(str(error).split())})"
-        ) from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"{where}: the Ray Jobs API refuses us ({reason})") from error

@@ -93,7 +93,7 @@ class Server:
 
     def end(self, grace_s: float) -> None:
         """SIGTERM to the process, a while to tidy up, SIGKILL to whatever is left."""
-        remaining = self.processes()  # while parents still stand; later only sessions tell
+        self.processes()  # notes their sessions while their parents still stand
         if self.process.poll() is None:
             self.process.terminate()
         deadline = time.monotonic() + grace_s

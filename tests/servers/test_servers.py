@@ -173,7 +173,7 @@ def test_a_cluster_of_two_nodes_lets_in_who_has_the_token(tmp_path: Path) -> Non
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urlopen(f"{cluster.jobs_url}/api/jobs/")
 
-        job = [RAY, "job", "submit", "--address", cluster.jobs_url, "--", "python", "-c", "import ray"]
+        job = [str(RAY), "job", "submit", "--address", cluster.jobs_url, "--", "python", "-c", "import ray"]
         without = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         without["HOME"] = str(tmp_path)  # Ray would look for a token there
         refused = subprocess.run(job, env=without, capture_output=True, text=True)
