@@ -27,7 +27,9 @@ def with_form(
         def by_name(**values: Any) -> Result:
             return function(validate(f"lglm flow {name}", kind, values))
 
-        fields = kind.model_fields.items()
+        # What must be given comes first, then what the class itself says, then what it inherits.
+        level = {name: number for number, base in enumerate(kind.__mro__) for name in _own_fields(base)}
+        fields = sorted(kind.model_fields.items(), key=lambda f: (not f[1].is_required(), level[f[0]]))
         parameters = [
             inspect.Parameter(
                 option,
@@ -44,3 +46,7 @@ def with_form(
         return by_name
 
     return decorate
+
+
+def _own_fields(kind: type) -> list[str]:
+    return list(vars(kind).get("__annotations__", {}))
