@@ -59,7 +59,7 @@ class DiskPlace:
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """Yield a scratch folder on the same disk."""
+        """Yield a scratch path on the same disk."""
         parent = self.path.parent
         try:
             parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ class DiskPlace:
         except OSError as error:
             raise InputError(f"{parent}: cannot be written to ({error.strerror})") from error
         with scratch as folder:
-            yield Path(folder)
+            yield Path(folder, self.path.name)
 
     def publish(self, staged: Path) -> None:
         """Rename *staged* to this path."""

@@ -48,7 +48,7 @@ class Place(Protocol):
         """Read *size* bytes from *offset*; fewer come back only at the file's end."""
 
     def staging(self) -> AbstractContextManager[Path]:
-        """Yield a scratch folder, deleted afterwards, from which :meth:`publish` is one step."""
+        """Yield a scratch path, deleted afterwards, from which :meth:`publish` is one step."""
 
     def publish(self, staged: Path) -> None:
         """Put the finished file *staged* here, in place of what was."""

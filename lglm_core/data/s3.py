@@ -87,9 +87,9 @@ class S3Place:
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """Yield a scratch folder on this machine."""
+        """Yield a scratch path on this machine, of a name that the key has no say in."""
         with TemporaryDirectory(prefix="lglm-upload-", ignore_cleanup_errors=True) as folder:
-            yield Path(folder)
+            yield Path(folder, "object")
 
     def publish(self, staged: Path) -> None:
         """Upload *staged*; a large file in parts, several at a time."""

@@ -98,10 +98,10 @@ def local_copy(url: str) -> Iterator[Path]:
     if isinstance(place, DiskPlace):
         yield place.path
         return
-    with place.staging() as folder:
-        with place.open() as source, (folder / "copy").open("wb") as target:
+    with place.staging() as copy:
+        with place.open() as source, copy.open("wb") as target:
             shutil.copyfileobj(source, target, COPY_BYTES)
-        yield folder / "copy"
+        yield copy
 
 
 def sha256(url: str) -> str:
@@ -114,9 +114,9 @@ def sha256(url: str) -> str:
 def write_whole(url: str) -> Iterator[Path]:
     """Yield a scratch path; publish the file written there at *url* only if the block succeeds."""
     place = locate(url)
-    with place.staging() as folder:
-        yield folder / "staged"
-        place.publish(folder / "staged")
+    with place.staging() as staged:
+        yield staged
+        place.publish(staged)
 
 
 def write_bytes(url: str, data: bytes) -> None:
@@ -132,8 +132,7 @@ def create(url: str, data: bytes) -> bytes:
     ignores ``If-None-Match``, the last one does.
     """
     place = locate(url)
-    with place.staging() as folder:
-        staged = folder / "staged"
+    with place.staging() as staged:
         staged.write_bytes(data)
         return data if place.create(staged) else read_bytes(url)
 

@@ -17,7 +17,7 @@ from jobs.options import Options
 from jobs.shard import SOURCES
 from lglm_core.errors import DamageError, InputError, RunError
 from pipelines.cli import FLOWS, JOBS
-from pipelines.options import TrainLglm
+from pipelines.options import TagBucket, TrainLglm
 from tests.jobs.commands import Commands, Result
 
 KINDS: dict[tuple[str, ...], type[Options]] = {
@@ -29,6 +29,7 @@ KINDS: dict[tuple[str, ...], type[Options]] = {
     ("search",): options.Search,
     ("tag",): options.Tag,
     ("flow", "train-lglm"): TrainLglm,
+    ("flow", "tag-bucket"): TagBucket,
 }
 NAMES = [" ".join(name) for name in KINDS]
 TRAIN = ("--dataset", "d", "--label-embeddings", "l", "--out", "o")

@@ -1,4 +1,4 @@
-"""The flow train-lglm on a real ephemeral Prefect server, starting real jobs."""
+"""The flows on a real ephemeral Prefect server, starting real jobs."""
 
 import json
 import os
@@ -20,9 +20,22 @@ TINY = {
 }
 
 
+ROOMS = {
+    "dataset": "dataset",
+    "labels": "label-embeddings",
+    "run": "run",
+    "evaluation": "evaluation",
+    "embeddings": "embeddings",
+    "tags": "tags",
+}
+
+
 def run_flow(out: Path, options: dict, *, module: tuple[str, ...] = ("pipelines.train_lglm",)):
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    temporary = out.parent / "tmp"
+    temporary.mkdir(exist_ok=True)
+    environment["TMPDIR"] = str(temporary)
     return subprocess.run(
         [sys.executable, "-m", *module, "--out", str(out), "--json", *arguments],
         capture_output=True,
@@ -42,17 +55,9 @@ def test_it_goes_through_every_room(finished):
     assert process.returncode == 0, process.stderr[-2000:]
     kinds = {
         folder: json.loads((out / folder / "manifest.json").read_text())["kind"]
-        for folder in ("dataset", "labels", "run", "run/model", "evaluation", "embeddings", "tags")
+        for folder in (*ROOMS, "run/model")
     }
-    assert kinds == {
-        "dataset": "dataset",
-        "labels": "label-embeddings",
-        "run": "run",
-        "run/model": "model",
-        "evaluation": "evaluation",
-        "embeddings": "embeddings",
-        "tags": "tags",
-    }
+    assert kinds == {**ROOMS, "run/model": "model"}
     assert (out / "neighbours.html").exists()
 
 
@@ -65,10 +70,11 @@ def test_it_ends_with_a_table_beside_the_prior_and_the_paths_of_what_it_made(fin
     assert table["report"] == [str(out / "evaluation" / "report.html")]
 
 
-def test_the_state_of_the_embedded_servers_stays_below_its_folder(finished):
+def test_the_state_of_the_embedded_servers_goes_with_the_process(finished):
     out, _ = finished
-    assert (out / ".state" / "prefect" / "prefect.db").exists()
-    assert not list((out / ".state" / "ray").glob("*"))  # local Rays clean up after themselves
+    made = {*ROOMS, "raw", "neighbours.html"}
+    assert {path.name for path in out.iterdir()} == made
+    assert not list(out.parent.glob("tmp/lglm-*"))
 
 
 def test_started_again_by_its_other_name_it_repeats_nothing(finished):
@@ -76,6 +82,32 @@ def test_started_again_by_its_other_name_it_repeats_nothing(finished):
     process = run_flow(out, TINY, module=("pipelines.cli", "flow", "train-lglm"))
     assert process.returncode == 0, process.stderr[-2000:]
     assert json.loads(process.stdout.splitlines()[-1])["status"] == "already complete"
+
+
+def test_tag_bucket_sums_up_the_rows_per_status_and_label(finished):
+    work, _ = finished
+    (work / "run" / "model" / "thresholds.json").write_text(
+        json.dumps(dict.fromkeys(json.loads((work / "dataset" / "labels.json").read_text()), 0.0))
+    )  # so that every label is given
+    out = work.parent / "tags-of-all"
+    options = {"model": work / "run" / "model", "images": work / "raw" / "test2017"}
+    process = run_flow(out, options, module=("pipelines.tag_bucket",))
+    assert process.returncode == 0, process.stderr[-2000:]
+    counts = json.loads((out / "manifest.json").read_text())["counts"]
+    assert (
+        json.loads(process.stdout.splitlines()[-1])["counts"]
+        == counts
+        == {
+            "files": 24,
+            "status_corrupt": 1,
+            "status_ok": 23,
+        }
+    )
+    table = [line.split() for line in process.stdout.splitlines()[:-1] if line.strip()]
+    labels = json.loads((work / "dataset" / "labels.json").read_text())
+    assert table[:2] == [["ok", "23"], ["corrupt", "1"]]
+    assert sorted(table[2:-1]) == sorted([label, "23"] for label in labels)
+    assert table[-1] == ["tags", str(out)]
 
 
 def test_a_failing_job_ends_the_flow_with_its_own_line_and_code(tmp_path):

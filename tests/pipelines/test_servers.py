@@ -1,0 +1,30 @@
+import socket
+
+import pytest
+
+from lglm_core.errors import InputError
+from pipelines.servers import refuse_silence, without_secrets
+
+
+def test_an_address_that_nothing_answers_at_is_refused_as_it_was_given():
+    with socket.socket() as taken:  # bound, not listening
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(InputError, match=r"^what was given: no such server answers there \("):
+            refuse_silence(url, "what was given", "such server")
+
+
+def test_what_is_no_url_is_refused_too():
+    with pytest.raises(InputError, match="nonsense"):
+        refuse_silence("nonsense", "nonsense", "server")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://user:secret@head:8265/x?y=1", "http://head:8265/x?y=1"),
+        ("http://head:8265", "http://head:8265"),
+    ],
+)
+def test_a_shown_url_holds_no_secret(url: str, shown: str):
+    assert without_secrets(url) == shown
