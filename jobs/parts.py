@@ -7,6 +7,7 @@ its actors, so that a retried task repeats its part and nothing is lost or doubl
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,10 +15,13 @@ import pyarrow as pa
 
 from jobs.cluster import cpus, cpus_of_smallest_node, gpus, progress_bar
 from lglm_core.data import storage
-from lglm_core.errors import DamageError, InputError
+from lglm_core.errors import DamageError, InputError, RunError
 
 IMAGES_PER_PART = 1000
 IMAGES_PER_BATCH = 32
+ERRORS: dict[str, type[Exception]] = {
+    kind.__name__: kind for kind in (InputError, storage.UnreadableFile, DamageError, RunError)
+}
 
 
 class PartMaker(Protocol):
@@ -38,25 +42,32 @@ class Part:
 
 
 class _WritePart:
-    """The actor: makes the parts whose numbers it is handed and writes each whole."""
+    """The actor: makes the part whose number it is handed and writes it whole.
+
+    What is wrong with the input or the data comes back as a row: of an exception, Ray Data would lose the
+    cause on the way and log the rest.
+    """
 
     def __init__(
         self, maker: type[PartMaker], arguments: Mapping[str, Any], parts: list[Part], recipe: str
     ) -> None:
-        self.maker = maker(**arguments)
+        self.make = cache(lambda: maker(**arguments))
         self.parts = parts
         self.recipe = recipe
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        for number in batch["part"]:
-            part = self.parts[number]
-            table = self.maker.table(part.start, part.stop)
-            if table.num_rows != part.stop - part.start:
-                raise DamageError(
-                    f"{part.url}: {part.stop - part.start} rows expected, {table.num_rows} made"
-                )
-            storage.write_parquet(part.url, table.replace_schema_metadata({"recipe": self.recipe}))
-        return {"part": batch["part"]}
+        (number,) = batch["part"]
+        try:
+            self._write(self.parts[number])
+        except tuple(ERRORS.values()) as error:
+            return {"part": [number], "error": [type(error).__name__], "message": [str(error)]}
+        return {"part": [number], "error": [""], "message": [""]}
+
+    def _write(self, part: Part) -> None:
+        table = self.make().table(part.start, part.stop)
+        if table.num_rows != part.stop - part.start:
+            raise DamageError(f"{part.url}: {part.stop - part.start} rows expected, {table.num_rows} made")
+        storage.write_parquet(part.url, table.replace_schema_metadata({"recipe": self.recipe}))
 
 
 def write_parts(
@@ -105,6 +116,8 @@ def write_parts(
             - sum(parts[n].stop - parts[n].start for n in missing)
         )
         for row in done.iter_rows():
+            if row["error"]:
+                raise ERRORS[row["error"]](row["message"])
             part = parts[row["part"]]
             bar.update(part.stop - part.start)
 
