@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from threading import Thread
 from typing import IO, Any
 
+import psutil
 from prefect import get_run_logger, task
 
 from jobs.command_line import to_arguments
@@ -16,7 +18,7 @@ from lglm_core.errors import InputError, RunError
 from pipelines.options import Cluster
 from pipelines.ray_jobs import run_on_cluster
 
-SECONDS_TO_STOP = 12.0
+SECONDS_TO_STOP = 8.0
 
 
 class _OneLine(logging.Filter):
@@ -103,12 +105,15 @@ def _run_here(verb: str, arguments: Sequence[str], hear: Callable[[str], None]) 
 
 
 def _stop(process: "subprocess.Popen[str]") -> None:
+    """Let the job tidy up, which ends its local Ray too; kill what takes too long about it."""
+    started = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(SECONDS_TO_STOP)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    for one in (process, *started):
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.wait()
 
 
 def _follow(stream: IO[str], hear: Callable[[str], None]) -> None:
