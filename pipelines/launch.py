@@ -110,9 +110,10 @@ def _stop(process: "subprocess.Popen[str]") -> None:
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(SECONDS_TO_STOP)
-    for one in (process, *started):
+    process.kill()  # of one that has ended, nothing
+    for other in started:
         with suppress(psutil.NoSuchProcess):
-            one.kill()
+            other.kill()
     process.wait()
 
 
