@@ -1,5 +1,6 @@
 """What evaluate and embed share: a model over the pictures of a split."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +73,7 @@ class SplitTagger:
         from lglm_core.tagging import Tagger
 
         self.tagger = Tagger.load(model, threads=threads)
+        self.readers = ThreadPoolExecutor(storage.READERS, thread_name_prefix="reader")
         self.split = Dataset.open(dataset).split(split)
 
     def recognise(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
@@ -79,7 +81,7 @@ class SplitTagger:
         features, scores = [], []
         for first in range(start, stop, IMAGES_PER_BATCH):
             rows = range(first, min(first + IMAGES_PER_BATCH, stop))
-            recognition = self.tagger.recognise([self.split.read_image(row) for row in rows])
+            recognition = self.tagger.recognise(list(self.readers.map(self.split.read_image, rows)))
             for position, error in recognition.errors.items():
                 key = self.split.keys[rows[position]]
                 raise DamageError(f"{self.split.dataset}: the image {key} cannot be decoded: {error}")

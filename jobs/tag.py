@@ -6,6 +6,7 @@ lglm tag --model RUN/model --images FOLDER --out TAGS
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
@@ -46,6 +47,7 @@ class TagRows:
         from lglm_core.tagging import Tagger
 
         self.tagger = Tagger.load(model, threads=threads)
+        self.readers = ThreadPoolExecutor(storage.READERS, thread_name_prefix="reader")
         self.images = images
         self.files = files
 
@@ -57,19 +59,8 @@ class TagRows:
         return pa.Table.from_pylist(rows, schema=SCHEMA)
 
     def _rows(self, files: list[StoredFile]) -> list[dict]:
-        contents: list[bytes] = []
-        unread: dict[int, tuple[str, str]] = {}  # what could not even be read, by position
-        for position, file in enumerate(files):
-            if file.size > MAX_BYTES:
-                unread[position] = ("too_large", f"{file.size} bytes, at most {MAX_BYTES} taken")
-                contents.append(b"")
-                continue
-            try:
-                contents.append(storage.read_bytes(storage.join(self.images, file.name)))
-            except storage.UnreadableFile as error:  # gone since it was listed, or not ours to read
-                unread[position] = ("unreadable", str(error))
-                contents.append(b"")
-        recognition = self.tagger.recognise(contents)
+        found = list(self.readers.map(self._read, files))
+        recognition = self.tagger.recognise([data if isinstance(data, bytes) else b"" for data in found])
         rows = [
             {
                 "uri": storage.join(self.images, _printable(file.name)),
@@ -91,9 +82,19 @@ class TagRows:
                 "labels": [self.tagger.labels[column] for column in columns],
                 "scores": [float(scores[column]) for column in columns],
             }
-        for position, (status, message) in unread.items():
-            rows[position] |= {"status": status, "error": _printable(message)}
+        for row, data in zip(rows, found, strict=True):
+            if not isinstance(data, bytes):  # it could not even be read
+                row |= {"status": data[0], "error": _printable(data[1])}
         return rows
+
+    def _read(self, file: StoredFile) -> bytes | tuple[str, str]:
+        """Return the file's bytes, or status and reason why there are none."""
+        if file.size > MAX_BYTES:
+            return "too_large", f"{file.size} bytes, at most {MAX_BYTES} taken"
+        try:
+            return storage.read_bytes(storage.join(self.images, file.name))
+        except storage.UnreadableFile as error:  # gone since it was listed, or not ours to read
+            return "unreadable", str(error)
 
 
 def _printable(name: str) -> str:

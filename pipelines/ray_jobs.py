@@ -11,7 +11,7 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from pipelines.options import Code
 from pipelines.servers import refuse_silence, without_secrets
 
 if TYPE_CHECKING:
-    from ray.job_submission import JobSubmissionClient
+    from ray.job_submission import JobDetails, JobSubmissionClient
 
 PACKAGES = ("lglm_core", "jobs")  # what a job on the cluster needs of us
 SECONDS_TO_STOP = 12.0
@@ -58,11 +58,13 @@ def run_on_cluster(
         _submit_unless_running(client, job, command, code)
     say(f"{job} on {without_secrets(address)}")
     try:
-        asyncio.run(_follow(client, job, say))
-    except BaseException:
-        _stop(client, job)
+        return asyncio.run(_follow(client, job, say))
+    except RunError:
         raise
-    return _exit_code(client, job)
+    except BaseException:  # the flow is cancelled
+        with suppress(Exception):  # what stopped us matters more than what stands in the way of stopping
+            _stop(client, job)
+        raise
 
 
 def _connect(address: str) -> "JobSubmissionClient":
@@ -106,8 +108,10 @@ def _digest_of_code() -> str:
     return digest.hexdigest()
 
 
-async def _follow(client: "JobSubmissionClient", job: str, say: Callable[[str], Any]) -> None:
+async def _follow(client: "JobSubmissionClient", job: str, say: Callable[[str], Any]) -> int:
     """Say the job's log line by line until it has ended; a lost connection is taken up again."""
+    from aiohttp import ClientError
+
     said, lost_since = 0, None
     while True:
         try:
@@ -119,14 +123,18 @@ async def _follow(client: "JobSubmissionClient", job: str, say: Callable[[str], 
                     if heard > said and line.strip():
                         say(line.rstrip())
                 said, lost_since = max(said, heard), None
-            if client.get_job_status(job).is_terminal():
+            details = client.get_job_info(job)
+            if details.status.is_terminal():
                 if rest.strip():
                     say(rest.rstrip())
-                return
-        except (OSError, RuntimeError) as error:
+                return _exit_code(job, details)
+        except (ClientError, OSError, RuntimeError) as error:
             lost_since = lost_since or time.monotonic()
             if time.monotonic() - lost_since > SECONDS_WITHOUT_CONTACT:
-                raise RunError(f"{job}: contact with the Ray cluster is lost ({error})") from error
+                raise RunError(
+                    f"{job}: contact with the Ray cluster is lost ({error}); the job may go on "
+                    "there, and the same command attaches to it again"
+                ) from error
         await asyncio.sleep(BETWEEN_ATTEMPTS_S)
 
 
@@ -138,8 +146,7 @@ def _stop(client: "JobSubmissionClient", job: str) -> None:
         time.sleep(0.2)
 
 
-def _exit_code(client: "JobSubmissionClient", job: str) -> int:
-    details = client.get_job_info(job)
+def _exit_code(job: str, details: "JobDetails") -> int:
     if details.status == "SUCCEEDED":
         return 0
     if details.driver_exit_code is None:  # it never ran, or was taken from it

@@ -21,7 +21,7 @@ OUT_OF_BOUNDS = {
 EXCEPTIONS = {
     ("pipelines.ray_jobs", name)
     for name in (
-        *("ray.job_submission", "ray.job_submission.JobSubmissionClient"),
+        *("ray.job_submission", "ray.job_submission.JobSubmissionClient", "ray.job_submission.JobDetails"),
         *("ray.exceptions", "ray.exceptions.AuthenticationError"),
     )
 }

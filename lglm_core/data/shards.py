@@ -2,7 +2,8 @@
 
 import io
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -91,13 +92,12 @@ def _write_tar(target: Path, plan: ShardPlan, labels: LabelVocabulary) -> tuple[
     index: list[IndexRow] = []
     rejects: list[Reject] = []
     with tarfile.open(target, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for image in plan.images:
-            try:
-                data = storage.read_bytes(image.uri)
-                info = inspect(data)
-            except storage.UnreadableFile:
+        for image, data in _read(plan.images):
+            if data is None:
                 rejects.append(_reject(image, "missing", "no such file, or it cannot be read"))
                 continue
+            try:
+                info = inspect(data)
             except UnreadableImage as error:
                 rejects.append(_reject(image, error.reason, str(error)))
                 continue
@@ -117,6 +117,21 @@ def _write_tar(target: Path, plan: ShardPlan, labels: LabelVocabulary) -> tuple[
                 )
             )
     return index, rejects
+
+
+def _read(images: Sequence[LabelledImage]) -> Iterator[tuple[LabelledImage, bytes | None]]:
+    """Read the pictures in order, several at a time; of one that cannot be read there is None."""
+
+    def read(image: LabelledImage) -> bytes | None:
+        try:
+            return storage.read_bytes(image.uri)
+        except storage.UnreadableFile:
+            return None
+
+    with ThreadPoolExecutor(storage.READERS, thread_name_prefix="reader") as pool:
+        for first in range(0, len(images), storage.READERS):
+            chosen = images[first : first + storage.READERS]
+            yield from zip(chosen, pool.map(read, chosen), strict=True)
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:

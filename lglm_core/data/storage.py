@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StoredFile", "UnreadableFile"]
 COPY_BYTES = 1 << 20
+READERS = 16  # files read at a time by one process: a bucket answers late, but many at once
 
 
 def locate(url: str) -> Place:

@@ -526,6 +526,7 @@ def write_toy_coco(
         "val2017": range(first_val, samples),
         "test2017": range(samples, samples + TEST_IMAGES),
     }
+    storage.remove_unfinished(root)
     total, done = samples + TEST_IMAGES, 0
     for split, indices in splits.items():
         for index in indices:

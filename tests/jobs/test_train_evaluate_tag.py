@@ -296,14 +296,15 @@ def test_every_file_is_one_row_with_its_status(tags: Path, images: Path, run: Pa
 
 
 def test_a_new_file_in_the_folder_is_not_mixed_into_old_tags(
-    lglm: Commands, again: Again, tags: Path, images: Path
+    lglm: Commands, again: Again, tags: Path, images: Path, made_once: Callable
 ):
-    before = contents(tags)
-    try:
-        picture(images / "new.jpg", 99)
-        result = lglm(*again("tag"))
-    finally:
-        (images / "new.jpg").unlink()
+    with made_once("way-tag-again"):  # no other worker of pytest lists the folder meanwhile
+        before = contents(tags)
+        try:
+            picture(images / "new.jpg", 99)
+            result = lglm(*again("tag"))
+        finally:
+            (images / "new.jpg").unlink()
     assert result.code == 2
     assert len(result.stderr.splitlines()) == 1
     assert str(tags) in result.stderr
@@ -337,8 +338,9 @@ def test_every_verb_run_again_is_complete_already(
     assert [contents(room) for room in rooms] == before
 
 
-def test_tagging_again_is_complete_already(lglm: Commands, again: Again, tags: Path):
-    assert lglm.done(*again("tag"))["status"] == "already complete"
+def test_tagging_again_is_complete_already(lglm: Commands, again: Again, tags: Path, made_once: Callable):
+    with made_once("way-tag-again"):
+        assert lglm.done(*again("tag"))["status"] == "already complete"
 
 
 # --- Interrupted training ---

@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -151,18 +152,18 @@ def writes(action: Callable[[], object], monkeypatch: pytest.MonkeyPatch, surviv
     """Run *action*, but die at the storage operation after *survive*; tell whether it came to its end."""
     left = survive
 
-    def mortal(operation: Callable[..., None]) -> Callable[..., None]:
-        def run(*arguments: object) -> None:
+    def mortal(operation: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: object) -> Any:
             nonlocal left
             if left == 0:
                 raise KilledError
             left -= 1
-            operation(*arguments)
+            return operation(*arguments)
 
         return run
 
     with monkeypatch.context() as patch:
-        for name in ("remove_unfinished", "write_bytes", "remove"):
+        for name in ("remove_unfinished", "create", "remove"):
             patch.setattr(storage, name, mortal(getattr(storage, name)))
         try:
             action()

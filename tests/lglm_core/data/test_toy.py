@@ -60,7 +60,9 @@ def test_an_interrupted_folder_is_completed(toy: Path, tmp_path: Path):
         write_toy_coco(str(tmp_path), samples=SAMPLES, seed=SEED, progress=stop)
     killed = min((tmp_path / "train2017").iterdir())
     killed.unlink()
-    killed.with_name(f".partial-{killed.name}").write_bytes(b"half an ima")  # as kill -9 leaves it
+    half = killed.parent / ".partial-x1y2" / killed.name
+    half.parent.mkdir()
+    half.write_bytes(b"half an ima")  # as kill -9 leaves it
     assert not (tmp_path / "annotations").exists()  # they are written last
     write_toy_coco(str(tmp_path), samples=SAMPLES, seed=SEED)
     assert contents(tmp_path) == contents(toy)
