@@ -37,8 +37,9 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the future default; silences a warning
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its failures reach us as exceptions
-    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # else a wrong token takes 20 s to be refused
-    if not address and "RAY_AUTH_TOKEN" not in os.environ:
+    if address:
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # else a wrong token is tried for 20 s
+    elif "RAY_AUTH_TOKEN" not in os.environ:
         # A token for this one Ray; left alone, Ray would write one into the user's home.
         os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
     import ray
