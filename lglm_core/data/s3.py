@@ -17,11 +17,12 @@ from botocore.exceptions import ClientError
 from s3transfer.manager import TransferManager
 
 from lglm_core.data.place import Place, StoredFile
-from lglm_core.data.s3_client import MISSING, TRANSIENT, code_of, connect, refusals
+from lglm_core.data.s3_client import FORBIDDEN, MISSING, TRANSIENT, code_of, connect, refusals
 from lglm_core.errors import InputError, RunError
 
 CHUNK = 1 << 20  # bytes
 KEYS_PER_DELETION = 1000  # S3's own limit
+BARE = {*MISSING, *FORBIDDEN, "400", "Bad Request"}  # codes that tell no reason
 UPLOADS = 5  # of one file whose finished multipart upload the server no longer knows
 
 
@@ -50,8 +51,9 @@ class S3Place:
             try:
                 self.s3.client.head_object(Bucket=self.bucket, Key=self.key)
             except ClientError as error:
-                # An answer to HEAD has no body, so the reason is asked for once more.
-                self.first_below()
+                if code_of(error) not in BARE:
+                    raise
+                self.first_below()  # an answer to HEAD has no body, so the reason is asked for once more
                 if code_of(error) in MISSING:
                     return False
                 raise
