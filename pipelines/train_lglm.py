@@ -1,7 +1,7 @@
 """The flow train-lglm: from labelled pictures to a model, its evaluation, its embeddings, and tags.
 
 lglm flow train-lglm --source toy --out demo
-prefect deployment run train-lglm/default --param source=coco --param root=s3://raw/coco --param out=s3://work
+prefect deployment run train-lglm/default --param source=coco --param root=s3://raw/coco --param out=s3://rooms
 """
 
 import os
