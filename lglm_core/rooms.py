@@ -137,6 +137,13 @@ def begin(room: str, recipe: Recipe) -> None:
     unfinished = storage.join(room, UNFINISHED)
     standing = storage.create(unfinished, to_json(asdict(recipe)))
     _refuse_difference(room, recipe, _parse_recipe(standing, unfinished))
+    manifest = read_manifest(room)  # of another that completed the room since it was looked for
+    if manifest is not None:
+        try:
+            _refuse_difference(room, recipe, Recipe(manifest.kind, manifest.inputs, manifest.options))
+        except InputError:
+            storage.remove(unfinished)
+            raise
 
 
 def commit(room: str, manifest: Manifest) -> Manifest:

@@ -1,5 +1,6 @@
 """Storage as a pyarrow filesystem, for libraries that read and write through one."""
 
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,7 +14,8 @@ from lglm_core.data import storage
 def storage_filesystem(root: str) -> fs.FileSystem:
     """Return a filesystem whose paths are URLs without their beginning *root*, such as ``s3://``.
 
-    What is written through it appears whole, when it is closed.
+    What is written through it appears whole, when it is closed. A stream is closed also where the block of
+    its ``with`` raises: copy to it (``pyarrow.fs.copy_files``) rather than write in a block.
     """
     return fs.PyFileSystem(_Handler(root))
 
@@ -120,5 +122,5 @@ class _PublishedOnClose:
         self.closed = True
         self._file.close()
         with storage.write_whole(self._url) as staged:
-            Path(self._file.name).replace(staged)
+            shutil.move(self._file.name, staged)
         self._folder.cleanup()

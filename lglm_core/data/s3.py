@@ -17,11 +17,19 @@ from botocore.exceptions import ClientError
 from s3transfer.manager import TransferManager
 
 from lglm_core.data.place import Place, StoredFile
-from lglm_core.data.s3_client import FORBIDDEN, MISSING, TRANSIENT, code_of, connect, refusals
+from lglm_core.data.s3_client import (
+    FORBIDDEN,
+    MISSING,
+    TRANSIENT,
+    TRANSIENT_CODES,
+    code_of,
+    connect,
+    refusals,
+)
 from lglm_core.errors import InputError, RunError
 
 CHUNK = 1 << 20  # bytes
-KEYS_PER_DELETION = 1000  # S3's own limit
+KEYS_PER_DELETION = KEYS_PER_PAGE = 1000  # S3's own limits
 BARE = {*MISSING, *FORBIDDEN, "400", "Bad Request"}  # codes that tell no reason
 UPLOADS = 5  # of one file whose finished multipart upload the server no longer knows
 
@@ -44,12 +52,13 @@ class S3Place:
         self.s3 = connect()
 
     def is_file(self) -> bool:
-        """Tell whether there is an object."""
-        if not self.key:
+        """Tell whether there is an object that is no mark of a folder."""
+        if not self.key or self.key.endswith("/"):
             return False
         with refusals(self.url):
             try:
-                self.s3.client.head_object(Bucket=self.bucket, Key=self.key)
+                answer = self.s3.client.head_object(Bucket=self.bucket, Key=self.key)
+                self.etag_of(answer)
             except ClientError as error:
                 if code_of(error) not in BARE:
                     raise
@@ -61,8 +70,7 @@ class S3Place:
 
     def is_folder(self) -> bool:
         """Tell whether any object lies below."""
-        with refusals(self.url):
-            return self.first_below() is not None
+        return self.first_below() is not None
 
     def is_empty(self) -> bool:
         """Tell whether no object lies below."""
@@ -128,21 +136,32 @@ class S3Place:
         keys = [*([self.key] if self.is_file() else []), *(found["Key"] for found in self._below())]
         with refusals(self.url):
             for first in range(0, len(keys), KEYS_PER_DELETION):
-                chosen = [{"Key": key} for key in keys[first : first + KEYS_PER_DELETION]]
-                answer = self.s3.client.delete_objects(
-                    Bucket=self.bucket, Delete={"Objects": chosen, "Quiet": True}
-                )
-                for refused in answer.get("Errors", []):
-                    if refused.get("Code") not in MISSING:
-                        raise InputError(
-                            f"s3://{self.bucket}/{refused['Key']}: cannot be deleted ({refused['Code']})"
-                        )
+                self._delete(keys[first : first + KEYS_PER_DELETION])
+
+    def _delete(self, keys: list[str]) -> None:
+        attempts, failing_since = 0, time.monotonic()
+        while keys:
+            objects = [{"Key": key} for key in keys]
+            answer = self.s3.client.delete_objects(
+                Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True}
+            )
+            refused = {error["Key"]: error.get("Code") for error in answer.get("Errors", [])}
+            keys = [key for key, code in refused.items() if code not in MISSING]
+            if not keys:
+                return
+            attempts += 1
+            delay = self.s3.patience.delay(attempts, failing_since)
+            code = refused[keys[0]]
+            if delay is None or code not in TRANSIENT_CODES:
+                kind = RunError if code in TRANSIENT_CODES else InputError
+                raise kind(f"s3://{self.bucket}/{keys[0]}: cannot be deleted ({code})")
+            time.sleep(delay)
 
     def remove_unfinished(self) -> None:
         """Do nothing: an upload that was not finished is no object."""
 
     def list_files(self) -> list[StoredFile]:
-        """List every object below, page by page."""
+        """List every object below, page by page; an empty one whose key ends in a slash marks a folder."""
         files = [
             StoredFile(found["Key"][len(self.prefix) :], found["Size"], found["ETag"].strip('"'))
             for found in self._below()
@@ -151,16 +170,27 @@ class S3Place:
             raise InputError(f"{self.url}: no such folder (no object's key begins with {self.prefix!r})")
         return sorted(files, key=lambda file: file.name)
 
-    def _below(self) -> Iterator[dict[str, Any]]:
+    def _below(self, page_size: int = KEYS_PER_PAGE) -> Iterator[dict[str, Any]]:
         with refusals(self.url):
-            pages = self.s3.client.get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix):
-                yield from page.get("Contents", [])
+            pages = self.s3.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=self.prefix, PaginationConfig={"PageSize": page_size}
+            )
+            for page in pages:
+                for found in page.get("Contents", []):
+                    if found["Size"] or not found["Key"].endswith("/"):
+                        yield found
 
     def first_below(self) -> str | None:
         """Return the first key below; asking also tells a bucket that is not there, and bad credentials."""
-        found = self.s3.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
-        return next((entry["Key"] for entry in found.get("Contents", [])), None)
+        return next((found["Key"] for found in self._below(page_size=2)), None)
+
+    def etag_of(self, answer: dict[str, Any]) -> str:
+        """Return an answer's ETag; what answers without one, as a web server would, is refused."""
+        if "ETag" not in answer:
+            raise InputError(
+                f"{self.url}: what answers at {self.s3.endpoint} is no S3 server; check AWS_ENDPOINT_URL"
+            )
+        return str(answer["ETag"])
 
 
 class _Download(io.RawIOBase):
@@ -205,6 +235,9 @@ class _Download(io.RawIOBase):
             self._body.close()
         super().close()
 
+    def _replaced(self) -> RunError:
+        return RunError(f"{self._place.url}: was replaced while it was read; run the same command again")
+
     def _request(self) -> None:
         place = self._place
         last = "" if self._stop is None else self._stop - 1
@@ -215,11 +248,14 @@ class _Download(io.RawIOBase):
                 answer = place.s3.client.get_object(Bucket=place.bucket, Key=place.key, **wanted)
             except ClientError as error:
                 if code_of(error) in ("InvalidRange", "416"):  # it begins behind the object's end
+                    if self._etag is not None:  # which was not there before
+                        raise self._replaced() from error
                     return
                 if code_of(error) in MISSING:  # or is it the bucket that is?
                     place.first_below()
                 raise
-        if self._etag not in (None, answer["ETag"]):
-            raise RunError(f"{place.url}: was replaced while it was read; run the same command again")
-        self._etag, self._body = answer["ETag"], answer["Body"]
+        etag = place.etag_of(answer)
+        if self._etag not in (None, etag):
+            raise self._replaced()
+        self._etag, self._body = etag, answer["Body"]
         self._end = self._position + answer["ContentLength"]

@@ -50,6 +50,7 @@ REFUSED_CREDENTIALS = {
     *("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "TokenRefreshRequired"),
     *("InvalidSecurity", "RequestTimeTooSkewed", "AuthorizationHeaderMalformed"),
 }
+NO_ENDPOINT = "AWS_ENDPOINT_URL is not the URL of a server, such as http://minio:9000"
 MISSING = {"NoSuchKey", "404", "NotFound"}
 FORBIDDEN = {"AccessDenied", "403", "Forbidden", "InvalidObjectState"}
 
@@ -88,7 +89,8 @@ class Patience:
             transient = isinstance(caught_exception, TRANSIENT)
         if not transient:
             return None
-        since = request_dict["context"].setdefault("failing_since", time.monotonic())
+        context = request_dict["context"]
+        since = context.setdefault("failing_since", time.monotonic()) if self.answered else context["began"]
         return self.delay(attempts, since)
 
 
@@ -120,11 +122,18 @@ def connect() -> S3:
     )
     try:
         client = boto3.Session().client("s3", config=config)
-    except (boto.BotoCoreError, ValueError) as error:
+    except boto.BotoCoreError as error:
         raise InputError(f"S3 cannot be used as it is configured: {error}") from error
+    except ValueError as error:  # its text repeats the address, with whatever stands in it
+        raise InputError(f"S3 cannot be used as it is configured: {NO_ENDPOINT}") from error
     patience = Patience()
+    client.meta.events.register("before-call.s3", _note_the_time)
     client.meta.events.register("needs-retry.s3", patience.after_attempt)
     return S3(client, patience)
+
+
+def _note_the_time(*, context: dict[str, Any], **_: Any) -> None:
+    context["began"] = time.monotonic()
 
 
 @contextmanager
@@ -134,6 +143,15 @@ def refusals(url: str) -> Iterator[None]:
         yield
     except (boto.ClientError, boto.BotoCoreError, ResponseParserError) as error:
         raise _explained(url, error) from error
+    except RecursionError as error:  # botocore follows where a web server sends it, round and round
+        raise _no_server(url, "redirected") from error
+
+
+def _no_server(url: str, reason: str) -> InputError:
+    return InputError(
+        f"{url}: no S3 server answers at {connect().endpoint} ({reason}); "
+        "check AWS_ENDPOINT_URL and the network"
+    )
 
 
 def code_of(error: boto.ClientError) -> str:
@@ -153,11 +171,12 @@ def _explained(url: str, error: Exception) -> Exception:
         reason = type(error).__name__.removesuffix("Error")
         if s3.patience.answered:
             return RunError(f"{url}: the S3 server at {s3.endpoint} stopped answering ({reason})")
-        return InputError(
-            f"{url}: no S3 server answers at {s3.endpoint} ({reason}); check AWS_ENDPOINT_URL and the network"
-        )
+        return _no_server(url, reason)
     if not isinstance(error, boto.ClientError):
-        return InputError(f"{url}: not an address S3 can use ({error})")
+        reason = " ".join(str(error).split())
+        if "endpoint" in reason:  # it repeats the address, with whatever stands in it
+            return InputError(f"{url}: {NO_ENDPOINT}")
+        return InputError(f"{url}: not an address S3 can use ({reason})")
     code, bucket = code_of(error), url.removeprefix("s3://").partition("/")[0]
     if code in MISSING:
         return UnreadableFile(f"{url}: no such object")
@@ -173,6 +192,8 @@ def _explained(url: str, error: Exception) -> Exception:
     if code in FORBIDDEN:
         return UnreadableFile(f"{url}: these credentials may not {error.operation_name} here ({code})")
     if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in TRANSIENT_STATUS:
+        if code.isdecimal() and not s3.patience.answered:  # in no words of S3's
+            return _no_server(url, code)
         return RunError(f"{url}: the S3 server at {s3.endpoint} keeps failing ({code})")
     reason = f"{code}: {error.response.get('Error', {}).get('Message', '')}"
     return InputError(f"{url}: the S3 server at {s3.endpoint} refuses {error.operation_name} ({reason})")

@@ -27,10 +27,10 @@ READERS = 16  # files read at a time by one process: a bucket answers late, but 
 
 def locate(url: str) -> Place:
     """Return the place that *url* names; nothing is looked up yet."""
-    if url.startswith("s3://"):
+    if url[:5].lower() == "s3://":
         from lglm_core.data.s3 import S3Place  # boto3 is loaded only by those who need it
 
-        return S3Place(url)
+        return S3Place(f"s3://{url[5:]}")
     return DiskPlace(url, local_path(url))
 
 
@@ -40,8 +40,9 @@ def local_path(url: str) -> Path:
     if parts.scheme == "file":
         return Path(unquote(parts.path))
     if "://" in url:
+        shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         raise InputError(
-            f"{url}: {parts.scheme}:// is not a place lglm can reach; use a path, file:// or s3://"
+            f"{shown}: {parts.scheme}:// is not a place lglm can reach; use a path, file:// or s3://"
         )
     return Path(url)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache, partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
 
@@ -687,7 +688,7 @@ def test_without_credentials_it_says_how_to_give_them(rclone: S3Server, connecte
     [
         ({"AWS_SECRET_ACCESS_KEY": None}, "AWS_SECRET_ACCESS_KEY"),
         ({"AWS_PROFILE": "nobody"}, "nobody"),
-        ({"AWS_ENDPOINT_URL": "127.0.0.1:9000"}, "127.0.0.1:9000"),
+        ({"AWS_ENDPOINT_URL": "somebody:their-password@host:9000"}, "AWS_ENDPOINT_URL is not the URL"),
         ({"AWS_DEFAULT_REGION": "us east"}, "us east"),
     ],
     ids=["half the credentials", "no such profile", "an endpoint without scheme", "no region"],
@@ -699,6 +700,7 @@ def test_settings_that_make_no_client_are_refused(
     message = refusal(storage.read_bytes, f"s3://{BUCKET}/x")
     assert message.startswith("S3 cannot be used as it is configured: ")
     assert words in message
+    assert "their-password" not in message
 
 
 def test_credentials_in_an_address_are_refused_without_repeating_them(moto: S3Server, connected: Connect):
@@ -785,7 +787,8 @@ def after(
     code: str = "",
     raised: Exception | None = None,
 ) -> float | None:
-    """What botocore is told after one attempt."""
+    """What botocore is told after one attempt, of a request that began just now unless *context* knows."""
+    context.setdefault("began", s3_client.time.monotonic())
     response = None if status is None else (SimpleNamespace(status_code=status), {"Error": {"Code": code}})
     return patience.after_attempt(
         response=response,
@@ -806,13 +809,13 @@ def test_any_answer_but_a_failing_one_shows_that_the_address_is_right(status: in
 
 
 def test_an_answered_server_gets_more_patience_than_a_new_one(clock: SimpleNamespace):
-    patience, context = Patience(), {"failing_since": clock.now - 11}
+    patience, context = Patience(), {"began": clock.now - 11}
     assert after(patience, context, status=503) is None
     after(patience, {}, status=200)
     assert after(patience, context, status=503) is not None
 
 
-def test_the_patience_with_a_request_begins_with_its_first_failure(clock: SimpleNamespace):
+def test_the_first_patience_begins_with_the_request_so_that_silence_counts(clock: SimpleNamespace):
     patience, context = Patience(), {}
     assert after(patience, context, status=503) is not None
     clock.now += 9
@@ -820,6 +823,13 @@ def test_the_patience_with_a_request_begins_with_its_first_failure(clock: Simple
     clock.now += 2
     assert after(patience, context, status=503) is None
     assert after(patience, {}, status=503) is not None
+
+
+def test_later_patience_begins_with_the_first_failure(clock: SimpleNamespace):
+    patience, context = Patience(answered=True), {"began": clock.now - 1000}  # a long upload, say
+    assert after(patience, context, status=503) is not None
+    clock.now += s3_client.PATIENCE_S + 1
+    assert after(patience, context, status=503) is None
 
 
 @pytest.mark.parametrize(
@@ -843,6 +853,124 @@ def test_the_patience_with_a_request_begins_with_its_first_failure(clock: Simple
 )
 def test_only_what_may_pass_is_tried_again(happened: dict[str, Any], again: bool):
     assert (after(Patience(), {}, **happened) is not None) == again
+
+
+# --- What is no S3 server, no object, no key ---
+
+
+@pytest.fixture(params=[200, 301, 307])
+def website(request: pytest.FixtureRequest, connected: Connect) -> Iterator[None]:
+    """What listens on the port is a web server; it says the same to everything."""
+
+    class Page(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = b"<!doctype html><p>console<br>"
+            self.send_response(request.param)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_HEAD = do_PUT = do_POST = do_GET  # noqa: N815 - http.server's names
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as site:
+        threading.Thread(target=site.serve_forever, daemon=True).start()
+        connected(S3Server(f"http://127.0.0.1:{site.server_port}", "key-of-nobody", "their-secret"))
+        yield
+        site.shutdown()
+
+
+@pytest.mark.parametrize("name", ["read_bytes", "is_folder", "is_file"])
+def test_a_server_that_is_no_s3_is_refused(website: None, monkeypatch: pytest.MonkeyPatch, name: str):
+    monkeypatch.setattr(s3_client, "FIRST_PATIENCE_S", 0.2)
+    assert "check AWS_ENDPOINT_URL" in refusal(OPERATIONS[name], f"s3://{BUCKET}/x")
+
+
+def test_a_server_that_is_silent_is_refused_after_one_silence(
+    connected: Connect, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(s3_client, "READ_TIMEOUT_S", 1)
+    monkeypatch.setattr(s3_client, "FIRST_PATIENCE_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        connected(S3Server(f"http://127.0.0.1:{silent.getsockname()[1]}", "key-of-nobody", "their-secret"))
+        started = time.monotonic()
+        assert "no S3 server answers at" in refusal(storage.read_bytes, f"s3://{BUCKET}/x")
+        assert time.monotonic() - started < 1.9
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "somebody:their-password@127.0.0.1:9",
+        "http://somebody:their-password@",
+        "http://somebody:their-pass/word@127.0.0.1:9",
+        "http://somebody:their-pass#word@127.0.0.1:9",
+    ],
+)
+def test_an_endpoint_that_is_none_is_not_repeated_with_its_password(
+    moto: S3Server, connected: Connect, endpoint: str
+):
+    connected(moto, AWS_ENDPOINT_URL=endpoint)
+    assert "their-pass" not in refusal(storage.read_bytes, f"s3://{BUCKET}/x")
+
+
+def test_another_spelling_of_the_scheme_does_not_repeat_credentials(moto_folder: str):
+    assert "secret" not in refusal(storage.is_file, "S3://key:secret@bucket/x")
+    storage.write_bytes(f"S3{moto_folder[2:]}/x", b"word")
+    assert storage.read_bytes(f"{moto_folder}/x") == b"word"
+
+
+@pytest.mark.parametrize("url", ["s3://my bucket/x", "s3://bucket"])
+def test_what_can_be_no_object_is_refused_in_one_line(moto: S3Server, connected: Connect, url: str):
+    connected(moto)
+    assert "not an address S3 can use" in refusal(storage.read_bytes, url)
+
+
+def test_the_mark_that_a_console_puts_for_a_folder_is_no_file_in_it(moto: S3Server, moto_folder: str):
+    key = f"{moto_folder.rpartition('/')[2]}/"
+    moto.client().put_object(Bucket=BUCKET, Key=key, Body=b"")
+    assert storage.is_empty(moto_folder)
+    for room in (moto_folder, f"{moto_folder}/"):
+        assert rooms.find(room, RECIPE) is None
+    storage.write_bytes(f"{moto_folder}/x", b"")
+    assert names(moto_folder) == ["x"]
+
+
+def test_an_object_that_is_replaced_by_a_shorter_one_while_it_is_read_fails_the_run(
+    server: S3Server, folder: str, connected: Connect
+):
+    storage.write_bytes(f"{folder}/x", random.Random(3).randbytes(4 * MB))
+    with faulty(server, share=0.5, seed=9, kinds=("drop_body",)) as bad:
+        connected(bad)
+        with storage.open_stream(f"{folder}/x") as stream:
+            stream.read(1)
+            storage.write_bytes(f"{folder}/x", b"short")
+            assert "was replaced while it was read" in refusal(stream.read, kind=RunError)
+
+
+def test_a_key_that_could_not_be_deleted_just_now_is_tried_again(moto_folder: str):
+    storage.write_bytes(f"{moto_folder}/x", b"")
+    left = [1]
+
+    def respond(request: AWSRequest, **_: object) -> AWSResponse | None:
+        if not left:
+            return None
+        left.pop()
+        key = f"{moto_folder.rpartition('/')[2]}/x"
+        error = f"<Error><Key>{key}</Key><Code>SlowDown</Code><Message>m</Message></Error>"
+        body = Body(f"<DeleteResult>{error}</DeleteResult>".encode())
+        return AWSResponse(request.url, 200, {"content-type": "application/xml"}, body)
+
+    connect().client.meta.events.register("before-send.s3.DeleteObjects", respond)
+    storage.remove(moto_folder)
+    assert not left
+    assert storage.is_empty(moto_folder)
 
 
 # --- Rooms ---
@@ -938,3 +1066,12 @@ def test_whose_answers_get_lost_begins_and_completes_its_room(
         assert bad.proxy.faults["drop_after"] > 0
     connected(moto)
     assert names(moto_folder) == ["manifest.json"]
+
+
+def test_a_room_that_was_completed_meanwhile_is_not_begun_anew(folder: str):
+    assert rooms.find(folder, OTHER) is None
+    rooms.begin(folder, RECIPE)
+    rooms.commit(folder, manifest(RECIPE, "f"))
+    assert "made from something else" in refusal(rooms.begin, folder, OTHER)
+    assert rooms.find(folder, RECIPE) == manifest(RECIPE, "f")
+    assert names(folder) == ["manifest.json"]
