@@ -9,11 +9,9 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from lglm_core.data import storage
+from lglm_core.recipe import PositiveInt, Seed, Share, TrainingRecipe
 
-PositiveInt = Annotated[int, Field(gt=0)]
 ToySamples = Annotated[int, Field(ge=5, le=900_000)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True)
@@ -119,46 +117,30 @@ class MakeLabelEmbeddings(Options):
         return self
 
 
-class Recipe(Options):
+class Recipe(TrainingRecipe, Options):
     """How to train: everything but what to train on."""
 
-    backbone: str = "resnet101"
-    """Any torchvision classification CNN, by name."""
     weights: Annotated[str, Place(but_for=("imagenet", "none"))] = "imagenet"
     """Weights the backbone starts from: imagenet, none, or a file."""
-    image_size: Annotated[int, Field(ge=32)] = 448
-    """Side of the square pictures, in pixels."""
-    epochs: PositiveInt = 40
-    """Passes over the training split."""
-    batch_size: PositiveInt = 32
-    """Pictures per optimiser step, over all workers together."""
-    lr: Annotated[float, Field(gt=0)] = 1e-3
-    """Peak learning rate of the head (AdamW)."""
-    backbone_lr: Annotated[float, Field(gt=0)] | None = None
-    """Peak learning rate of the backbone; default lr / 10, or lr with --weights none."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    """AdamW's decay of weight matrices."""
-    freeze_backbone: bool = False
-    """Train the head alone."""
-    feature_dropout: Share = 0.0
-    """Share of the pooled feature dropped in training; 0.7 suits hundreds of pictures."""
-    graph_weight: Annotated[float, Field(ge=0)] = 1.0
-    """λ of the paper's Eq. 9: how strongly the label graph is kept near the identity."""
-    seed: Seed = 0
-    """Seed of weights, order, views and dropout."""
 
 
 class Train(Recipe, OnRay):
-    """Train LGLM on a dataset."""
+    """Train a model on a dataset."""
 
     dataset: Url
     """Dataset folder."""
-    label_embeddings: Url
-    """Label embeddings folder, made for the same labels."""
+    label_embeddings: UrlOrNone = None
+    """Label embeddings folder, made for the same labels; needed by heads that read label vectors."""
     out: Url
     """Run folder to write; the model is in its folder model."""
     num_workers: Annotated[int, Field(ge=0)] = 1
     """Ray Train workers; 0 trains in this process, without Ray."""
+
+    @model_validator(mode="after")
+    def _vectors_are_named(self) -> Self:
+        if self.head_config.needs_vectors and not self.label_embeddings:
+            raise ValueError(f"the head {self.head} reads label vectors; name them with --label-embeddings")
+        return self
 
 
 class OnSplit(OnRay):

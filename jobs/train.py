@@ -1,8 +1,9 @@
-"""Train LGLM on a dataset and save the model.
+"""Train a model on a dataset and save it.
 
     lglm train --dataset DATASET --label-embeddings LABELS --out RUN
     lglm train --dataset DATASET --label-embeddings LABELS --out RUN --weights mobilenet_v2.pth \\
         --backbone mobilenet_v2 --image-size 224 --freeze-backbone --num-workers 2
+    lglm train --dataset DATASET --out RUN --head plain --head-option pooling=average --recipe modern
 """
 
 import logging
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs import command_line
 from jobs.command_line import Outcome
-from jobs.options import Recipe, Train
+from jobs.options import Train
 from lglm_core import rooms
 from lglm_core.data import storage
 from lglm_core.errors import InputError
@@ -24,8 +25,9 @@ from lglm_core.errors import InputError
 if TYPE_CHECKING:
     from lglm_core.data.dataset import Dataset
     from lglm_core.label_embeddings import LabelEmbeddings
-    from lglm_core.model.lglm import Lglm
-    from lglm_core.run import RunSettings, TrainingRun
+    from lglm_core.model.recogniser import Recogniser
+    from lglm_core.recipe import FullRecipe
+    from lglm_core.run import TrainingRun
     from lglm_core.training import EpochEnd, Step
 
 SECONDS_BETWEEN_STEP_LINES = 15.0
@@ -35,15 +37,14 @@ logger = logging.getLogger("lglm.train")
 def run(options: Train) -> Outcome:
     """Train, here or on Ray, unless the same run is complete; then save the model."""
     dataset = rooms.require(options.dataset, "dataset")
-    embeddings = rooms.require(options.label_embeddings, "label-embeddings")
     recipe = rooms.Recipe(
         "run",
         {
             "dataset": dataset.fingerprint,
-            "label_embeddings": embeddings.fingerprint,
+            **_label_embeddings_fingerprint(options),
             "weights": _weights_digest(options.weights),
         },
-        {name: getattr(options, name) for name in Recipe.model_fields if name != "weights"},
+        _options_that_matter(options),
     )
     manifest = rooms.find(options.out, recipe)
     status = "already complete" if manifest else "done"
@@ -58,18 +59,32 @@ def run(options: Train) -> Outcome:
     return Outcome(status, options.out, summary, counts=manifest.counts, metrics=metrics)
 
 
+def _label_embeddings_fingerprint(options: Train) -> dict[str, str]:
+    """The vectors' fingerprint, where the head reads them."""
+    if options.label_embeddings is None or not options.head_config.needs_vectors:
+        return {}
+    return {"label_embeddings": rooms.require(options.label_embeddings, "label-embeddings").fingerprint}
+
+
+def _options_that_matter(options: Train) -> dict[str, Any]:
+    """All values of recipe and head, also those that presets and defaults gave."""
+    values = options.filled_in().model_dump(exclude={"weights", "head_option", "recipe"})
+    return {**values, **{f"{options.head}.{k}": v for k, v in options.head_config.model_dump().items()}}
+
+
 def _train(options: Train, recipe: rooms.Recipe) -> rooms.Manifest:
     from jobs.cluster import refuse_more_workers_than_cpus
-    from lglm_core.run import build_model
+    from lglm_core.run import build_model, label_knowledge
 
     refuse_more_workers_than_cpus(options.num_workers, options.ray_address)
-    if options.batch_size < 2 * max(1, options.num_workers):
+    workers = max(1, options.num_workers)
+    if options.batch_size < 2 * workers * options.accumulate:
         raise InputError(
-            f"--batch-size {options.batch_size}: each of the {max(1, options.num_workers)} workers needs "
-            "two pictures of a batch at least, for its batch statistics"
+            f"--batch-size {options.batch_size}: each of the {workers} workers needs two pictures at least "
+            f"in each of its {options.accumulate} parts of a batch, for their statistics"
         )
     dataset, embeddings, settings = _open_inputs(options)
-    model = build_model(settings, embeddings)
+    model = build_model(settings, label_knowledge(settings, dataset, embeddings))
     model.backbone.load_weights(settings.weights)  # refused here, before any worker starts
     if options.num_workers:
         history = _train_on_ray(options, recipe, model)
@@ -79,14 +94,15 @@ def _train(options: Train, recipe: rooms.Recipe) -> rooms.Manifest:
     return _save(options, recipe, model, history, dataset, embeddings, settings)
 
 
-def _open_inputs(options: Train) -> "tuple[Dataset, LabelEmbeddings, RunSettings]":
+def _open_inputs(options: Train) -> "tuple[Dataset, LabelEmbeddings | None, FullRecipe]":
     """Open what every worker needs; refuse embeddings of another vocabulary or dataset."""
     from lglm_core.data.dataset import Dataset
     from lglm_core.label_embeddings import FILE, LabelEmbeddings
-    from lglm_core.model.lglm import LglmConfig
-    from lglm_core.run import RunSettings
 
     dataset = Dataset.open(options.dataset)
+    recipe = options.filled_in()
+    if options.label_embeddings is None or not options.head_config.needs_vectors:
+        return dataset, None, recipe
     url = storage.join(options.label_embeddings, FILE)
     embeddings = LabelEmbeddings.load(url)
     embeddings.check_labels(dataset.labels, url, options.dataset)
@@ -96,13 +112,11 @@ def _open_inputs(options: Train) -> "tuple[Dataset, LabelEmbeddings, RunSettings
             f"{options.label_embeddings}: co-occurrence vectors of another dataset than {options.dataset}; "
             "run lglm label-embeddings for this one"
         )
-    shared = {name: getattr(options, name) for name in Recipe.model_fields if name != "feature_dropout"}
-    settings = RunSettings(**shared, head=LglmConfig(feature_dropout=options.feature_dropout))
-    return dataset, embeddings, settings
+    return dataset, embeddings, recipe
 
 
 def _train_here(
-    options: Train, dataset: "Dataset", model: "Lglm", settings: "RunSettings"
+    options: Train, dataset: "Dataset", model: "Recogniser", settings: "FullRecipe"
 ) -> "list[EpochEnd]":
     """Train in this process, without Ray; resumes from its last checkpoint."""
     import torch
@@ -126,10 +140,11 @@ def _train_here(
             training.save(staged)
         if end.epoch:
             storage.remove(checkpoints[end.epoch - 1])
+    model.load_state_dict(training.trained.state_dict())
     return training.history
 
 
-def _train_on_ray(options: Train, recipe: rooms.Recipe, model: "Lglm") -> "list[EpochEnd]":
+def _train_on_ray(options: Train, recipe: rooms.Recipe, model: "Recogniser") -> "list[EpochEnd]":
     """Train on Ray workers, and load what they learned into *model*.
 
     The run's name carries the recipe, so that the same one resumes and no other ever does.
@@ -161,7 +176,7 @@ def _train_on_ray(options: Train, recipe: rooms.Recipe, model: "Lglm") -> "list[
 
 def _ray_storage(url: str) -> dict[str, Any]:
     """Where Ray Train puts checkpoints; in a bucket, through our own storage."""
-    if not url.startswith("s3://"):
+    if storage.is_local(url):
         return {"storage_path": str(storage.local_path(url))}
     from lglm_core.data.filesystem import storage_filesystem
 
@@ -175,11 +190,11 @@ def _worker(config: dict[str, Any]) -> None:
     import torch
     from ray.train.torch import get_device, prepare_model
 
-    from lglm_core.run import CHECKPOINT_FILE, TrainingRun, build_model
+    from lglm_core.run import CHECKPOINT_FILE, TrainingRun, build_model, label_knowledge
 
     context = ray.train.get_context()
     dataset, embeddings, settings = _open_inputs(Train(**config["options"]))
-    model = build_model(settings, embeddings)
+    model = build_model(settings, label_knowledge(settings, dataset, embeddings))
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         model.backbone.load_weights(settings.weights)
@@ -226,16 +241,15 @@ def _report(training: "TrainingRun", end: "EpochEnd", first: bool) -> None:
 def _save(
     options: Train,
     recipe: rooms.Recipe,
-    model: "Lglm",
+    model: "Recogniser",
     history: "list[EpochEnd]",
     dataset: "Dataset",
-    embeddings: "LabelEmbeddings",
-    settings: "RunSettings",
+    embeddings: "LabelEmbeddings | None",
+    settings: "FullRecipe",
 ) -> rooms.Manifest:
     """Write history and model, and commit the run."""
     import pyarrow as pa
 
-    from lglm_core.data.transforms import Preprocessing
     from lglm_core.model.bundle import save_bundle
 
     place = storage.join(options.out, "model")
@@ -249,16 +263,16 @@ def _save(
         "backbone": settings.backbone,
         "image size": f"{settings.image_size} × {settings.image_size}, squashed",
         "trained on": f"{samples} pictures, dataset {dataset.manifest.fingerprint[:12]}",
-        "epochs": len(history),
+        "recipe": f"{settings.recipe}: {len(history)} epochs, {settings.optimizer}, lr {settings.lr:g}",
         "validation mAP": "not measured" if last.val_map is None else f"{last.val_map:.1f}",
     }
     bundle = save_bundle(
         place,
         model.cpu(),
-        settings.head,
-        embeddings,
+        dataset.labels,
         rooms.Recipe("model", recipe.inputs, recipe.options),
-        preprocessing=Preprocessing(settings.image_size),
+        embeddings=embeddings,
+        preprocessing=model.backbone.preprocessing(settings.image_size),
         facts=facts,
         history=[
             {

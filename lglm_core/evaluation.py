@@ -11,7 +11,7 @@ from lglm_core.data.dataset import Dataset, Split
 from lglm_core.data.images import to_rgb
 from lglm_core.data.order import generator
 from lglm_core.labels import LabelVocabulary
-from lglm_core.metrics import average_precisions, count, prevalence
+from lglm_core.metrics import measure
 from lglm_core.model.bundle import Bundle
 from lglm_core.pages.pictures import thumbnail
 from lglm_core.pages.report import EpochRow, Example, LabelResult, Report, report_page
@@ -29,8 +29,8 @@ def per_class_table(scores: np.ndarray, targets: np.ndarray, labels: LabelVocabu
         scores: Probabilities [N, C].
         targets: [N, C] of 1, 0, -1.
     """
-    counts = count(scores, targets)
-    ap = 100 * average_precisions(scores, targets)
+    result = measure(scores, targets)
+    counts, ap = result.counts, 100 * result.average_precision
     return pa.table(
         {
             "label": list(labels),
@@ -39,7 +39,7 @@ def per_class_table(scores: np.ndarray, targets: np.ndarray, labels: LabelVocabu
             "precision": 100 * counts.precision,
             "recall": 100 * counts.recall,
             "f1": 100 * counts.f1,
-            "prior": 100 * prevalence(targets),
+            "prior": 100 * result.prevalence,
         }
     )
 
@@ -56,10 +56,14 @@ def report(
     """Write the report page: some pictures by chance, and those with the largest loss."""
     chosen = generator("examples", split.name, len(split)).permutation(len(split))[:EXAMPLES]
     hardest = np.argsort(-_loss(scores, split.targets), kind="stable")[:EXAMPLES]
-    vectors = {"glove": "GloVe word vectors", "ppmi": "label co-occurrence (PPMI)"}[bundle.embeddings.source]
+    head = bundle.model.head.name
+    source = bundle.embeddings.source if bundle.embeddings else None
+    vectors = {"glove": ", vectors from GloVe", "ppmi": ", vectors from co-occurrence (PPMI)", None: ""}[
+        source
+    ]
     return report_page(
         Report(
-            title=f"{bundle.model.backbone.name} + LGLM",
+            title=f"{bundle.model.backbone.name} + {head}",
             split=split.name,
             metrics=metrics,
             labels=[LabelResult(**row) for row in per_class.to_pylist()],
@@ -68,10 +72,10 @@ def report(
             history=[EpochRow(**epoch) for epoch in model.details["history"]],
             graph=strongest_edges(bundle),
             facts={
-                "Model": f"LGLM on {bundle.model.backbone.name}",
+                "Model": f"{head} on {bundle.model.backbone.name}",
                 "Parameters": f"{model.counts['parameters'] / 1e6:.1f} M",
                 "Pictures": f"squashed to {bundle.preprocessing.image_size} pixels square, one view",
-                "Labels": f"{len(bundle.labels)}, vectors from {vectors}",
+                "Labels": f"{len(bundle.labels)}{vectors}",
                 "Model fingerprint": bundle.fingerprint[:16],
                 "Trained on dataset": model.inputs["dataset"][:16],
                 "Evaluated on dataset": dataset.manifest.fingerprint[:16],
@@ -82,8 +86,11 @@ def report(
 
 @torch.no_grad()
 def strongest_edges(bundle: Bundle) -> list[tuple[str, str, float]]:
-    """The largest off-diagonal entries of the learned graph, by absolute weight."""
-    graph = bundle.model.head.label_embeddings()[0].cpu().numpy().copy()
+    """The largest off-diagonal entries of the label graph, by absolute weight; none without a graph."""
+    side = bundle.model.head.label_weights()
+    if side is None:
+        return []
+    graph = side.graph.cpu().numpy().copy()
     np.fill_diagonal(graph, 0.0)
     flat = np.argsort(-np.abs(graph), axis=None, kind="stable")[:EDGES_SHOWN]
     rows, columns = np.unravel_index(flat, graph.shape)

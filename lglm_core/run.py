@@ -1,62 +1,57 @@
-"""One worker's part of a training run: model, loaders, optimiser and where it stands."""
+"""One worker's part of a training run: model, batches, optimiser and where it stands."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from lglm_core.cooccurrence import label_counts
 from lglm_core.data.dataset import Dataset
 from lglm_core.data.loader import Loader
+from lglm_core.data.transforms import Augmentation
 from lglm_core.errors import InputError
+from lglm_core.features import FeatureLoader, Features, fits
 from lglm_core.label_embeddings import LabelEmbeddings
 from lglm_core.model.backbone import Backbone
-from lglm_core.model.lglm import Lglm, LglmConfig
-from lglm_core.optim import make_optimizer, make_schedule
-from lglm_core.training import EpochEnd, Step, train_epochs
+from lglm_core.model.config import RidgeConfig
+from lglm_core.model.head import LabelKnowledge, PooledSide
+from lglm_core.model.heads import build_head
+from lglm_core.model.recogniser import ImagePath, Recogniser
+from lglm_core.optim import averaged, make_optimizer, make_schedule
+from lglm_core.recipe import FullRecipe
+from lglm_core.ridge import RidgeRegression
+from lglm_core.training import Batches, EpochEnd, Step, Trainer, train_epochs
 
 CHECKPOINT_FILE = "checkpoint.pt"  # one file, so that it is there as a whole or not at all
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """How to train; see the options of ``lglm train`` for what each means."""
-
-    backbone: str = "resnet101"
-    weights: str = "imagenet"
-    image_size: int = 448
-    epochs: int = 40
-    batch_size: int = 32
-    lr: float = 1e-3
-    backbone_lr: float | None = None
-    weight_decay: float = 0.05
-    freeze_backbone: bool = False
-    graph_weight: float = 1.0
-    seed: int = 0
-    head: LglmConfig = field(default_factory=LglmConfig)
-
-    @property
-    def peak_backbone_lr(self) -> float:
-        """The backbone's learning rate; what starts from nothing has as much to learn as the head."""
-        if self.backbone_lr is not None:
-            return self.backbone_lr
-        return self.lr if self.weights == "none" else self.lr / 10
+def label_knowledge(
+    recipe: FullRecipe, dataset: Dataset, embeddings: LabelEmbeddings | None
+) -> LabelKnowledge:
+    """Gather what the recipe's head asks to know of the labels; counts are the training split's alone."""
+    config = recipe.head_config
+    wanted = embeddings is not None and config.needs_vectors
+    return LabelKnowledge(
+        len(dataset.labels),
+        torch.from_numpy(embeddings.vectors.copy()) if embeddings is not None and wanted else None,
+        torch.from_numpy(label_counts(dataset.split("train").targets)) if config.needs_counts else None,
+    )
 
 
-def build_model(settings: RunSettings, embeddings: LabelEmbeddings) -> Lglm:
+def build_model(recipe: FullRecipe, knowledge: LabelKnowledge) -> Recogniser:
     """Build the model with seeded random weights; pretrained ones are loaded separately.
 
     Raises:
-        InputError: no such backbone, or pictures smaller than its stride.
+        InputError: no such backbone, pictures smaller than its stride, or a head without what it needs.
     """
-    torch.manual_seed(settings.seed)
-    backbone = Backbone(settings.backbone)
-    _refuse_too_small(backbone, settings.image_size)
-    return Lglm(
-        backbone, torch.from_numpy(embeddings.vectors.copy()), settings.head, frozen=settings.freeze_backbone
-    )
+    torch.manual_seed(recipe.seed)
+    backbone = Backbone(recipe.backbone)
+    _refuse_too_small(backbone, recipe.image_size)
+    head = build_head(recipe.head, recipe.head_config, backbone.width, knowledge)
+    return Recogniser(backbone, head, frozen=recipe.freeze_backbone)
 
 
 def _refuse_too_small(backbone: Backbone, image_size: int) -> None:
@@ -77,94 +72,173 @@ def _refuse_too_small(backbone: Backbone, image_size: int) -> None:
 class TrainingRun:
     """Trains one worker's replica; all workers build the same one and take their shares.
 
+    A frozen backbone whose training views are plain, and whose features fit into memory, runs once over each
+    split instead of in every epoch.
+
     Args:
         dataset: Trained on its split ``train``; ``val``, if there is one, is scored after each epoch.
         model: From :func:`build_model`, with its starting weights.
         rank: This worker's number among *world_size*.
         threads: That decode pictures, in this worker.
+        parallel: Wraps a module for data parallelism, where there are several workers.
+        features: By split, where they are known already; what is computed here is added.
     """
 
     def __init__(
         self,
         dataset: Dataset,
-        model: Lglm,
-        settings: RunSettings,
+        model: Recogniser,
+        recipe: FullRecipe,
         *,
         device: torch.device,
         rank: int = 0,
         world_size: int = 1,
         threads: int = 2,
         parallel: Callable[[nn.Module], nn.Module] = lambda module: module,
+        features: dict[str, Features] | None = None,
     ) -> None:
-        self.settings = settings
+        self.recipe = recipe
         self.device = device
         self.history: list[EpochEnd] = []
-        training = dataset.split("train")
-
-        def loader(split: str) -> Loader:
-            return Loader(
-                split=training if split == "train" else dataset.split(split),
+        self.splits = {name: dataset.split(name) for name in ("train", "val") if dataset.has_split(name)}
+        self.loaders = {
+            name: Loader(
+                split=split,
                 fingerprint=dataset.manifest.fingerprint,
-                image_size=settings.image_size,
-                batch_size=settings.batch_size,
-                seed=settings.seed,
+                image_size=recipe.image_size,
+                batch_size=recipe.batch_size,
+                seed=recipe.seed,
                 rank=rank,
                 world_size=world_size,
                 threads=threads,
+                augmentation=Augmentation(recipe.views == "crop", recipe.rand_augment, recipe.cutout),
             )
-
-        self.training = loader("train")
-        self.validation = loader("val") if dataset.has_split("val") else None
-        model.start_at_prior((training.targets == 1).sum(axis=0), len(training))
+            for name, split in self.splits.items()
+        }
+        self.training = self.loaders["train"]
+        targets = self.splits["train"].targets
+        model.start_at_prior((targets == 1).sum(axis=0), len(targets))
         self.model = model.to(device).to(memory_format=torch.channels_last)
-        self.optimizer = make_optimizer(
-            model,
-            lr=settings.lr,
-            backbone_lr=settings.peak_backbone_lr,
-            weight_decay=settings.weight_decay,
+        self.features = {} if features is None else features
+        self.batches: Mapping[str, Batches] = self.loaders
+        path: nn.Module = ImagePath(model)
+        keeps_features = self._keeps_features()
+        if keeps_features:
+            self._compute_features()
+            path = model.head.image_side
+        if recipe.compile:
+            path.compile()
+        average = averaged(model, recipe.ema) if recipe.ema else None
+        trains = any(parameter.requires_grad for parameter in path.parameters())
+        self.optimizer = make_optimizer(model, recipe)
+        self.trainer = Trainer(
+            model=model,
+            path=parallel(path) if trains else path,
+            prepare=self._maps if keeps_features else self._pixels,
+            recipe=recipe,
+            optimizer=self.optimizer,
+            schedule=make_schedule(self.optimizer, recipe, self.training.steps),
+            device=device,
+            world_size=world_size,
+            penalty_weight=model.head.config.penalty_weight(recipe.label_reduction, targets.shape[1]),
+            average=average,
+            reads_maps=keeps_features,
         )
-        self.schedule = make_schedule(self.optimizer, settings.epochs * self.training.steps)
-        self.replica = parallel(self.model)
+        self.regression = None
+        if isinstance(config := model.head.config, RidgeConfig):
+            self.regression = RidgeRegression(model.backbone.width, targets.shape[1], config.ridge, device)
+
+    def _keeps_features(self) -> bool:
+        recipe = self.recipe
+        plain = recipe.freeze_backbone and recipe.views == "flip" and not recipe.rand_augment
+        return bool(
+            plain
+            and not recipe.cutout
+            and all(fits(self.model.backbone, loader, self._pooling()) for loader in self.loaders.values())
+        )
+
+    def _pooling(self) -> Any:
+        """How features may be pooled before they are kept; None where the head reads their maps."""
+        image_side = self.model.head.image_side
+        whole = not isinstance(image_side, PooledSide) or image_side.wants_mirror
+        return None if whole else image_side.pooling
+
+    def _compute_features(self) -> None:
+        for name, loader in self.loaders.items():
+            if name not in self.features:
+                self.features[name] = Features.compute(
+                    self.model.backbone, loader, self._pooling(), self.device
+                )
+        mirror = self.model.head.image_side.wants_mirror
+        self.batches = {
+            name: FeatureLoader(loader=loader, features=self.features[name], wants_mirror=mirror)
+            for name, loader in self.loaders.items()
+        }
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        """Send uint8 over the wire and make floats on the device."""
+        preprocessing = self.model.backbone.preprocessing(self.recipe.image_size)
+        return preprocessing.normalise(images.to(self.device, non_blocking=True))
+
+    def _maps(self, maps: Tensor) -> Tensor:
+        return maps.to(self.device, non_blocking=True)
 
     def epochs(self, on_step: Callable[[int, Step], Any] | None = None) -> Iterator[EpochEnd]:
         """Train the epochs that are still missing and yield after each."""
+        validation = self.splits.get("val")
         for end in train_epochs(
-            self.replica,
+            self.trainer,
+            self.batches["train"],
+            self.batches.get("val"),
             self.training,
-            self.validation,
-            self.optimizer,
-            self.schedule,
-            epochs=range(len(self.history), self.settings.epochs),
-            graph_weight=self.settings.graph_weight,
-            device=self.device,
+            epochs=range(len(self.history), self.recipe.epochs),
+            regression=self.regression,
+            val_targets=None if validation is None else validation.targets,
             on_step=on_step,
         ):
             self.history.append(end)
             yield end
 
+    @property
+    def trained(self) -> Recogniser:
+        """The model to keep: the averaged one, where there is one."""
+        return self.trainer.used
+
     def save(self, file: Path) -> None:
         """Write weights, the states of optimiser and schedule, and the history as a checkpoint."""
-        checkpoint = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "history": [asdict(end) for end in self.history],
-        }
-        torch.save(checkpoint, file)
+        torch.save(
+            {
+                "model": self.model.state_dict(),
+                "average": self.trainer.average.state_dict() if self.trainer.average else None,
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.trainer.schedule.state_dict(),
+                "regression": self.regression.state_dict() if self.regression else None,
+                "history": [asdict(end) for end in self.history],
+            },
+            file,
+        )
 
     def resume(self, file: Path) -> None:
         """Continue from what :meth:`save` wrote."""
         checkpoint = _read(file, self.device)
         self.model.load_state_dict(checkpoint["model"])
+        if self.trainer.average is not None:
+            self.trainer.average.load_state_dict(checkpoint["average"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.schedule.load_state_dict(checkpoint["schedule"])
+        self.trainer.schedule.load_state_dict(checkpoint["schedule"])
+        if self.regression is not None:
+            self.regression.load_state_dict(checkpoint["regression"])
         self.history = _history(checkpoint)
 
 
-def load_trained(model: Lglm, file: Path) -> list[EpochEnd]:
-    """Load a checkpoint's weights into *model*; return the epochs it has behind it."""
+def load_trained(model: Recogniser, file: Path) -> list[EpochEnd]:
+    """Load a checkpoint's weights, averaged where they were, into *model*; return the epochs behind it."""
     checkpoint = _read(file, torch.device("cpu"))
-    model.load_state_dict(checkpoint["model"])
+    average = checkpoint["average"]
+    if average is not None:
+        prefix = "module."
+        average = {k.removeprefix(prefix): v for k, v in average.items() if k.startswith(prefix)}
+    model.load_state_dict(average or checkpoint["model"])
     return _history(checkpoint)
 
 

@@ -1,4 +1,4 @@
-"""Encoded images → features, scores, tags: the folded model, as everything after training uses it."""
+"""Encoded images → features, scores, tags: the model as everything after training uses it."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lglm_core.data.images import UnreadableImage, decode
-from lglm_core.data.transforms import Preprocessing, squash
-from lglm_core.labels import LabelVocabulary
-from lglm_core.model.backbone import Backbone
-from lglm_core.model.bundle import load_bundle
+from lglm_core.data.transforms import squash
+from lglm_core.model.bundle import Bundle, load_bundle
+from lglm_core.model.config import Pooling
 from lglm_core.model.fold import fold
+from lglm_core.model.head import pool
 
 
 @dataclass(frozen=True)
@@ -31,40 +31,28 @@ class Recognition:
 
 
 class Tagger:
-    """A backbone and one linear layer, with labels and thresholds."""
+    """A model for use: folded to backbone and one linear layer where its head folds, else as it is.
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        head: nn.Linear,
-        labels: LabelVocabulary,
-        thresholds: Sequence[float],
-        preprocessing: Preprocessing,
-        *,
-        threads: int = 2,
-    ) -> None:
-        self.backbone = backbone.eval()
-        self.head = head
-        self.labels = labels
-        self.thresholds = np.array(thresholds, dtype=np.float32)
-        self.preprocessing = preprocessing
-        self.device = head.weight.device
+    The feature of a picture is the pooled one that the head reads, or the maxima of the feature map.
+    """
+
+    def __init__(self, bundle: Bundle, device: torch.device, *, threads: int = 2) -> None:
+        model = bundle.model.eval().to(device)
+        self.backbone = model.backbone.to(memory_format=torch.channels_last)
+        self.head = model.head
+        self.folded = fold(model.head) if model.head.config.foldable else None
+        self.pooling: Pooling = getattr(model.head.config, "pooling", "max")
+        self.labels = bundle.labels
+        self.thresholds = np.array(bundle.thresholds, dtype=np.float32)
+        self.preprocessing = bundle.preprocessing
+        self.device = device
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tagger")
 
     @classmethod
     def load(cls, model: str, *, threads: int = 2) -> "Tagger":
         """Load a model room, fold it, and put it on the GPU if there is one."""
-        bundle = load_bundle(model)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        backbone = bundle.model.backbone.to(device).to(memory_format=torch.channels_last)
-        return cls(
-            backbone,
-            fold(bundle.model.head).to(device),
-            bundle.labels,
-            bundle.thresholds,
-            bundle.preprocessing,
-            threads=threads,
-        )
+        return cls(load_bundle(model), device, threads=threads)
 
     @torch.inference_mode()
     def recognise(self, images: Sequence[bytes]) -> Recognition:
@@ -79,11 +67,13 @@ class Tagger:
             else:
                 errors[position] = view
         if not views:
-            width = (0, self.head.in_features), (0, self.head.out_features)
+            width = (0, self.backbone.width), (0, len(self.labels))
             return Recognition(np.empty(width[0], np.float32), np.empty(width[1], np.float32), (), errors)
         pixels = self.preprocessing.normalise(torch.stack(views).to(self.device))
-        features = self.backbone(pixels)
-        scores = self.head(features).sigmoid()
+        maps = self.backbone(pixels)
+        features = pool(maps, self.pooling)
+        logits = self.folded(features) if self.folded is not None else self.head(maps).logits
+        scores = logits.sigmoid()
         return Recognition(features.float().cpu().numpy(), scores.float().cpu().numpy(), tuple(read), errors)
 
     def tags(self, scores: np.ndarray) -> list[list[int]]:

@@ -5,20 +5,36 @@ A notebook, a plain process and a Ray worker all drive it; what to print, save o
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from lglm_core import losses, metrics
 from lglm_core.data.loader import Batch, Loader
 from lglm_core.data.order import generator
-from lglm_core.data.transforms import Preprocessing
 from lglm_core.errors import RunError
-from lglm_core.model.lglm import Prediction
+from lglm_core.model.head import Prediction, pool
+from lglm_core.model.linear import LinearScores
+from lglm_core.model.recogniser import Recogniser
+from lglm_core.recipe import FullRecipe
+from lglm_core.ridge import RidgeRegression
+
+
+class Batches(Protocol):
+    """Where a worker's batches come from: pictures decoded anew, or features kept."""
+
+    def training_epoch(self, epoch: int) -> Iterator[Batch]:
+        """Every sample once, in the epoch's own order."""
+
+    def in_order(self) -> Iterator[Batch]:
+        """Every sample once, in index order."""
 
 
 @dataclass(frozen=True)
@@ -27,161 +43,276 @@ class Step:
 
     number: int
     classification: Tensor
-    graph: Tensor
+    penalty: Tensor
 
 
 @dataclass(frozen=True)
 class EpochEnd:
     """What one epoch came to, the same on every worker.
 
-    ``loss`` is L_M + λ·L_A, ``classification_loss`` L_M in nats per image, ``graph_loss`` L_A, each
-    averaged over the epoch; ``off_diagonal`` the share of the graph's weight that is not the identity's;
-    ``val_map`` in percent, None without validation pictures; ``images_per_s`` over all workers, in training.
+    ``loss`` is L_M + λ·penalty, ``classification_loss`` L_M in nats per image, ``penalty`` the head's own
+    loss (L_A; 0 where there is none), each averaged over the epoch; ``off_diagonal`` the share of the label
+    graph's weight that is not the identity's, None without a graph; ``val_map`` in percent, None without
+    validation pictures; ``images_per_s`` over all workers, in training.
     """
 
     epoch: int
     loss: float
     classification_loss: float
-    graph_loss: float
-    off_diagonal: float
+    penalty: float
+    off_diagonal: float | None
     lr: float
     val_map: float | None
     seconds: float
     images_per_s: float
 
 
-def fit(
-    model: nn.Module,
-    batches: Iterator[Batch],
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    *,
-    graph_weight: float,
-    device: torch.device,
-    world_size: int = 1,
-) -> Iterator[Step]:
-    """Take one optimiser step per batch.
-
-    Each worker's loss is scaled so that the mean of the workers' gradients is the gradient over the global
-    batch: padding has weight zero, and an unevenly divided batch counts each picture once.
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """Everything that one worker's training steps need.
 
     Args:
-        model: Images → :class:`Prediction`; wrapped for data parallelism where there are several workers.
-        graph_weight: λ of Eq. 9.
-        world_size: Workers that average their gradients.
+        path: Reads pictures (an :class:`ImagePath`) or, with features kept, the image side alone; wrapped for
+            data parallelism where several workers average their gradients.
+        prepare: Turns a batch's images into what *path* takes, on the device.
+        reads_maps: Whether batches hold feature maps in place of pictures.
+        penalty_weight: λ of Eq. 9.
+        average: The averaged model, updated after every step.
     """
-    for number, batch in enumerate(batches):
-        prediction: Prediction = model(_to_device(batch.images, device))
-        per_image = losses.multi_label_loss(prediction.logits, batch.targets.to(device))
-        weights = batch.weights.to(device)
-        classification = (per_image * weights).sum() * world_size / batch.total_weight
-        graph = losses.graph_loss(prediction.graph)
-        optimizer.zero_grad(set_to_none=True)
-        (classification + graph_weight * graph).backward()
-        optimizer.step()
-        schedule.step()
-        yield Step(number, classification.detach(), graph.detach())
+
+    model: Recogniser
+    path: nn.Module
+    prepare: Callable[[Tensor], Tensor]
+    recipe: FullRecipe
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    device: torch.device
+    world_size: int = 1
+    penalty_weight: float = 0.0
+    average: AveragedModel | None = None
+    reads_maps: bool = False
+
+    def fit(self, batches: Iterator[Batch]) -> Iterator[Step]:
+        """Take one optimiser step per batch.
+
+        The label side runs once per step, however many parts a batch is taken in: the parts' gradients are
+        gathered where its weights enter, and go through it once. It reads no picture, so every worker
+        computes the same gradient there, and only the gathered one is averaged over workers.
+
+        Each worker's loss is scaled so that the mean of the workers' gradients is the gradient over the
+        global batch: padding has weight zero, and an unevenly divided batch counts each picture once.
+        """
+        for number, batch in enumerate(batches):
+            side = self.model.head.label_weights()
+            weights = None if side is None else side.weights.detach().requires_grad_()
+            self.optimizer.zero_grad(set_to_none=True)
+            classification = torch.zeros((), device=self.device)
+            penalty = torch.zeros((), device=self.device)
+            parts = _parts(batch, self.recipe.accumulate)
+            for position, part in enumerate(parts):
+                with self._averaging(last=position == len(parts) - 1):
+                    loss, own = self._losses(part, weights)
+                    (loss + self.penalty_weight * own).backward()
+                classification += loss.detach()
+                penalty += own.detach()
+            if side is not None and weights is not None:
+                self._through_label_side(side.weights, weights.grad, side.penalty)
+                penalty += side.penalty.detach()
+            if self.recipe.clip:
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+            self.optimizer.step()
+            self.schedule.step()
+            if self.average is not None:
+                self.average.update_parameters(self.model)
+            yield Step(number, classification, penalty)
+
+    def _losses(self, batch: Batch, label_weights: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return L_M and the image side's own loss, over this worker's part of the global batch."""
+        targets, weights = batch.targets.to(self.device), batch.weights.to(self.device)
+        with self.autocast():
+            prediction: Prediction = self.path(self.prepare(batch.images), label_weights)
+        views = len(prediction.logits) // len(targets)  # a head may be shown mirror images as well
+        per_image = self.classification_loss(prediction.logits, targets.repeat(views, 1))
+        scaled = weights * self.world_size / batch.total_weight
+        loss = (per_image.view(views, -1).mean(dim=0) * scaled).sum()
+        own = loss.new_zeros(()) if prediction.penalty is None else (prediction.penalty * scaled).sum()
+        return loss, own
+
+    def classification_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return L_M per image, [B], of logits and targets [B, C]."""
+        recipe = self.recipe
+        if recipe.loss == "bce":
+            return losses.multi_label_loss(logits, targets, reduction=recipe.label_reduction)
+        return losses.asymmetric_loss(
+            logits,
+            targets,
+            gamma_pos=recipe.gamma_pos,
+            gamma_neg=recipe.gamma_neg,
+            margin=recipe.margin,
+            reduction=recipe.label_reduction,
+        )
+
+    def autocast(self) -> torch.autocast:
+        """The precision of backbone and image side."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.recipe.precision == "bf16")
+
+    def _averaging(self, *, last: bool) -> AbstractContextManager:
+        """Average gradients over workers with the last part of a batch, not before."""
+        if isinstance(self.path, DistributedDataParallel) and not last:
+            waiting: AbstractContextManager = self.path.no_sync()
+            return waiting
+        return nullcontext()
+
+    def _through_label_side(self, weights: Tensor, gradient: Tensor | None, penalty: Tensor) -> None:
+        gradient = torch.zeros_like(weights) if gradient is None else gradient
+        if self.world_size > 1:
+            dist.all_reduce(gradient)
+            gradient = gradient / self.world_size
+        outputs = [(weights, gradient), (penalty, penalty.new_full((), self.penalty_weight))]
+        trained = [(output, slope) for output, slope in outputs if output.requires_grad]
+        torch.autograd.backward([output for output, _ in trained], [slope for _, slope in trained])
+
+    def solve(self, batches: Iterator[Batch], regression: RidgeRegression) -> Iterator[Step]:
+        """Add up the batches of an epoch, then set the linear head to the solution in closed form.
+
+        The step's loss is the squared error per picture, summed over labels.
+        """
+        image_side = self.model.head.image_side
+        assert isinstance(image_side, LinearScores)
+        for batch in batches:
+            real = batch.weights.bool()
+            with torch.no_grad():
+                inputs = self.prepare(batch.images[real])
+                maps = inputs if self.reads_maps else self.model.backbone(inputs)
+                regression.add(pool(maps, image_side.pooling), batch.targets[real].to(self.device))
+        weight, bias, _, error = regression.solve()
+        with torch.no_grad():
+            # A sigmoid has the slope 1/4 at 0: the probability follows the regression around one half.
+            image_side.linear.weight.copy_(4 * weight)
+            image_side.linear.bias.copy_(4 * (bias - 0.5))
+        yield Step(0, torch.tensor(error, device=self.device), torch.zeros((), device=self.device))
+
+    @property
+    def used(self) -> Recogniser:
+        """The model that is measured and kept: the averaged one, where there is one."""
+        if self.average is None:
+            return self.model
+        assert isinstance(self.average.module, Recogniser)
+        return self.average.module
+
+
+def _parts(batch: Batch, parts: int) -> list[Batch]:
+    """Divide a worker's batch for accumulation; the global batch it belongs to stays the same."""
+    if parts == 1:
+        return [batch]
+    slices = np.array_split(np.arange(len(batch.rows)), min(parts, len(batch.rows)))
+    views = len(batch.images) // len(batch.rows)
+    return [
+        replace(
+            batch,
+            images=torch.cat([batch.images[chosen + view * len(batch.rows)] for view in range(views)]),
+            targets=batch.targets[chosen],
+            weights=batch.weights[chosen],
+            rows=batch.rows[chosen],
+        )
+        for chosen in slices
+    ]
 
 
 def train_epochs(
-    model: nn.Module,
-    training: Loader,
-    validation: Loader | None,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
+    trainer: Trainer,
+    training: Batches,
+    validation: Batches | None,
+    loader: Loader,
     *,
     epochs: range,
-    graph_weight: float = 1.0,
-    device: torch.device,
+    regression: RidgeRegression | None = None,
+    val_targets: np.ndarray | None = None,
     on_step: Callable[[int, Step], Any] | None = None,
 ) -> Iterator[EpochEnd]:
     """Train for the given epochs and yield after each.
 
     Args:
-        model: As for :func:`fit`.
-        training: This worker's loader of the training split.
-        validation: This worker's loader of the validation split; its mAP is measured after each epoch.
+        training: This worker's batches of the training split.
+        validation: This worker's batches of the validation split; its mAP is measured after each epoch.
+        loader: This worker's loader of the training split.
         epochs: Which epochs; a resumed run starts at the first that is missing.
+        regression: Solves the head in closed form in place of optimiser steps.
+        val_targets: int8 [N, C] of the validation split.
         on_step: Called with (epoch, step) after every step, to show progress.
 
     Raises:
         RunError: the loss is no longer finite.
     """
-    world_size = training.world_size
     for epoch in epochs:
         started = time.perf_counter()
-        lr = optimizer.param_groups[0]["lr"]
+        lr = trainer.optimizer.param_groups[0]["lr"]
         # Dropout differs between workers, and a resumed run draws what an undisturbed one would.
-        torch.manual_seed(int(generator("dropout", training.seed, epoch, training.rank).integers(2**63)))
-        model.train()
-        sums = torch.zeros(2, dtype=torch.float64, device=device)
-        steps = fit(
-            model,
-            training.training_epoch(epoch),
-            optimizer,
-            schedule,
-            graph_weight=graph_weight,
-            device=device,
-            world_size=world_size,
-        )
+        torch.manual_seed(int(generator("dropout", loader.seed, epoch, loader.rank).integers(2**63)))
+        trainer.model.train()
+        sums = torch.zeros(3, dtype=torch.float64, device=trainer.device)
+        batches = training.training_epoch(epoch)
+        steps = trainer.solve(batches, regression) if regression else trainer.fit(batches)
         for step in steps:
-            sums += torch.stack([step.classification, step.graph]).double()
+            sums += torch.stack([step.classification, step.penalty, torch.ones_like(step.penalty)]).double()
             if on_step:
                 on_step(epoch, step)
         trained = time.perf_counter() - started
-        classification, graph = (_mean_over_workers(sums, world_size) / training.steps).tolist()
-        if not np.isfinite(classification + graph):
+        classification, penalty, taken = _mean_over_workers(sums, trainer.world_size).tolist()
+        classification, penalty = classification / taken, penalty / taken
+        if not np.isfinite(classification + penalty):
             raise RunError(f"the loss is no longer finite in epoch {epoch + 1}; lower the learning rate")
         yield EpochEnd(
             epoch=epoch,
-            loss=classification + graph_weight * graph,
+            loss=classification + trainer.penalty_weight * penalty,
             classification_loss=classification,
-            graph_loss=graph,
-            off_diagonal=_off_diagonal_share(model),
+            penalty=penalty,
+            off_diagonal=off_diagonal_share(trainer.used),
             lr=lr,
-            val_map=_validation_map(model, validation, device) if validation else None,
+            val_map=None
+            if validation is None or val_targets is None
+            else _validation_map(trainer, validation, val_targets),
             seconds=time.perf_counter() - started,
-            images_per_s=len(training.split) / trained,
+            images_per_s=len(loader.split) / trained,
         )
 
 
 @torch.no_grad()
-def score(model: nn.Module, loader: Loader, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    """Score this worker's share of a split in eval mode.
+def score(trainer: Trainer, batches: Batches) -> tuple[np.ndarray, np.ndarray]:
+    """Score this worker's share of a split in eval mode, with the model that is kept.
 
     Returns:
         Probabilities float32 [n, C] and the rows of the split they belong to, int64 [n], padding left out.
     """
-    model.eval()
+    model = trainer.used.eval()
+    side = model.head.label_weights()
+    weights = None if side is None else side.weights
     scores, rows = [], []
-    for batch in loader.in_order():
+    for batch in batches.in_order():
         real = batch.weights.bool()
-        logits = model(_to_device(batch.images, device)).logits
-        scores.append(logits.float().sigmoid().cpu()[real])
+        inputs = trainer.prepare(batch.images[real])
+        with trainer.autocast():
+            maps = inputs if trainer.reads_maps else model.backbone(inputs)
+            logits = model.head.image_side(maps, weights).logits
+        scores.append(logits.float().sigmoid().cpu())
         rows.append(batch.rows[real.numpy()])
     return torch.cat(scores).numpy(), np.concatenate(rows)
 
 
-def _validation_map(model: nn.Module, loader: Loader, device: torch.device) -> float:
-    if loader.world_size > 1:  # each worker has batch statistics of its own; the first one's are saved
-        for buffer in model.buffers():
+def _validation_map(trainer: Trainer, batches: Batches, targets: np.ndarray) -> float:
+    if trainer.world_size > 1:  # each worker has batch statistics of its own; the first one's are saved
+        for buffer in trainer.used.buffers():
             dist.broadcast(buffer, src=0)
-    # Without the data-parallel wrapper: nothing is averaged here.
-    scores, rows = score(getattr(model, "module", model), loader, device)
+    scores, rows = score(trainer, batches)
     parts: list[Any] = [(scores, rows)]
-    if loader.world_size > 1:
-        parts = [None] * loader.world_size
+    if trainer.world_size > 1:
+        parts = [None] * trainer.world_size
         dist.all_gather_object(parts, (scores, rows))
-    everything = np.empty((len(loader.split), scores.shape[1]), dtype=np.float32)
+    everything = np.empty((len(targets), scores.shape[1]), dtype=np.float32)
     for part_scores, part_rows in parts:
         everything[part_rows] = part_scores
-    ap = metrics.average_precisions(everything, loader.split.targets)
+    ap = metrics.average_precisions(everything, targets)
     return 100 * float(np.nanmean(ap)) if not np.isnan(ap).all() else 0.0
-
-
-def _to_device(images: Tensor, device: torch.device) -> Tensor:
-    """Send uint8 over the wire and make floats on the device."""
-    return Preprocessing(images.shape[-1]).normalise(images.to(device, non_blocking=True))
 
 
 def _mean_over_workers(sums: Tensor, world_size: int) -> Tensor:
@@ -192,7 +323,10 @@ def _mean_over_workers(sums: Tensor, world_size: int) -> Tensor:
 
 
 @torch.no_grad()
-def _off_diagonal_share(model: nn.Module) -> float:
-    unwrapped: Any = getattr(model, "module", model)
-    graph = unwrapped.head.label_embeddings()[0].abs()
+def off_diagonal_share(model: Recogniser) -> float | None:
+    """The share of the label graph's absolute weight that lies off the diagonal; None without a graph."""
+    side = model.head.label_weights()
+    if side is None:
+        return None
+    graph = side.graph.abs()
     return float(1 - graph.diagonal().sum() / graph.sum())

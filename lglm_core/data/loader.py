@@ -7,7 +7,7 @@ processes.
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from lglm_core.data.dataset import Split
 from lglm_core.data.images import UnreadableImage, decode
 from lglm_core.data.order import Share, epoch_order, generator, shares, steps_per_epoch
-from lglm_core.data.transforms import random_view, squash
+from lglm_core.data.transforms import Augmentation, squash
 from lglm_core.errors import DamageError
 
 BATCHES_AHEAD = 3
@@ -39,7 +39,10 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Loader:
-    """Reads a split in a pure order; *rank* of *world_size* takes its share of every global batch."""
+    """Reads a split in a pure order; *rank* of *world_size* takes its share of every global batch.
+
+    ``augmentation`` is how pictures are varied in training; in order they are as they are.
+    """
 
     split: Split
     fingerprint: str
@@ -49,6 +52,7 @@ class Loader:
     rank: int = 0
     world_size: int = 1
     threads: int = 2
+    augmentation: Augmentation = field(default_factory=Augmentation)
 
     @property
     def steps(self) -> int:
@@ -89,7 +93,7 @@ class Loader:
             ) from error
         if epoch is None:
             return squash(image, self.image_size)
-        return random_view(image, self.image_size, generator("view", self.seed, epoch, row))
+        return self.augmentation.view(image, self.image_size, generator("view", self.seed, epoch, row))
 
 
 def _collate(share: Share, views: "list[Future[Tensor]]", targets: Tensor) -> Batch:

@@ -27,11 +27,16 @@ READERS = 16  # files read at a time by one process: a bucket answers late, but 
 
 def locate(url: str) -> Place:
     """Return the place that *url* names; nothing is looked up yet."""
-    if url[:5].lower() == "s3://":
-        from lglm_core.data.s3 import S3Place  # boto3 is loaded only by those who need it
+    if is_local(url):
+        return DiskPlace(url, local_path(url))
+    from lglm_core.data.s3 import S3Place  # boto3 is loaded only by those who need it
 
-        return S3Place(f"s3://{url[5:]}")
-    return DiskPlace(url, local_path(url))
+    return S3Place(f"s3://{url[5:]}")
+
+
+def is_local(url: str) -> bool:
+    """Tell whether *url* names a place on this machine's disk."""
+    return url[:5].lower() != "s3://"
 
 
 def local_path(url: str) -> Path:

@@ -1,5 +1,7 @@
 """What happens to decoded pixels before the network sees them, on uint8 tensors."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +9,39 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+MEAN_COLOUR = [round(255 * channel) for channel in IMAGENET_MEAN]
+
 CROP_SCALES = (1.0, 0.875, 0.75, 0.66, 0.5)
+OFFSETS = (
+    *((down, right) for down in (0.0, 0.5, 1.0) for right in (0.0, 0.5, 1.0)),
+    *((down, right) for down in (0.25, 0.75) for right in (0.25, 0.75)),
+)
+MAGNITUDE = 9 / 30  # of RandAugment's operations, as a share of their strongest
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training pictures are varied; every view is flipped left to right half of the time.
+
+    Args:
+        crop: Cut a window out before squashing; otherwise squash the whole picture.
+        rand_augment: RandAugment operations per picture; 0: none.
+        cutout: Side of the square that is blanked, as a share of the view's; 0: none.
+    """
+
+    crop: bool = True
+    rand_augment: int = 0
+    cutout: float = 0.0
+
+    def view(self, image: Tensor, size: int, rng: np.random.Generator) -> Tensor:
+        """Turn uint8 [3, height, width] into a view of it, uint8 [3, size, size], drawn from *rng* alone."""
+        view = squash(multi_scale_crop(image, rng) if self.crop else image, size)
+        if rng.random() < 0.5:
+            view = view.flip(-1)
+        view = rand_augment(view, self.rand_augment, rng)
+        return cutout(view, self.cutout, rng) if self.cutout else view
 
 
 def squash(image: Tensor, size: int) -> Tensor:
@@ -15,8 +49,8 @@ def squash(image: Tensor, size: int) -> Tensor:
     return F.resize(image, [size, size], antialias=True)
 
 
-def random_view(image: Tensor, size: int, rng: np.random.Generator) -> Tensor:
-    """Crop at one of the field's scales and offsets, squash to *size*, and flip half of the time.
+def multi_scale_crop(image: Tensor, rng: np.random.Generator) -> Tensor:
+    """Cut a window out of uint8 [3, height, width], at one of the field's scales and offsets.
 
     Source: MultiScaleCrop of temporal segment networks (Wang et al., ECCV 2016), as the
     multi-label field uses it: sides of 1 to 0.5 times the shorter one, neighbouring scales paired,
@@ -29,14 +63,78 @@ def random_view(image: Tensor, size: int, rng: np.random.Generator) -> Tensor:
     crop_height, crop_width = (max(1, round(base * CROP_SCALES[scale])) for scale in (first, second))
     down, right = OFFSETS[rng.integers(len(OFFSETS))]
     top, left = round(down * (height - crop_height)), round(right * (width - crop_width))
-    view = squash(image[:, top : top + crop_height, left : left + crop_width], size)
-    return view.flip(-1) if rng.random() < 0.5 else view
+    return image[:, top : top + crop_height, left : left + crop_width]
 
 
-OFFSETS = (
-    *((down, right) for down in (0.0, 0.5, 1.0) for right in (0.0, 0.5, 1.0)),
-    *((down, right) for down in (0.25, 0.75) for right in (0.25, 0.75)),
-)
+def rand_augment(image: Tensor, operations: int, rng: np.random.Generator) -> Tensor:
+    """Apply that many of :data:`OPERATIONS`, drawn with replacement, to uint8 [3, height, width].
+
+    Each is as strong as :data:`MAGNITUDE` says, in either direction where it has two.
+
+    Source: Cubuk et al., NeurIPS 2020, arXiv:1909.13719; operations and ranges are torchvision's.
+    """
+    for _ in range(operations):
+        operation = list(OPERATIONS.values())[rng.integers(len(OPERATIONS))]
+        image = operation(image, MAGNITUDE if rng.random() < 0.5 else -MAGNITUDE)
+    return image
+
+
+def cutout(image: Tensor, share: float, rng: np.random.Generator) -> Tensor:
+    """Blank a square of uint8 [3, S, S] with ImageNet's mean colour; return a copy.
+
+    Its side is *share* times S pixels. Its centre is any pixel, so that it may hang over the edge.
+
+    Source: DeVries & Taylor 2017, arXiv:1708.04552.
+    """
+    size = image.shape[-1]
+    side = round(share * size)
+    top, left = rng.integers(size, size=2) - side // 2
+    image = image.clone()
+    square = image[:, max(top, 0) : top + side, max(left, 0) : left + side]
+    square[:] = torch.tensor(MEAN_COLOUR, dtype=torch.uint8).view(3, 1, 1)
+    return image
+
+
+def _shear(image: Tensor, x: float = 0.0, y: float = 0.0) -> Tensor:
+    """Move what lies d pixels below the top left by *x* d to the left, or d to its right by *y* d up."""
+    degrees = [math.degrees(math.atan(slope)) for slope in (x, y)]
+    return F.affine(image, 0.0, [0, 0], 1.0, degrees, fill=MEAN_COLOUR, center=[0, 0])
+
+
+def _translate(image: Tensor, x: float = 0.0, y: float = 0.0) -> Tensor:
+    """Move to the right by *x* and down by *y*, shares of the sides, in whole pixels."""
+    height, width = image.shape[-2:]
+    return F.affine(image, 0.0, [int(x * width), int(y * height)], 1.0, [0.0, 0.0], fill=MEAN_COLOUR)
+
+
+def _contrast(image: Tensor, factor: float) -> Tensor:
+    """Blend with the mean grey, as torchvision's adjust_contrast does.
+
+    That one's mean is a float32 sum, whose last bit depends on how many threads took part in it; this one
+    is exact.
+    """
+    grey = F.rgb_to_grayscale(image).double().mean().float()
+    return image.mul(factor).add_(grey, alpha=1 - factor).clamp_(0, 255).to(torch.uint8)
+
+
+# Each takes uint8 [3, height, width] and a level of -1 to 1, where 0 is the weakest; those that have one
+# direction only ignore the sign.
+OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "identity": lambda image, level: image,
+    "shear x": lambda image, level: _shear(image, x=0.3 * level),
+    "shear y": lambda image, level: _shear(image, y=0.3 * level),
+    "translate x": lambda image, level: _translate(image, x=150 / 331 * level),
+    "translate y": lambda image, level: _translate(image, y=150 / 331 * level),
+    "rotate": lambda image, level: F.rotate(image, 30 * level, fill=MEAN_COLOUR),
+    "brightness": lambda image, level: F.adjust_brightness(image, 1 + 0.9 * level),
+    "color": lambda image, level: F.adjust_saturation(image, 1 + 0.9 * level),
+    "contrast": lambda image, level: _contrast(image, 1 + 0.9 * level),
+    "sharpness": lambda image, level: F.adjust_sharpness(image, 1 + 0.9 * level),
+    "posterize": lambda image, level: F.posterize(image, 8 - round(4 * abs(level))),
+    "solarize": lambda image, level: F.solarize(image, 255 * (1 - abs(level))),
+    "autocontrast": lambda image, level: F.autocontrast(image),
+    "equalize": lambda image, level: F.equalize(image),
+}
 
 
 @dataclass(frozen=True)
@@ -44,8 +142,8 @@ class Preprocessing:
     """What a model expects of its pictures: the square's side in pixels, channel means and deviations."""
 
     image_size: int
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # ImageNet's, which torchvision's weights expect
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = IMAGENET_MEAN  # which torchvision's weights expect
+    std: tuple[float, ...] = IMAGENET_STD
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turn uint8 [B, 3, S, S] into standardised float32 on the same device, channels last."""

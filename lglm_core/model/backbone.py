@@ -1,8 +1,9 @@
-"""The CNN that reads the picture: any torchvision classification CNN, cut before its classifier."""
+"""The CNN that reads the picture: any of torchvision's or timm's, cut before its pooling and classifier."""
 
 import difflib
 import io
 from contextlib import redirect_stderr, redirect_stdout
+from typing import Any
 from urllib.error import URLError
 
 import torch
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from lglm_core.data import storage
+from lglm_core.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from lglm_core.errors import InputError
 
+TIMM = "timm/"  # begins the names of timm's networks
 NOT_CNNS = ("vit_", "swin_", "swin3d", "maxvit")
 CLASSIFIERS = ("classifier", "fc", "head", "heads")
 PROBE_SIZE = 224  # pixels; every torchvision CNN takes it
@@ -22,34 +25,43 @@ TAIL = 20  # graph nodes looked at from the end; pooling and flattening take two
 
 
 class Backbone(nn.Module):
-    """F = GMP(CNN(I)), Eq. 2: images [B, 3, H, W] → pooled feature [B, D].
+    """CNN(I) of Eq. 2: normalised images [B, 3, H, W] → feature map [B, D, h, w].
 
     ``width`` is D, ``stride`` the pixels between neighbouring cells of the feature map; both are
-    measured, not known beforehand.
+    measured, not known beforehand. ``mean`` and ``std`` are those of the pixels, from 0 to 1, that its
+    pretrained weights expect.
     """
+
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
-        network = _classification_network(name)
-        node = _last_feature_map(network)
-        self.cnn = create_feature_extractor(network, {node: "features"})
+        if name.startswith(TIMM):
+            self.cnn = _timm_network(name)
+            trained: Any = self.cnn.pretrained_cfg
+            self.mean, self.std = tuple(trained["mean"]), tuple(trained["std"])
+        else:
+            network = _classification_network(name)
+            self.cnn = create_feature_extractor(network, {_last_feature_map(network): "features"})
         with torch.no_grad():
+            self.eval()
             small, large = (
-                self.cnn.eval()(torch.zeros(1, 3, size, size))["features"]
-                for size in (PROBE_SIZE, PROBE_SIZE + PROBE_STEP)
+                self(torch.zeros(1, 3, size, size)) for size in (PROBE_SIZE, PROBE_SIZE + PROBE_STEP)
             )
         self.train()
         self.width = int(small.shape[1])
         self.stride = PROBE_STEP // int(large.shape[-1] - small.shape[-1])
 
-    def feature_map(self, images: Tensor) -> Tensor:
-        """Return the last feature map [B, D, h, w] of normalised float images."""
-        return self.cnn(images)["features"]
-
     def forward(self, images: Tensor) -> Tensor:
-        """Return the globally max-pooled feature [B, D]."""
-        return self.feature_map(images).amax(dim=(2, 3))
+        """Return the last feature map."""
+        features: Any = self.cnn(images)
+        return features if isinstance(features, Tensor) else features["features"]
+
+    def preprocessing(self, image_size: int) -> Preprocessing:
+        """Return what its pretrained weights expect of pictures."""
+        return Preprocessing(image_size, self.mean, self.std)
 
     def load_weights(self, weights: str) -> None:
         """Load pretrained weights: ``imagenet``, ``none``, or a file of torchvision's naming.
@@ -59,7 +71,8 @@ class Backbone(nn.Module):
         """
         if weights == "none":
             return
-        state = _download(self.name) if weights == "imagenet" else read_weights(weights)
+        download = _download_timm if self.name.startswith(TIMM) else _download
+        state = download(self.name) if weights == "imagenet" else read_weights(weights)
         own = self.cnn.state_dict()
         missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
         wrong = [key for key in own if key in state and state[key].shape != own[key].shape]
@@ -68,14 +81,20 @@ class Backbone(nn.Module):
                 f"no {missing[0]!r}" if missing else f"{wrong[0]!r} of shape {tuple(state[wrong[0]].shape)}"
             )
             raise InputError(
-                f"{weights}: not weights of torchvision's {self.name}: it holds {what}, where "
+                f"{weights}: not weights of {self.name}: it holds {what}, where "
                 f"{tuple(own[(missing or wrong)[0]].shape)} was expected"
             )
         self.cnn.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
 
 
 def check_backbone(name: str) -> None:
-    """Refuse a name that is no torchvision classification CNN, with the closest ones that are."""
+    """Refuse a name that is no CNN of torchvision's or timm's, with the closest ones that are."""
+    if name.startswith(TIMM):
+        known = _timm().list_models()
+        if name.removeprefix(TIMM).partition(".")[0] not in known:
+            close = difflib.get_close_matches(name.removeprefix(TIMM), known, 3)
+            raise InputError(f"backbone {name!r} is unknown to timm; the closest are {', '.join(close)}")
+        return
     known = [
         model
         for model in torchvision.models.list_models(torchvision.models)
@@ -118,6 +137,45 @@ def _download(name: str) -> dict[str, Tensor]:
             f"the ImageNet weights of {name} cannot be downloaded ({error}); bring the file {file_name} "
             f"and name it with --weights {file_name}, or start from --weights none"
         ) from error
+
+
+def _download_timm(name: str) -> dict[str, Tensor]:
+    try:
+        network = _timm().create_model(name.removeprefix(TIMM), pretrained=True, num_classes=0)
+    except Exception as error:  # its hub raises what its transports do
+        raise InputError(
+            f"the weights of {name} cannot be downloaded ({str(error).partition(chr(10))[0]}); "
+            "bring a file of its own naming and name it with --weights, or start from --weights none"
+        ) from error
+    return dict(network.state_dict())
+
+
+def _timm() -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise InputError("backbones of timm need it installed: pip install 'lglm[timm]'") from error
+    return timm
+
+
+def _timm_network(name: str) -> nn.Module:
+    check_backbone(name)
+    network: nn.Module = _timm().create_model(
+        name.removeprefix(TIMM), pretrained=False, num_classes=0, global_pool=""
+    )
+    refusal = f"backbone {name!r} is no CNN: it gives no feature map for pictures of any size"
+    try:
+        with torch.no_grad():
+            small, large = (
+                network.eval()(torch.zeros(1, 3, size, size))
+                for size in (PROBE_SIZE, PROBE_SIZE + PROBE_STEP)
+            )
+    except (AssertionError, RuntimeError) as error:
+        raise InputError(refusal) from error
+    # A map [B, D, h, w] grows in its last dimension; tokens [B, n, D] and maps [B, h, w, D] do not.
+    if small.ndim != 4 or small.shape[1] != large.shape[1] or small.shape[-1] >= large.shape[-1]:
+        raise InputError(refusal)
+    return network
 
 
 def _classification_network(name: str) -> nn.Module:

@@ -17,7 +17,10 @@ from lglm_core.label_embeddings import LabelEmbeddings
 from lglm_core.labels import LabelVocabulary
 from lglm_core.model.backbone import Backbone
 from lglm_core.model.card import model_card
-from lglm_core.model.lglm import Lglm, LglmConfig
+from lglm_core.model.config import head_config
+from lglm_core.model.head import LabelKnowledge
+from lglm_core.model.heads import build_head
+from lglm_core.model.recogniser import Recogniser
 from lglm_core.rooms import Manifest, Recipe, commit, digest, read_json, require, to_json
 
 DEFAULT_THRESHOLD = 0.5
@@ -27,56 +30,72 @@ DEFAULT_THRESHOLD = 0.5
 class Bundle:
     """A trained model with what it means: labels, their vectors, thresholds and preprocessing.
 
-    ``thresholds`` holds, per label in column order, the probability from which it is said to be there.
+    ``embeddings`` are None where the head reads no label vectors; ``untrained`` names the labels that were
+    added after training; ``thresholds`` holds, per label in column order, the probability from which it is
+    said to be there; ``facts`` are what the model card tells.
     """
 
-    model: Lglm
+    model: Recogniser
     labels: LabelVocabulary
-    embeddings: LabelEmbeddings
+    embeddings: LabelEmbeddings | None
+    untrained: tuple[str, ...]
     thresholds: tuple[float, ...]
     preprocessing: Preprocessing
+    facts: Mapping[str, Any]
     fingerprint: str
 
 
 def save_bundle(
     url: str,
-    model: Lglm,
-    config: LglmConfig,
-    embeddings: LabelEmbeddings,
+    model: Recogniser,
+    labels: LabelVocabulary,
     recipe: Recipe,
     *,
+    embeddings: LabelEmbeddings | None,
     preprocessing: Preprocessing,
     facts: Mapping[str, Any],
+    thresholds: Sequence[float] | None = None,
+    untrained: Sequence[str] = (),
     history: Sequence[Mapping[str, Any]] = (),
+    metrics: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Write a model room; its manifest comes last.
 
     Args:
         url: Where; a folder of its own.
         recipe: What it was trained from.
+        embeddings: Those of *labels*; None where the head reads none.
         preprocessing: What the model was trained on.
         facts: What the model card tells, by name.
+        thresholds: Per label in column order; default one half each.
+        untrained: The last labels, which were added after training.
         history: One record per epoch, for those who look at the model later.
+        metrics: Those of an evaluation, for the card.
     """
-    labels = embeddings.labels
+    head = model.head
     description = {
-        "head": "lglm",
-        "head_config": asdict(config),
+        "head": head.name,
+        "head_config": head.config.model_dump(),
         "backbone": model.backbone.name,
         "feature_width": model.backbone.width,
         "labels_digest": labels.digest,
-        "label_embeddings_digest": embeddings.digest,
+        "label_embeddings_digest": embeddings.digest if embeddings else None,
+        "untrained_labels": list(untrained),
         "preprocessing": {"resize": "squash", **asdict(preprocessing)},
+        "facts": dict(facts),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     weights = save_tensors(tensors)
     storage.write_bytes(storage.join(url, "model.safetensors"), weights)
     storage.write_bytes(storage.join(url, "config.json"), to_json(description))
     labels.save(storage.join(url, "labels.json"))
-    embeddings.save(storage.join(url, EMBEDDINGS_FILE))
-    thresholds = dict.fromkeys(labels, DEFAULT_THRESHOLD)
-    storage.write_bytes(storage.join(url, "thresholds.json"), to_json(thresholds))
-    storage.write_bytes(storage.join(url, "README.md"), model_card(facts, labels, embeddings).encode())
+    if embeddings:
+        embeddings.save(storage.join(url, EMBEDDINGS_FILE))
+    values = [DEFAULT_THRESHOLD] * len(labels) if thresholds is None else thresholds
+    named = dict(zip(labels, map(float, values), strict=True))
+    storage.write_bytes(storage.join(url, "thresholds.json"), to_json(named))
+    card = model_card(facts, labels, embeddings, untrained, metrics, head.name)
+    storage.write_bytes(storage.join(url, "README.md"), card.encode())
     return commit(
         url,
         Manifest(
@@ -84,8 +103,18 @@ def save_bundle(
             fingerprint=digest([digest(weights), description, labels.digest]),
             inputs=recipe.inputs,
             options=recipe.options,
-            counts={"labels": len(labels), "parameters": sum(tensor.numel() for tensor in tensors.values())},
-            details={"weights": digest(weights), "labels": labels.digest, "history": list(history)},
+            counts={
+                "labels": len(labels),
+                "untrained_labels": len(untrained),
+                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            },
+            details={
+                "head": head.name,
+                "weights": digest(weights),
+                "labels": labels.digest,
+                "names": list(labels),
+                "history": list(history),
+            },
         ),
     )
 
@@ -95,41 +124,57 @@ def load_bundle(url: str) -> Bundle:
     manifest = require(url, "model")
     config = _read_config(storage.join(url, "config.json"))
     labels = LabelVocabulary.load(storage.join(url, "labels.json"))
-    embeddings = LabelEmbeddings.load(storage.join(url, EMBEDDINGS_FILE))
-    for what, found, expected in (
-        ("labels.json", labels.digest, config["labels_digest"]),
-        (EMBEDDINGS_FILE, embeddings.digest, config["label_embeddings_digest"]),
-    ):
-        if found != expected:
-            raise InputError(
-                f"{storage.join(url, what)}: not the one this model was trained with (its digest differs)"
-            )
+    _refuse_another(storage.join(url, "labels.json"), labels.digest, config["labels_digest"])
+    embeddings = None
+    if config["label_embeddings_digest"]:
+        embeddings_url = storage.join(url, EMBEDDINGS_FILE)
+        embeddings = LabelEmbeddings.load(embeddings_url)
+        _refuse_another(embeddings_url, embeddings.digest, config["label_embeddings_digest"])
     thresholds = read_json(storage.join(url, "thresholds.json"))
     missing = [label for label in labels if label not in thresholds]
     if missing:
         raise InputError(f"{storage.join(url, 'thresholds.json')}: no threshold for {missing[0]!r}")
     return Bundle(
-        model=_load_model(url, config, embeddings, manifest),
+        model=_load_model(url, config, labels, embeddings, manifest),
         labels=labels,
         embeddings=embeddings,
+        untrained=tuple(config["untrained_labels"]),
         thresholds=tuple(float(thresholds[label]) for label in labels),
         preprocessing=_preprocessing(config["preprocessing"]),
+        facts=config["facts"],
         fingerprint=manifest.fingerprint,
     )
 
 
-def _load_model(url: str, config: Mapping[str, Any], embeddings: LabelEmbeddings, manifest: Manifest) -> Lglm:
+def _refuse_another(url: str, found: str, expected: str) -> None:
+    if found != expected:
+        raise InputError(f"{url}: not the one this model was trained with (its digest differs)")
+
+
+def _load_model(
+    url: str,
+    config: Mapping[str, Any],
+    labels: LabelVocabulary,
+    embeddings: LabelEmbeddings | None,
+    manifest: Manifest,
+) -> Recogniser:
     weights_url = storage.join(url, "model.safetensors")
     weights = storage.read_bytes(weights_url)
     if digest(weights) != manifest.details["weights"]:
         raise DamageError(
             f"{weights_url}: not the file that was written (its sha256 differs from the manifest)"
         )
-    head = config["head_config"]
-    head["graph_widths"] = tuple(head["graph_widths"])
-    model = Lglm(
-        Backbone(config["backbone"]), torch.from_numpy(embeddings.vectors.copy()), LglmConfig(**head)
+    knowledge = LabelKnowledge(
+        len(labels),
+        None if embeddings is None else torch.from_numpy(embeddings.vectors.copy()),
+        torch.eye(len(labels), dtype=torch.int64),  # the counts' graph comes with the weights
+        trained=len(labels) - len(config["untrained_labels"]),
     )
+    backbone = Backbone(config["backbone"])
+    head = build_head(
+        config["head"], head_config(config["head"], config["head_config"]), backbone.width, knowledge
+    )
+    model = Recogniser(backbone, head)
     try:
         model.load_state_dict(load_tensors(weights))
     except (SafetensorError, RuntimeError) as error:
@@ -143,7 +188,16 @@ def _preprocessing(record: Mapping[str, Any]) -> Preprocessing:
 
 def _read_config(url: str) -> dict[str, Any]:
     config = read_json(url)
-    names = ("head_config", "backbone", "labels_digest", "label_embeddings_digest", "preprocessing")
+    names = (
+        "head",
+        "head_config",
+        "backbone",
+        "labels_digest",
+        "label_embeddings_digest",
+        "untrained_labels",
+        "preprocessing",
+        "facts",
+    )
     missing = [name for name in names if not isinstance(config, dict) or name not in config]
     if missing:
         raise InputError(f"{url}: not the description of a model: it has no {missing[0]!r}")

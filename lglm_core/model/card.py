@@ -1,6 +1,6 @@
-"""The model card: what a model is, what it was trained on, and how to use it."""
+"""The model card: what a model is, what it was trained on, how good it is, and how to use it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lglm_core.label_embeddings import LabelEmbeddings
@@ -10,25 +10,69 @@ VECTORS = {
     "glove": "GloVe word vectors",
     "ppmi": "co-occurrence of the labels in the training split (PPMI); it belongs to this vocabulary alone",
 }
+MEASURES = ("CP", "CR", "CF1", "OP", "OR", "OF1")
 
 
-def model_card(facts: Mapping[str, Any], labels: LabelVocabulary, embeddings: LabelEmbeddings) -> str:
-    """Write the card as Markdown."""
-    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
-    return f"""# An LGLM multi-label recogniser
+def model_card(
+    facts: Mapping[str, Any],
+    labels: LabelVocabulary,
+    embeddings: LabelEmbeddings | None,
+    untrained: Sequence[str] = (),
+    metrics: Mapping[str, Any] | None = None,
+    head: str = "lglm",
+) -> str:
+    """Write the card as Markdown.
 
-Says which of {len(labels)} labels a picture shows: a CNN, a label graph and multi-modal fusion
-(Xie et al., 2022). `model.safetensors` holds the weights as trained; they fold into one linear layer on
-loading.
+    Args:
+        facts: Rows of its table.
+        embeddings: None where the head reads no label vectors.
+        untrained: Labels that no picture was labelled with.
+        metrics: As ``metrics.json`` of an evaluation holds them.
+        head: The head's name.
+    """
+    rows = dict(facts)
+    if embeddings is not None:
+        width = embeddings.vectors.shape[1]
+        rows["label vectors"] = f"{width} wide, from {VECTORS[embeddings.source]}"
+    table = "\n".join(f"| {name} | {value} |" for name, value in {"head": head, **rows}.items())
+    never = (
+        f"\nNever trained, known by their names alone: {', '.join(untrained)}. "
+        "No picture was labelled with them; expect less of these.\n"
+        if untrained
+        else ""
+    )
+    return f"""# A multi-label recogniser
+
+Says which of {len(labels)} labels a picture shows. `model.safetensors` holds the weights, `config.json` what
+they belong to and how pictures are prepared: squashed to the square, then standardised by `mean` and `std`.
 
 | | |
 |---|---|
-{rows}
-| label vectors | {embeddings.vectors.shape[1]} wide, from {VECTORS[embeddings.source]} |
-
+{table}
+{_measured(metrics)}{never}
 Use it:
 
     lglm tag --model . --images FOLDER --out TAGS
 
 Labels: {", ".join(labels)}.
 """
+
+
+def _measured(metrics: Mapping[str, Any] | None) -> str:
+    if metrics is None:
+        return ""
+    header = " | ".join(MEASURES)
+    lines = [
+        "",
+        f"Measured on {metrics['n_images']} pictures: mAP {metrics['mAP']:.1f} "
+        f"(95% interval {metrics['mAP_low']:.1f} to {metrics['mAP_high']:.1f}; predicting the prior: "
+        f"{metrics['prior_mAP']:.1f}).",
+        "",
+        f"| predicted | {header} |",
+        "|---|" + "---:|" * len(MEASURES),
+        "| at one half | " + " | ".join(f"{metrics[name]:.1f}" for name in MEASURES) + " |",
+        "| and among the top 3 | " + " | ".join(f"{metrics['top3'][name]:.1f}" for name in MEASURES) + " |",
+    ]
+    if missing := metrics["labels_without_positives"]:
+        lines += ["", f"Not measured, for want of a picture that shows them: {', '.join(missing)}."]
+    return "\n".join(lines) + "\n"

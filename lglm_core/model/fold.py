@@ -3,23 +3,28 @@
 import torch
 from torch import nn
 
-from lglm_core.model.lglm import LglmHead
+from lglm_core.errors import InputError
+from lglm_core.model.head import Head, PooledSide
 
 
 @torch.no_grad()
-def fold(head: LglmHead) -> nn.Linear:
+def fold(head: Head) -> nn.Linear:
     """Return the one linear layer that gives a trained head's logits in eval mode.
 
-    logits = (M1 · Sᵀ) + b with M1 = P·x̂ + p, S the label side, and x̂ = (x - μ)/σ the standardised
-    feature; so weight = S·P/σ and bias = S·p + b - weight·μ. Computed in float64, kept in float32.
+    For a head with a label side, logits = (P·x̂ + p) · Sᵀ + b with S the label side and x̂ = (x - μ)/σ the
+    standardised feature; so weight = S·P/σ and bias = S·p + b - weight·μ. Computed in float64, kept in
+    float32.
+
+    Raises:
+        InputError: the head reads more than the pooled feature, or not linearly.
     """
-    _, embeddings = head.label_embeddings()
-    label_side = head.fusion.label_side(embeddings).double()
-    projection, norm = head.fusion.image_projection, head.feature_norm
-    assert norm.running_mean is not None and norm.running_var is not None  # BatchNorm tracks them by default
-    weight = label_side @ projection.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    bias = label_side @ projection.bias.double() + head.fusion.label_bias.double()
-    bias = bias - weight @ norm.running_mean.double()
+    image_side = head.image_side
+    if not isinstance(image_side, PooledSide):
+        raise InputError(
+            f"the head {head.name} does not fold: its scores are no linear function of a pooled feature"
+        )
+    side = head.label_weights()
+    weight, bias = image_side.affine(side.weights if side else None)
     folded = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device)
     folded.weight.copy_(weight)
     folded.bias.copy_(bias)

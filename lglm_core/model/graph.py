@@ -1,4 +1,4 @@
-"""Label graph learning: word vectors → a learned graph → one embedding per label (Eqs. 3–5)."""
+"""The label graph and its convolutions: label vectors → one embedding per label (Eqs. 3–5)."""
 
 from itertools import pairwise
 
@@ -6,42 +6,112 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lglm_core.model.config import Activation, Normalisation
+
 MIN_DEGREE = 1e-2
+LEAK = 0.2  # slope of the public code's LeakyReLU
 
 
-class LabelGraph(nn.Module):
-    """Learns how labels go together from their word vectors: Eqs. 3 and 4.
+class LearnedGraph(nn.Module):
+    """Learns how labels go together from their vectors: Eqs. 3 and 4.
 
-    The degree is the sum of absolute values, at least 0.01, instead of the plain sum: A has negative
-    entries, so a plain sum can be negative and its root NaN.
+    Args:
+        vector_width: d.
+        d_l: Width of the two branches.
+        normalisation: ``absolute`` divides by the roots of the degrees Σ|Ã|, at least 0.01. The ``text`` has
+            ΣÃ, which can be negative, as A has negative entries; its root is then NaN. ``public`` puts a
+            sigmoid behind both branches, as the authors' code does.
     """
 
-    def __init__(self, vector_width: int, d_l: int = 1024) -> None:
+    def __init__(self, vector_width: int, d_l: int, normalisation: Normalisation) -> None:
         super().__init__()
         self.alpha = nn.Linear(vector_width, d_l)  # a 1×1 convolution over labels is a linear map of each
         self.beta = nn.Linear(vector_width, d_l)
+        self.normalisation = normalisation
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Return the normalised graph Â, [C, C], of label vectors [C, d]."""
-        labels = vectors.shape[0]
-        a = self.alpha(vectors) @ self.beta(vectors).T / labels
-        a_tilde = a + torch.eye(labels, device=a.device, dtype=a.dtype)
-        scale = a_tilde.abs().sum(dim=1).clamp(min=MIN_DEGREE).rsqrt()
+        a_tilde = self.raw(vectors, vectors, labels=len(vectors))
+        a_tilde = a_tilde + torch.eye(len(vectors), device=vectors.device, dtype=vectors.dtype)
+        scale = self.degrees(a_tilde).rsqrt()
         return scale[:, None] * a_tilde * scale[None, :]
+
+    def raw(self, rows: Tensor, columns: Tensor, *, labels: int) -> Tensor:
+        """Return A between two sets of label vectors, [rows, columns]; *labels* is the C of Eq. 3."""
+        l1, l2 = self.alpha(rows), self.beta(columns)
+        if self.normalisation == "public":
+            l1, l2 = l1.sigmoid(), l2.sigmoid()
+        return l1 @ l2.T / labels
+
+    def degrees(self, a_tilde: Tensor) -> Tensor:
+        """Return D̃ of rows of Ã."""
+        if self.normalisation == "absolute":
+            return a_tilde.abs().sum(dim=1).clamp(min=MIN_DEGREE)
+        return a_tilde.sum(dim=1)
+
+
+class CountedGraph(nn.Module):
+    """ML-GCN's graph: conditional probabilities of labels in the training split; nothing in it trains.
+
+    Those below *threshold* are dropped and the rest set to 1; what each label gives away is scaled to sum to
+    *reweighting*, the identity is added, and the whole is normalised symmetrically (Chen et al., CVPR 2019,
+    with the column sums and the transposition of their code).
+
+    Args:
+        counts: int64 [C, C], in how many training pictures two labels are together.
+    """
+
+    graph: Tensor
+
+    def __init__(self, counts: Tensor, threshold: float, reweighting: float) -> None:
+        super().__init__()
+        counts = counts.double()
+        alone = counts.diagonal()
+        conditional = torch.where(alone[:, None] > 0, counts / alone.clamp(min=1)[:, None], 0.0)
+        edges = (conditional >= max(threshold, torch.finfo(torch.float64).tiny)).double()
+        edges.fill_diagonal_(0)
+        weighted = edges * reweighting / (edges.sum(dim=0, keepdim=True) + 1e-6)
+        a_tilde = weighted + torch.eye(len(counts), dtype=torch.float64)
+        scale = a_tilde.sum(dim=1).rsqrt()
+        self.register_buffer("graph", (scale[:, None] * a_tilde * scale[None, :]).T.float())
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Return Â, [C, C]."""
+        return self.graph.to(vectors.dtype)
 
 
 class GraphLayers(nn.Module):
-    """Graph convolutions L_{l+1} = ReLU(Â L_l U_l), Eq. 5, without bias as in the paper."""
+    """Graph convolutions L_{l+1} = f(Â L_l U_l), Eq. 5, without bias as in the paper.
 
-    def __init__(self, widths: tuple[int, ...]) -> None:
+    Args:
+        widths: Of the label vectors and of the output of each layer.
+        activation: ``relu`` behind every layer; ``leaky`` (slope 0.2) between them, and none behind the last.
+    """
+
+    def __init__(self, widths: tuple[int, ...], activation: Activation) -> None:
         super().__init__()
         weights = [nn.Linear(before, after, bias=False) for before, after in pairwise(widths)]
         for weight in weights:  # He's keeps the scale through ReLU; torch's default shrinks it 2.4-fold
             nn.init.kaiming_uniform_(weight.weight, nonlinearity="relu")
         self.weights = nn.ModuleList(weights)
+        self.activation = activation
 
     def forward(self, graph: Tensor, vectors: Tensor) -> Tensor:
         """Return label co-occurrence embeddings W, [C, widths[-1]], of vectors [C, widths[0]]."""
-        for weight in self.weights:
-            vectors = F.relu(graph @ weight(vectors))
+        for layer in range(len(self.weights)):
+            vectors = self.layer(layer, graph, vectors)
         return vectors
+
+    def layer(self, number: int, graph: Tensor, vectors: Tensor) -> Tensor:
+        """Apply one layer; *graph* [rows, C] may be only some labels' rows of Â."""
+        # The narrower side goes through the graph: with C in the thousands that product is the cost.
+        weight = self.weights[number]
+        assert isinstance(weight, nn.Linear)
+        if vectors.shape[1] < weight.out_features:
+            vectors = weight(graph @ vectors)
+        else:
+            vectors = graph @ weight(vectors)
+        if self.activation == "relu":
+            return F.relu(vectors)
+        last = number + 1 == len(self.weights)
+        return vectors if last else F.leaky_relu(vectors, LEAK)

@@ -1,108 +1,118 @@
-"""LGLM: a CNN, a label graph network and a multi-modal fusion component.
+"""LGLM and its kin: label vectors → graph → embeddings → one weight vector per label.
 
 Source: Xie et al., Label graph learning for multi-label image recognition with cross-modal fusion,
-Multimedia Tools and Applications, 2022; in the form that trains (see README, *The model*).
+Multimedia Tools and Applications, 2022; in the form that trains, and as the text has it (see README, *The
+model*). ML-GCN (Chen et al., CVPR 2019) and A-GCN (Li et al., Pattern Recognition Letters 2020) are
+the same but for where the graph comes from and how label and picture are joined.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lglm_core.model.backbone import Backbone
-from lglm_core.model.fusion import MultiModalFusion
-from lglm_core.model.graph import GraphLayers, LabelGraph
+from lglm_core import losses
+from lglm_core.model.config import AGcnConfig, GraphConfig, LearnedGraphConfig, LglmConfig, MlGcnConfig
+from lglm_core.model.fusion import FusedLabels, FusedScores, ScaledLabels
+from lglm_core.model.graph import CountedGraph, GraphLayers, LearnedGraph
+from lglm_core.model.head import ImageSide, LabelKnowledge, LabelWeights
 
 
-@dataclass(frozen=True, kw_only=True)
-class LglmConfig:
-    """The choices the paper names; its values are the defaults."""
+class LabelSide(nn.Module):
+    """From label vectors [C, d] to :class:`LabelWeights`; takes no picture.
 
-    d_l: int = 1024
-    """Width of the two branches that learn the graph (Eq. 3)."""
-    graph_widths: tuple[int, ...] = (1024, 2048)
-    """Output width of each graph layer (Eq. 5)."""
-    m: int = 1024
-    """Width of the fused vectors."""
-    group: int = 2
-    """g: how many products are summed into one; divides m."""
-    feature_dropout: float = 0.0
-    """Share of the pooled feature dropped while training; strong values are for hundreds of images."""
+    Labels added after training (:meth:`add_labels`) stand behind the *trained* ones. Each is joined to the
+    trained graph alone: it receives from the trained labels and itself, and gives nothing. So the weights of
+    the trained labels stay as they are, and do not depend on what else was added.
 
-
-class Prediction(NamedTuple):
-    """Logits [B, C] and the normalised label graph Â [C, C] they came by."""
-
-    logits: Tensor
-    graph: Tensor
-
-
-class LglmHead(nn.Module):
-    """Everything right of the pooled feature.
-
-    The feature is standardised (BatchNorm without affine), the word vectors are brought to unit length.
+    Args:
+        feature_width: D, the width of the last graph layer.
+        vectors: float32 [C, d]; their scale matters only where unconditioned.
+        trained: How many of them were there in training; default all.
     """
 
     vectors: Tensor
 
-    def __init__(self, feature_width: int, vectors: Tensor, config: LglmConfig) -> None:
-        super().__init__()
-        labels, vector_width = vectors.shape
-        self.register_buffer("vectors", F.normalize(vectors.float(), dim=1))
-        self.feature_norm = nn.BatchNorm1d(feature_width, affine=False)
-        self.feature_dropout = nn.Dropout(config.feature_dropout)
-        self.label_graph = LabelGraph(vector_width, config.d_l)
-        self.graph_layers = GraphLayers((vector_width, *config.graph_widths))
-        self.fusion = MultiModalFusion(
-            feature_width, config.graph_widths[-1], labels, m=config.m, group=config.group
-        )
-
-    def label_embeddings(self) -> tuple[Tensor, Tensor]:
-        """Run the label side: the graph Â [C, C] and the label embeddings W [C, width]."""
-        graph = self.label_graph(self.vectors)
-        return graph, self.graph_layers(graph, self.vectors)
-
-    def forward(self, features: Tensor) -> Prediction:
-        """Score pooled features [B, D]; the label side runs once, whatever B is."""
-        graph, embeddings = self.label_embeddings()
-        features = self.feature_dropout(self.feature_norm(features))
-        return Prediction(self.fusion(features, embeddings), graph)
-
-
-class Lglm(nn.Module):
-    """The whole model: normalised images [B, 3, H, W] → :class:`Prediction`."""
-
     def __init__(
-        self, backbone: Backbone, vectors: Tensor, config: LglmConfig, *, frozen: bool = False
+        self,
+        feature_width: int,
+        vectors: Tensor,
+        graph: LearnedGraph | CountedGraph,
+        config: GraphConfig,
+        fusion: nn.Module,
+        trained: int | None = None,
     ) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.head = LglmHead(backbone.width, vectors, config)
-        self.frozen = frozen
-        if frozen:
-            backbone.requires_grad_(False)
+        vectors = vectors.float()
+        conditioned = config.conditioning == "conditioned"
+        self.register_buffer("vectors", F.normalize(vectors, dim=1) if conditioned else vectors.clone())
+        self.trained = len(vectors) if trained is None else trained
+        self.graph = graph
+        hidden = (config.graph_width,) * (config.layers - 1)
+        self.layers = GraphLayers((vectors.shape[1], *hidden, feature_width), config.activation)
+        self.fusion = fusion
+        self.graph_loss = config.graph_loss if isinstance(config, LearnedGraphConfig) else None
 
-    def train(self, mode: bool = True) -> "Lglm":
-        """Set training mode; a frozen backbone keeps its batch statistics."""
-        super().train(mode)
-        if self.frozen:
-            self.backbone.eval()
-        return self
+    def forward(self) -> LabelWeights:
+        """Return S [C, m], the graph Â of the trained labels, and L_A (0 for a graph that is not learned)."""
+        vectors = self.vectors[: self.trained]
+        graph = self.graph(vectors)
+        embeddings = self.layers(graph, vectors)
+        if self.trained < len(self.vectors):
+            embeddings = torch.cat([embeddings, self._embed_added(graph, vectors)])
+        penalty = losses.graph_loss(graph, self.graph_loss) if self.graph_loss else graph.new_zeros(())
+        return LabelWeights(self.fusion(embeddings), graph, penalty)
 
-    def forward(self, images: Tensor) -> Prediction:
-        """Score images."""
-        return self.head(self.backbone(images))
+    def _embed_added(self, graph: Tensor, vectors: Tensor) -> Tensor:
+        """Embed the labels added after training, [added, D]; *graph* and *vectors* are the trained ones'."""
+        assert isinstance(self.graph, LearnedGraph)
+        added = self.vectors[self.trained :]
+        labels = self.trained
+        to_trained = self.graph.raw(added, vectors, labels=labels)
+        to_self = torch.stack([self.graph.raw(one, one, labels=labels)[0, 0] + 1 for one in added.split(1)])
+        degree = self.graph.degrees(torch.cat([to_trained, to_self[:, None]], dim=1))
+        trained_degree = self.graph.degrees(
+            self.graph.raw(vectors, vectors, labels=labels)
+            + torch.eye(labels, device=vectors.device, dtype=vectors.dtype)
+        )
+        rows = degree.rsqrt()[:, None] * to_trained * trained_degree.rsqrt()[None, :]
+        own = to_self / degree
+        for number in range(len(self.layers.weights)):
+            # One row of the graph per added label: what it takes from the trained ones, and from itself.
+            both = torch.cat([vectors, added])
+            added = self.layers.layer(number, torch.cat([rows, torch.diag(own)], dim=1), both)
+            vectors = self.layers.layer(number, graph, vectors)
+        return added
 
-    @torch.no_grad()
-    def start_at_prior(self, label_counts: np.ndarray, samples: int) -> None:
-        """Set each label's bias to the log-odds of its share in the training split.
 
-        Args:
-            label_counts: int [C], in how many training samples each label is there.
-            samples: How many training samples there are.
-        """
-        share = (torch.as_tensor(label_counts, dtype=torch.float64) + 0.5) / (samples + 1.0)
-        self.head.fusion.label_bias.copy_(torch.logit(share))
+def lglm_sides(
+    feature_width: int, knowledge: LabelKnowledge, config: LglmConfig | AGcnConfig | MlGcnConfig
+) -> tuple[ImageSide, LabelSide]:
+    """Build image side and label side of LGLM, A-GCN or ML-GCN.
+
+    Args:
+        feature_width: D.
+        knowledge: With vectors, and for ML-GCN with counts.
+    """
+    assert knowledge.vectors is not None
+    vectors = knowledge.vectors
+    graph: LearnedGraph | CountedGraph
+    if isinstance(config, MlGcnConfig):
+        assert knowledge.counts is not None
+        graph = CountedGraph(knowledge.counts, config.threshold, config.reweighting)
+    else:
+        graph = LearnedGraph(vectors.shape[1], config.d_l, config.normalisation)
+    mfc = isinstance(config, LglmConfig) and config.fusion == "mfc"
+    if isinstance(config, LglmConfig) and mfc:
+        fusion: nn.Module = FusedLabels(feature_width, config.m, config.group, config.conditioning)
+    else:
+        fusion = ScaledLabels(feature_width) if config.conditioning == "conditioned" else nn.Identity()
+    image_side = FusedScores(
+        feature_width,
+        config.m if isinstance(config, LglmConfig) and mfc else None,
+        knowledge.labels,
+        pooling=config.pooling,
+        conditioning=config.conditioning,
+        feature_dropout=config.feature_dropout,
+        fusion_dropout=config.fusion_dropout if isinstance(config, LglmConfig) else 0.0,
+    )
+    return image_side, LabelSide(feature_width, vectors, graph, config, fusion, knowledge.trained)

@@ -68,7 +68,8 @@ class Report:
     """Everything the page shows.
 
     ``metrics`` holds mAP, CP, CR, CF1, OP, OR, OF1, the last six again under ``top3``, ``n_images``,
-    ``prior_mAP`` and ``labels_without_positives``; what is absent is shown as a dash.
+    ``prior_mAP`` and ``labels_without_positives``; what is absent is shown as a dash. ``mAP_low`` and
+    ``mAP_high``, the ends of the mAP's 95 % interval, are shown where they are there.
     ``graph`` holds the strongest learned edges as (from, to, weight).
     """
 

@@ -21,7 +21,10 @@ from lglm_core.label_embeddings import LabelEmbeddings
 from lglm_core.labels import LabelVocabulary
 from lglm_core.model.backbone import Backbone
 from lglm_core.model.bundle import save_bundle
-from lglm_core.model.lglm import Lglm, LglmConfig
+from lglm_core.model.config import LglmConfig
+from lglm_core.model.head import LabelKnowledge
+from lglm_core.model.heads import build_head
+from lglm_core.model.recogniser import Recogniser
 
 Encode = Callable[..., bytes]
 
@@ -152,7 +155,7 @@ def shape_embeddings() -> LabelEmbeddings:
     return LabelEmbeddings(LabelVocabulary(SHAPES), vectors, tuple((n,) for n in SHAPES), ((),) * 3, "glove")
 
 
-SMALL = LglmConfig(d_l=16, graph_widths=(16, 24), m=12, group=3)
+SMALL = LglmConfig(d_l=16, graph_width=16, m=12, group=3)
 
 
 @pytest.fixture(scope="session")
@@ -179,10 +182,12 @@ def randomise() -> Callable[[torch.nn.Module], None]:
 
 
 @pytest.fixture(scope="session")
-def trained_model(shape_embeddings: LabelEmbeddings, randomise: Callable[..., None]) -> Lglm:
+def trained_model(shape_embeddings: LabelEmbeddings, randomise: Callable[..., None]) -> Recogniser:
     """A small LGLM with weights as if trained, in eval mode; do not change it."""
     torch.manual_seed(0)
-    model = Lglm(Backbone("mobilenet_v3_small"), torch.from_numpy(shape_embeddings.vectors), SMALL)
+    backbone = Backbone("mobilenet_v3_small")
+    knowledge = LabelKnowledge(3, torch.from_numpy(shape_embeddings.vectors.copy()))
+    model = Recogniser(backbone, build_head("lglm", SMALL, backbone.width, knowledge))
     randomise(model.head)
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
@@ -194,7 +199,7 @@ def trained_model(shape_embeddings: LabelEmbeddings, randomise: Callable[..., No
 
 @pytest.fixture(scope="session")
 def model_room(
-    tmp_path_factory: pytest.TempPathFactory, trained_model: Lglm, shape_embeddings: LabelEmbeddings
+    tmp_path_factory: pytest.TempPathFactory, trained_model: Recogniser, shape_embeddings: LabelEmbeddings
 ) -> Path:
     """The model room of ``trained_model``; copy it before changing anything."""
     url = tmp_path_factory.mktemp("model") / "model"
@@ -202,9 +207,9 @@ def model_room(
     save_bundle(
         str(url),
         trained_model,
-        SMALL,
-        shape_embeddings,
+        shape_embeddings.labels,
         recipe,
+        embeddings=shape_embeddings,
         preprocessing=Preprocessing(32),
         facts={"epochs": 3},
         history=[{}],

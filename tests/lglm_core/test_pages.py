@@ -33,6 +33,8 @@ EVIL_IMAGE = "\"'><img src=x onerror=\"document.title='owned'\">"
 VOID = {"meta", "img", "input", "br", "link", "hr"}
 METRICS = {
     "mAP": 71.23,
+    "mAP_low": 69.87,
+    "mAP_high": 72.64,
     "CP": 74.1,
     "CR": 62.8,
     "CF1": 68.04,
@@ -150,7 +152,7 @@ def test_every_picture_has_an_alternative_text_and_ids_are_unique(html):
 
 def test_the_report_shows_every_number():
     text = Page(report_page(small_report())).text
-    metrics = "71.2 74.1% 62.8% 68.0% 80.4% 70.1% 74.9% 76.0% 59.3% 66.6% 81.9% 66.2% 73.2% 21.0%"
+    metrics = "71.2 69.9 72.6% 74.1% 62.8% 68.0% 80.4% 70.1% 74.9% 76.0% 59.3% 66.6% 81.9% 66.2% 73.2% 21.0%"
     labels = "71.3% 95.5% 33.3% 90.1 63.2 74.3 12.4 91.1 92.2 91.6 42.5 44.4 22.2 29.6 3.8 1,234 5,678 77"
     pictures = "97.3% 61.1% 31.2% 4.3% coco_1 coco_2"
     others = "2,000 2.5000 1.2500 0.9000 60.0 58.8 31.5 0.432 -0.123 ResNet-101 9f2c51ab"
@@ -171,6 +173,15 @@ def test_a_label_without_positives_is_shown_as_such():
     page = Page(report_page(small_report()))
     assert ["unicorn", "no positives", "0.0", "0.0", "0.0", "0.0", "0"] in page.cells
     assert "No picture of this split carries unicorn:" in page.text
+
+
+def test_the_interval_stands_beside_map_and_is_left_out_where_there_is_none():
+    shown = "gives 69.9 to 72.6% (95% bootstrap interval)"
+    assert shown in Page(report_page(small_report())).text
+    nothing = replace(small_report(), metrics={**METRICS, "mAP_low": None, "mAP_high": None})
+    earlier = {name: value for name, value in METRICS.items() if name not in ("mAP_low", "mAP_high")}
+    for page in (nothing, replace(small_report(), metrics=earlier)):
+        assert "interval" not in Page(report_page(page)).text
 
 
 def test_what_users_name_is_inert():

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from lglm_core.model.lglm import Lglm
+from lglm_core.model.recogniser import Recogniser
 from lglm_core.tagging import Tagger
 
 
@@ -31,14 +31,14 @@ def normalised(pictures: list[bytes]) -> torch.Tensor:
     return torch.from_numpy(standardised).permute(0, 3, 1, 2)
 
 
-def test_scores_are_those_of_the_unfolded_model(tagger: Tagger, trained_model: Lglm, pictures: list[bytes]):
+def test_scores_are_those_of_the_unfolded_model(tagger: Tagger, trained_model: Recogniser, pictures: list[bytes]):
     with torch.no_grad():
         expected = trained_model(normalised(pictures)).logits.sigmoid().numpy()
     assert expected.std(axis=0).max() > 0.01
     np.testing.assert_allclose(tagger.recognise(pictures).scores, expected, rtol=0, atol=1e-5)
 
 
-def test_features_are_those_of_the_backbone(tagger: Tagger, trained_model: Lglm, pictures: list[bytes]):
+def test_features_are_those_of_the_backbone(tagger: Tagger, trained_model: Recogniser, pictures: list[bytes]):
     with torch.no_grad():
         expected = F.adaptive_max_pool2d(trained_model.backbone.feature_map(normalised(pictures)), 1).flatten(
             1

@@ -9,7 +9,10 @@ import torch
 from PIL import Image
 
 from lglm_core.data.dataset import Dataset
+from lglm_core.data.images import decode
 from lglm_core.data.loader import Batch, Loader
+from lglm_core.data.order import generator
+from lglm_core.data.transforms import Augmentation, squash
 from lglm_core.errors import DamageError
 
 
@@ -60,7 +63,9 @@ def test_every_rank_takes_as_many_steps_as_are_announced(loader: Loader, world_s
         assert len(list(part.training_epoch(0))) == part.steps == 5
 
 
-def test_an_epoch_is_shown_alike_twice_whatever_the_threads(loader: Loader):
+@pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation(rand_augment=2, cutout=0.5)])
+def test_an_epoch_is_shown_alike_twice_whatever_the_threads(loader: Loader, augmentation: Augmentation):
+    loader = replace(loader, augmentation=augmentation)
     for a, b in zip(loader.training_epoch(1), replace(loader, threads=4).training_epoch(1), strict=True):
         assert torch.equal(a.images, b.images) and torch.equal(a.targets, b.targets)
 
@@ -92,6 +97,23 @@ def test_training_views_change_with_the_epoch_and_those_in_order_do_not(learnabl
 
     assert not torch.equal(sorted_views(loader.training_epoch(0)), sorted_views(loader.training_epoch(1)))
     assert torch.equal(sorted_views(loader.in_order()), sorted_views(loader.in_order()))
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation(False, rand_augment=2, cutout=0.5)])
+def test_training_views_are_the_augmentations_and_those_in_order_are_squashed(
+    learnable: Dataset, augmentation: Augmentation
+):
+    split = learnable.split("train")
+    loader = Loader(
+        split=split, fingerprint="f", image_size=16, batch_size=10, seed=3, augmentation=augmentation
+    )
+    for batch in loader.training_epoch(2):
+        for row, image in zip(batch.rows.tolist(), batch.images, strict=True):
+            rng = generator("view", 3, 2, row)
+            assert torch.equal(image, augmentation.view(decode(split.read_image(row)), 16, rng))
+    for batch in loader.in_order():
+        for row, image in zip(batch.rows.tolist(), batch.images, strict=True):
+            assert torch.equal(image, squash(decode(split.read_image(row)), 16))
 
 
 def test_in_order_is_the_order_of_the_index(loader: Loader):

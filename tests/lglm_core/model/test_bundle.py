@@ -11,7 +11,7 @@ from lglm_core.errors import DamageError, InputError
 from lglm_core.label_embeddings import LabelEmbeddings
 from lglm_core.labels import LabelVocabulary
 from lglm_core.model.bundle import load_bundle
-from lglm_core.model.lglm import Lglm
+from lglm_core.model.recogniser import Recogniser
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_a_loaded_model_gives_the_same_logits(model_room: Path, trained_model: Lglm):
+def test_a_loaded_model_gives_the_same_logits(model_room: Path, trained_model: Recogniser):
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = trained_model(images)

@@ -1,0 +1,214 @@
+"""What can be chosen about each head, one class per head; imports nothing heavy.
+
+A head is everything right of the backbone. Heads share data, backbone, training, evaluation and bundle,
+so that only what they are named after differs.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lglm_core.errors import InputError
+
+Pooling = Literal["max", "average"]
+Activation = Literal["relu", "leaky"]
+Normalisation = Literal["absolute", "text", "public"]
+Conditioning = Literal["conditioned", "text"]
+LabelReduction = Literal["sum", "mean"]
+GraphReduction = Literal["mean", "frobenius", "sum"]
+Width = Annotated[int, Field(ge=1, le=65536)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class HeadConfig(BaseModel):
+    """What all heads have in common."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    needs_vectors: ClassVar[bool] = False
+    """Whether it reads the labels' vectors."""
+    needs_counts: ClassVar[bool] = False
+    """Whether it reads how often labels go together in the training split."""
+    foldable: ClassVar[bool] = True
+    """Whether it is one linear layer after the pooled feature once it is trained."""
+
+    def penalty_weight(self, reduction: LabelReduction, labels: int) -> float:
+        """λ, by which the head's own loss is added to the classification loss.
+
+        Args:
+            reduction: How the classification loss reduces over labels.
+            labels: C.
+        """
+        return 0.0
+
+
+class GraphConfig(HeadConfig):
+    """Heads that turn label vectors into one weight vector per label by graph convolution."""
+
+    needs_vectors: ClassVar[bool] = True
+
+    layers: Annotated[int, Field(ge=2, le=4)] = 2
+    """Graph layers (Table 5); the last is as wide as the pooled feature."""
+    graph_width: Width = 1024
+    """Width of the graph layers before the last."""
+    pooling: Pooling = "max"
+    """How the feature map becomes one feature (Eq. 2: max)."""
+    activation: Activation = "relu"
+    """relu behind every graph layer (the text), or leaky (0.2) between them (public code)."""
+    conditioning: Conditioning = "conditioned"
+    """conditioned: standardised feature, label vectors of unit length, per-label biases that start at the
+    label's log-odds, small first scores; text: none of it."""
+    feature_dropout: Share = 0.0
+    """Share of the pooled feature dropped in training; 0.7 suits hundreds of pictures."""
+
+
+class LearnedGraphConfig(GraphConfig):
+    """Heads that learn the label graph from the label vectors (Eqs. 3, 4 and 6)."""
+
+    d_l: Width = 1024
+    """d_L: width of the two branches that learn the graph (Eq. 3, Fig. 5)."""
+    normalisation: Normalisation = "absolute"
+    """absolute: by the degree Σ|Ã|, at least 0.01; text: by ΣÃ as in Eq. 4, NaN where that is negative;
+    public: as the text, with a sigmoid behind both branches."""
+    graph_loss: GraphReduction = "mean"
+    """L_A (Eq. 6) as the mean of absolute differences, the Frobenius norm, or the sum."""
+    graph_weight: Weight | None = None
+    """λ of Eq. 9; default 1 with L_M summed over labels, and 1/C, the same balance, with its mean."""
+
+    def penalty_weight(self, reduction: LabelReduction, labels: int) -> float:
+        """See :attr:`graph_weight`."""
+        if self.graph_weight is not None:
+            return self.graph_weight
+        return 1.0 if reduction == "sum" else 1.0 / labels
+
+
+class LglmConfig(LearnedGraphConfig):
+    """LGLM (Xie et al. 2022): a learned label graph and multi-modal fusion.
+
+    With ``fusion=dot`` it is the paper's *LGLM without MFC* (Table 6).
+    """
+
+    fusion: Literal["mfc", "dot"] = "mfc"
+    """mfc: Eq. 7; dot: a plain product of feature and label embedding."""
+    m: Width = 1024
+    """Width of the fused vectors (Fig. 6)."""
+    group: Width = 2
+    """g: how many products are summed into one (Fig. 7); divides m."""
+    fusion_dropout: Share = 0.0
+    """Share of the m products dropped in training, the same ones for all labels of a picture."""
+
+    @model_validator(mode="after")
+    def _group_divides_m(self) -> Self:
+        if self.m % self.group:
+            raise ValueError(f"g = {self.group} does not divide m = {self.m}; choose a divisor")
+        return self
+
+
+class AGcnConfig(LearnedGraphConfig):
+    """A-GCN (Li et al. 2020): a learned label graph, LeakyReLU between its layers, and the plain product."""
+
+    activation: Activation = "leaky"
+    """leaky (0.2) between the graph layers, as published; or relu behind every one."""
+
+
+class MlGcnConfig(GraphConfig):
+    """ML-GCN (Chen et al. 2019): a graph counted from the training labels, and the plain product."""
+
+    needs_counts: ClassVar[bool] = True
+
+    activation: Activation = "leaky"
+    """leaky (0.2) between the graph layers, as published; or relu behind every one."""
+    threshold: Share = 0.4
+    """Conditional probabilities below it are no edge."""
+    reweighting: Share = 0.25
+    """Weight of a label's neighbours together, beside 1 for itself."""
+
+
+class PlainConfig(HeadConfig):
+    """The network's own classifier: one linear layer on the pooled feature, with torch's initialisation."""
+
+    pooling: Pooling = "max"
+    """How the feature map becomes one feature; published baselines of 77 (average) and 82 (max) differ in
+    this alone."""
+    feature_dropout: Share = 0.0
+    """Share of the pooled feature dropped in training."""
+
+
+class ProbeConfig(HeadConfig):
+    """A linear probe as it should be tuned: standardised feature, weights from 0, biases from log-odds."""
+
+    pooling: Pooling = "max"
+    """How the feature map becomes one feature."""
+    feature_dropout: Share = 0.0
+    """Share of the pooled feature dropped in training; 0.8 suits hundreds of pictures."""
+
+
+class RidgeConfig(HeadConfig):
+    """Ridge regression in closed form: one pass over the features of a frozen backbone."""
+
+    pooling: Pooling = "max"
+    """How the feature map becomes one feature."""
+    ridge: Weight | None = None
+    """Weight of the squared coefficients, per picture, of standardised features; default: by generalised
+    cross-validation."""
+
+
+class FoldedConfig(HeadConfig):
+    """A folded head, as lglm export writes it: one linear layer, not to be trained."""
+
+    pooling: Pooling = "max"
+    """How the feature map becomes one feature."""
+
+
+HEADS: Mapping[str, type[HeadConfig]] = {
+    "lglm": LglmConfig,
+    "plain": PlainConfig,
+    "probe": ProbeConfig,
+    "ridge": RidgeConfig,
+    "ml-gcn": MlGcnConfig,
+    "a-gcn": AGcnConfig,
+    "folded": FoldedConfig,
+}
+TRAINABLE = tuple(name for name in HEADS if name != "folded")
+
+
+def head_config(name: str, options: Mapping[str, Any] | Sequence[str] = ()) -> HeadConfig:
+    """Make a head's configuration from its name and its options.
+
+    Args:
+        name: One of :data:`HEADS`.
+        options: By name, or as ``NAME=VALUE``.
+
+    Raises:
+        InputError: no such head or option, or a value that cannot be; the message lists what there is.
+    """
+    if name not in HEADS:
+        raise InputError(f"head {name!r} is unknown; the heads are {', '.join(TRAINABLE)}")
+    kind = HEADS[name]
+    values = options if isinstance(options, Mapping) else _pairs(name, options)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        if fault["type"] == "extra_forbidden":
+            raise InputError(
+                f"the head {name} has no option {fault['loc'][0]!r}; {_choices(kind)}"
+            ) from error
+        if not fault["loc"]:  # a rule about several options
+            raise InputError(f"head {name}: {fault['ctx']['error']}") from error
+        option, message = fault["loc"][0], fault["msg"][0].lower() + fault["msg"][1:]
+        raise InputError(f"head {name}: {option}={fault['input']} was given; {message}") from error
+
+
+def _pairs(name: str, options: Sequence[str]) -> dict[str, str]:
+    for option in options:
+        if not all(option.partition("=")):
+            raise InputError(f"{option!r}: NAME=VALUE was expected; {_choices(HEADS[name])}")
+    return {option.partition("=")[0]: option.partition("=")[2] for option in options}
+
+
+def _choices(kind: type[HeadConfig]) -> str:
+    options = (f"{option} ({field.default})" for option, field in kind.model_fields.items())
+    return f"its options, with their defaults: {', '.join(options)}"

@@ -1,0 +1,65 @@
+"""Every head by its name: adding one is its file, its configuration, and one line here."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from lglm_core.errors import InputError
+from lglm_core.model.config import HeadConfig
+from lglm_core.model.head import Head, ImageSide, LabelKnowledge
+from lglm_core.model.lglm import lglm_sides
+from lglm_core.model.linear import LinearScores
+
+Sides = tuple[ImageSide, nn.Module | None]
+
+
+def _plain(width: int, knowledge: LabelKnowledge, config: Any) -> Sides:
+    dropout = config.feature_dropout
+    return LinearScores(
+        width, knowledge.labels, pooling=config.pooling, conditioned=False, feature_dropout=dropout
+    ), None
+
+
+def _probe(width: int, knowledge: LabelKnowledge, config: Any) -> Sides:
+    dropout = config.feature_dropout
+    return LinearScores(
+        width, knowledge.labels, pooling=config.pooling, conditioned=True, feature_dropout=dropout
+    ), None
+
+
+def _linear(width: int, knowledge: LabelKnowledge, config: Any) -> Sides:
+    return LinearScores(width, knowledge.labels, pooling=config.pooling, conditioned=False), None
+
+
+BUILDERS: dict[str, Callable[[int, LabelKnowledge, Any], Sides]] = {
+    "lglm": lglm_sides,
+    "plain": _plain,
+    "probe": _probe,
+    "ridge": _linear,
+    "ml-gcn": lglm_sides,
+    "a-gcn": lglm_sides,
+    "folded": _linear,
+}
+
+
+def build_head(name: str, config: HeadConfig, feature_width: int, knowledge: LabelKnowledge) -> Head:
+    """Build a head with weights as they start, drawn from torch's generator.
+
+    Args:
+        name: One of :data:`lglm_core.model.config.HEADS`.
+        config: Of the head's own class.
+        feature_width: D, of the backbone.
+        knowledge: Must hold what the head needs.
+
+    Raises:
+        InputError: label vectors or label counts are missing.
+    """
+    for needed, what, where in (
+        (config.needs_vectors and knowledge.vectors is None, "label vectors", "--label-embeddings"),
+        (config.needs_counts and knowledge.counts is None, "label counts", "a training split"),
+    ):
+        if needed:
+            raise InputError(f"the head {name} needs {what}; name {where}")
+    image_side, label_side = BUILDERS[name](feature_width, knowledge, config)
+    return Head(name, config, image_side, label_side)

@@ -1,0 +1,108 @@
+"""Ridge regression in closed form, from sums over one pass that add up across workers.
+
+Standardised features x and 0/1 targets y; unknown targets count as their label's mean. Weights W minimise
+Σ|y - Wx - b|² / n + ridge·|W|². Where nothing else is said, the ridge is the one of least generalised
+cross-validation error (Golub, Heath and Wahba, Technometrics 1979), which the sums give as well.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+CANDIDATES = tuple(10.0 ** (exponent / 4) for exponent in range(-16, 17))
+SMALLEST_DEVIATION = 1e-6
+
+
+class RidgeRegression:
+    """Adds up pictures, then solves.
+
+    Args:
+        feature_width: D.
+        labels: C.
+        ridge: The weight of the squared coefficients; None: by generalised cross-validation.
+    """
+
+    def __init__(self, feature_width: int, labels: int, ridge: float | None, device: torch.device) -> None:
+        self.ridge = ridge
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(*shape, dtype=torch.float64, device=device)
+
+        self.sums: dict[str, Tensor] = {
+            "known": zeros(labels),
+            "positives": zeros(labels),
+            "n": zeros(1).squeeze(),
+            "x": zeros(feature_width),
+            "xx": zeros(feature_width, feature_width),
+            "xy": zeros(feature_width, labels),
+            "x_unknown": zeros(feature_width, labels),
+        }
+
+    def add(self, features: Tensor, targets: Tensor) -> None:
+        """Add pictures.
+
+        Args:
+            features: [B, D].
+            targets: [B, C] of 1, 0, -1 (unknown).
+        """
+        x, known = features.double(), (targets >= 0).double()
+        present = (targets == 1).double()
+        for name, value in {
+            "known": known.sum(dim=0),
+            "positives": present.sum(dim=0),
+            "n": torch.tensor(float(len(x)), dtype=torch.float64, device=x.device),
+            "x": x.sum(dim=0),
+            "xx": x.T @ x,
+            "xy": x.T @ present,
+            "x_unknown": x.T @ (1 - known),
+        }.items():
+            self.sums[name] += value
+
+    def gathered(self) -> dict[str, Tensor]:
+        """Return the sums over all workers."""
+        if not dist.is_initialized():
+            return self.sums
+        sums = {name: value.clone() for name, value in self.sums.items()}
+        for value in sums.values():
+            dist.all_reduce(value)
+        return sums
+
+    def solve(self) -> tuple[Tensor, Tensor, float, float]:
+        """Return weight [C, D] and bias [C] for raw features, the ridge, and the error Σ|y - Wx - b|² / n."""
+        sums = self.gathered()
+        n, mean = sums["n"], sums["x"] / sums["n"]
+        share = sums["positives"] / sums["known"].clamp(min=1)
+        covariance = sums["xx"] / n - mean[:, None] * mean[None, :]
+        deviation = covariance.diagonal().clamp(min=0).sqrt().clamp(min=SMALLEST_DEVIATION)
+        covariance = covariance / deviation[:, None] / deviation[None, :]
+        # An unknown target is its label's mean, which is nothing once that is subtracted.
+        cross = (sums["xy"] + sums["x_unknown"] * share) / n - mean[:, None] * share
+        cross = cross / deviation[:, None]
+        variance = (sums["known"] / n * share * (1 - share)).sum()
+
+        values, vectors = torch.linalg.eigh(covariance)
+        values = values.clamp(min=0)
+        energy = (vectors.T @ cross).square().sum(dim=1)
+
+        def error(ridge: float) -> Tensor:
+            shrunk = 1 / (values + ridge)
+            return (variance - (energy * (2 * shrunk - values * shrunk.square())).sum()).clamp(min=0)
+
+        def cross_validation(ridge: float) -> float:
+            freedom = (values / (values + ridge)).sum() + 1
+            return float(error(ridge) / (1 - freedom / n).clamp(min=1e-6).square())
+
+        ridge = min(CANDIDATES, key=cross_validation) if self.ridge is None else self.ridge
+        solution = vectors @ ((vectors.T @ cross) / (values + ridge).clamp(min=1e-12)[:, None])
+        weight = (solution / deviation[:, None]).T
+        return weight, share - weight @ mean, ridge, float(error(ridge))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums, for a checkpoint."""
+        return dict(self.sums)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the sums of a checkpoint."""
+        self.sums = dict(state)
