@@ -27,7 +27,7 @@ class Predictions(SplitTagger):
         """Score the rows *start* to *stop* of the split."""
         _, scores = self.recognise(start, stop)
         rows = self.split.index.select(["key", "labels", "unknown"]).slice(start, stop - start)
-        return rows.append_column("scores", fixed_size_lists(scores))
+        return rows.append_column("scores", fixed_size_lists(scores[:, self.columns]))
 
 
 def run(options: Evaluate) -> Outcome:
@@ -43,9 +43,17 @@ def run(options: Evaluate) -> Outcome:
         f"{options.out}: evaluation, {status}: {metrics['n_images']} pictures, "
         + ", ".join(f"{name} {metrics[name]:.1f}" for name in HEADLINE)
         + f" (predicting the prior: mAP {metrics['prior_mAP']:.1f})\n"
+        + _never_trained(metrics)
         + f"  report: {storage.join(options.out, 'report.html')}"
     )
     return Outcome(status, options.out, summary, counts=manifest.counts, metrics=metrics)
+
+
+def _never_trained(metrics: dict[str, Any]) -> str:
+    if metrics.get("untrained_mAP") is None:
+        return ""
+    names = ", ".join(metrics["untrained_labels"])
+    return f"  on labels known by their names alone ({names}): mAP {metrics['untrained_mAP']:.1f}\n"
 
 
 def _evaluate(options: Evaluate, inputs: SplitInputs, recipe: rooms.Recipe) -> rooms.Manifest:
@@ -62,8 +70,15 @@ def _evaluate(options: Evaluate, inputs: SplitInputs, recipe: rooms.Recipe) -> r
     split = dataset.split(options.split)
     metrics: dict[str, Any] = evaluate(scores, split.targets, list(dataset.labels), dataset.training_shares())
     per_class = per_class_table(scores, split.targets, dataset.labels)
+    bundle = load_bundle(options.model)
+    if untrained := [name for name in bundle.untrained if name in dataset.labels.names]:
+        ap = per_class.column("ap").to_pylist()
+        found = [ap[dataset.labels.column(name)] for name in untrained]
+        known = [value for value in found if value is not None]
+        metrics["untrained_labels"] = untrained
+        metrics["untrained_mAP"] = sum(known) / len(known) if known else None
     storage.write_parquet(storage.join(options.out, "per_class.parquet"), per_class)
-    page = report(load_bundle(options.model), inputs.model, dataset, split, scores, metrics, per_class)
+    page = report(bundle, inputs.model, dataset, split, scores, metrics, per_class)
     storage.write_bytes(storage.join(options.out, "report.html"), page.encode())
     storage.write_bytes(storage.join(options.out, "metrics.json"), rooms.to_json(metrics))
     return rooms.commit(

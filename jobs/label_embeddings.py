@@ -18,7 +18,7 @@ from lglm_core.errors import InputError
 def run(options: MakeLabelEmbeddings) -> Outcome:
     """Make the vectors, unless the same ones are there."""
     dataset = rooms.require(options.dataset, "dataset")
-    aliases = _aliases(options.alias)
+    aliases = parse_aliases(options.alias)
     inputs = {"labels": dataset.details["labels"]}
     if options.glove:
         inputs["glove"] = storage.sha256(options.glove)
@@ -65,7 +65,8 @@ def _make(options: MakeLabelEmbeddings, aliases: dict[str, str], recipe: rooms.R
     )
 
 
-def _aliases(pairs: Sequence[str]) -> dict[str, str]:
+def parse_aliases(pairs: Sequence[str]) -> dict[str, str]:
+    """Read ``label=words`` pairs as words by label."""
     for pair in pairs:
         if not all(part.strip() for part in pair.partition("=")):
             raise InputError(f"--alias {pair!r}: expected 'label=words', such as 'cell phone=phone'")

@@ -133,6 +133,8 @@ class Train(Recipe, OnRay):
     """Label embeddings folder, made for the same labels; needed by heads that read label vectors."""
     out: Url
     """Run folder to write; the model is in its folder model."""
+    hold_out: tuple[str, ...] = ()
+    """Labels not to train, as if nobody had labelled them; lglm extend adds them by name afterwards."""
     num_workers: Annotated[int, Field(ge=0)] = 1
     """Ray Train workers; 0 trains in this process, without Ray."""
 
@@ -141,6 +143,21 @@ class Train(Recipe, OnRay):
         if self.head_config.needs_vectors and not self.label_embeddings:
             raise ValueError(f"the head {self.head} reads label vectors; name them with --label-embeddings")
         return self
+
+
+class Extend(Options):
+    """Add labels to a model by their names alone; no picture needs to be labelled with them."""
+
+    model: Url
+    """Model folder; one that learned its label graph from GloVe vectors."""
+    label: tuple[str, ...]
+    """Names of the labels to add."""
+    glove: Url
+    """The GloVe text file that the model's label vectors came from."""
+    alias: tuple[str, ...] = ()
+    """'label=words': use other words for an added label; may be given several times."""
+    out: Url
+    """Model folder to write."""
 
 
 class OnSplit(OnRay):

@@ -11,6 +11,7 @@ from jobs.parts import IMAGES_PER_BATCH, PartMaker, write_parts
 from lglm_core import rooms
 from lglm_core.data import storage
 from lglm_core.errors import DamageError, InputError
+from lglm_core.labels import LabelVocabulary
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class SplitInputs:
     model: rooms.Manifest
     dataset: rooms.Manifest
     samples: int
+    columns: tuple[int, ...]
+    """Where the model has the dataset's labels."""
 
     def recipe(self, kind: str, split: str) -> rooms.Recipe:
         """What a room made from the two is made from."""
@@ -31,27 +34,34 @@ def open_inputs(options: OnSplit) -> SplitInputs:
     """Check, from manifests alone, that model, dataset and split fit together."""
     model = rooms.require(options.model, "model")
     dataset = rooms.require(options.dataset, "dataset")
-    if model.details["labels"] != dataset.details["labels"]:
+    theirs, ours = (
+        LabelVocabulary.load(storage.join(room, "labels.json")) for room in (options.dataset, options.model)
+    )
+    missing = [name for name in theirs if name not in ours.names]
+    if missing:
         raise InputError(
-            f"{options.model}: the model's labels are not those of {options.dataset}; "
-            "evaluate it on a dataset with the vocabulary it was trained on"
+            f"{options.model}: does not know {len(missing)} of the labels of {options.dataset}, such as "
+            f"{missing[0]!r}; evaluate it on a dataset whose labels it was trained on"
         )
     splits = dataset.details["splits"]
     if not splits.get(options.split, {}).get("samples"):
         raise InputError(
             f"{options.dataset}: no samples in a split {options.split!r}; it has {', '.join(splits)}"
         )
-    return SplitInputs(model, dataset, splits[options.split]["samples"])
+    columns = tuple(ours.column(name) for name in theirs)
+    return SplitInputs(model, dataset, splits[options.split]["samples"], columns)
 
 
 def write_split_parts(
     maker: type[PartMaker], options: Evaluate | Embed, inputs: SplitInputs, recipe: rooms.Recipe, folder: str
 ) -> None:
     """Write the rows that *maker* makes of every picture of the split, as parts in *folder*."""
+    absolute = options.absolute()
     arguments = {
-        "model": storage.absolute(options.model),
-        "dataset": storage.absolute(options.dataset),
+        "model": absolute.model,
+        "dataset": absolute.dataset,
         "split": options.split,
+        "columns": inputs.columns,
     }
     with ray_cluster(options.ray_address):
         rooms.begin(options.out, recipe)
@@ -66,13 +76,18 @@ def write_split_parts(
 
 
 class SplitTagger:
-    """Scores pictures of a split by row; constructed once in each actor."""
+    """Scores pictures of a split by row; constructed once in each actor.
 
-    def __init__(self, model: str, dataset: str, split: str, threads: int) -> None:
+    Args:
+        columns: Where the model has the dataset's labels.
+    """
+
+    def __init__(self, model: str, dataset: str, split: str, columns: tuple[int, ...], threads: int) -> None:
         from lglm_core.data.dataset import Dataset
         from lglm_core.tagging import Tagger
 
         self.tagger = Tagger.load(model, threads=threads)
+        self.columns = list(columns)
         self.readers = ThreadPoolExecutor(storage.READERS, thread_name_prefix="reader")
         self.split = Dataset.open(dataset).split(split)
 

@@ -69,7 +69,8 @@ def _label_embeddings_fingerprint(options: Train) -> dict[str, str]:
 def _options_that_matter(options: Train) -> dict[str, Any]:
     """All values of recipe and head, also those that presets and defaults gave."""
     values = options.filled_in().model_dump(exclude={"weights", "head_option", "recipe"})
-    return {**values, **{f"{options.head}.{k}": v for k, v in options.head_config.model_dump().items()}}
+    head = {f"{options.head}.{name}": value for name, value in options.head_config.model_dump().items()}
+    return {**values, **head, "hold_out": sorted(options.hold_out)}
 
 
 def _train(options: Train, recipe: rooms.Recipe) -> rooms.Manifest:
@@ -99,20 +100,21 @@ def _open_inputs(options: Train) -> "tuple[Dataset, LabelEmbeddings | None, Full
     from lglm_core.data.dataset import Dataset
     from lglm_core.label_embeddings import FILE, LabelEmbeddings
 
-    dataset = Dataset.open(options.dataset)
+    whole = Dataset.open(options.dataset)
+    dataset = whole.without(options.hold_out)
     recipe = options.filled_in()
     if options.label_embeddings is None or not options.head_config.needs_vectors:
         return dataset, None, recipe
     url = storage.join(options.label_embeddings, FILE)
     embeddings = LabelEmbeddings.load(url)
-    embeddings.check_labels(dataset.labels, url, options.dataset)
+    embeddings.check_labels(whole.labels, url, options.dataset)
     made_from = rooms.require(options.label_embeddings, "label-embeddings").inputs
     if made_from.get("dataset", dataset.manifest.fingerprint) != dataset.manifest.fingerprint:
         raise InputError(
             f"{options.label_embeddings}: co-occurrence vectors of another dataset than {options.dataset}; "
             "run lglm label-embeddings for this one"
         )
-    return dataset, embeddings, recipe
+    return dataset, embeddings.only(dataset.labels), recipe
 
 
 def _train_here(

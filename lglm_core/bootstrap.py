@@ -7,8 +7,8 @@ and not once per resample; the mAPs are exactly those of the images drawn. mAPs 
 A label that no image of a resample carries is left out of that resample's mean.
 
 Few positives flatter a label's average precision, and a resample holds fewer different ones than the images
-do. So the interval of a small split lies high, by about its own standard deviation at 206 images of 80
-labels and by nothing that shows at 40,000. A paired difference is nearly free of this: compare by it.
+do. So the interval of a small split lies high: by about one standard deviation of the mAP at 206 images of
+80 labels, by a third of one at 40,000. A paired difference is mostly free of this: compare by it.
 
 Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993 (the percentile interval, ch. 13).
 """

@@ -77,7 +77,7 @@ def report(
                 "Pictures": f"squashed to {bundle.preprocessing.image_size} pixels square, one view",
                 "Labels": f"{len(bundle.labels)}{vectors}",
                 "Model fingerprint": bundle.fingerprint[:16],
-                "Trained on dataset": model.inputs["dataset"][:16],
+                "Trained on": str(bundle.facts.get("trained on", "not recorded")),
                 "Evaluated on dataset": dataset.manifest.fingerprint[:16],
             },
         )

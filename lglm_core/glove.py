@@ -6,7 +6,7 @@ Source: Pennington et al., EMNLP 2014; the official files hold one word and its 
 import difflib
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -40,14 +40,29 @@ def glove_embeddings(
     Raises:
         InputError: a ragged file, an alias for no label, or, with ``oov="error"``, labels without a vector.
     """
+    return LabelEmbeddings(labels, *name_vectors(labels, url, aliases=aliases, oov=oov), "glove")
+
+
+def name_vectors(
+    names: Sequence[str],
+    url: str,
+    *,
+    aliases: Mapping[str, str] | None = None,
+    oov: Literal["error", "zero"] = "error",
+) -> tuple[np.ndarray, tuple[tuple[str, ...], ...], tuple[tuple[str, ...], ...]]:
+    """Do what :func:`glove_embeddings` does, for any names.
+
+    Returns:
+        Vectors float32 [names, d], and per name the words they came from and the words that are missing.
+    """
     aliases = aliases or {}
     for name in aliases:
-        if name not in labels.names:
-            raise InputError(f"alias for {name!r}, which is none of the {len(labels)} labels")
-    wanted = [words_of(aliases.get(label, label)) for label in labels]
+        if name not in names:
+            raise InputError(f"alias for {name!r}, which is none of the {len(names)} labels")
+    wanted = [words_of(aliases.get(name, name)) for name in names]
     found, seen = _read_vectors(url, {word for words in wanted for word in words})
     used = tuple(tuple(word for word in words if word in found) for words in wanted)
-    lost = [label for label, words in zip(labels, used, strict=True) if not words]
+    lost = [name for name, words in zip(names, used, strict=True) if not words]
     if lost and oov == "error":
         raise InputError(
             f"{url}: holds no word of {_with_closest(lost, seen)}. "
@@ -55,12 +70,12 @@ def glove_embeddings(
         )
     width = len(next(iter(found.values()))) if found else 0
     if not width:
-        raise InputError(f"{url}: holds no word of any of the {len(labels)} labels")
+        raise InputError(f"{url}: holds no word of any of the {len(names)} labels")
     vectors = [
         np.mean([found[word] for word in words], axis=0) if words else np.zeros(width) for words in used
     ]
     missing = tuple(tuple(word for word in words if word not in found) for words in wanted)
-    return LabelEmbeddings(labels, np.stack(vectors).astype(np.float32), used, missing, "glove")
+    return np.stack(vectors).astype(np.float32), used, missing
 
 
 def _read_vectors(url: str, wanted: set[str]) -> tuple[dict[str, np.ndarray], list[str]]:

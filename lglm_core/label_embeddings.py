@@ -67,6 +67,17 @@ class LabelEmbeddings:
             raise InputError(f"{url}: its vectors are not those its digest was made of; make it again")
         return embeddings
 
+    def only(self, labels: LabelVocabulary) -> "LabelEmbeddings":
+        """Return the vectors of *labels* alone, all of which must be here, in their order."""
+        columns = [self.labels.column(name) for name in labels]
+        return LabelEmbeddings(
+            labels,
+            self.vectors[columns],
+            tuple(self.words[column] for column in columns),
+            tuple(self.missing[column] for column in columns),
+            self.source,
+        )
+
     def check_labels(self, labels: LabelVocabulary, url: str, of: str) -> None:
         """Refuse vectors of another vocabulary, naming the first label that differs."""
         if self.labels == labels:

@@ -49,12 +49,12 @@ def build_model(recipe: FullRecipe, knowledge: LabelKnowledge) -> Recogniser:
     """
     torch.manual_seed(recipe.seed)
     backbone = Backbone(recipe.backbone)
-    _refuse_too_small(backbone, recipe.image_size)
+    refuse_too_small(backbone, recipe.image_size)
     head = build_head(recipe.head, recipe.head_config, backbone.width, knowledge)
     return Recogniser(backbone, head, frozen=recipe.freeze_backbone)
 
 
-def _refuse_too_small(backbone: Backbone, image_size: int) -> None:
+def refuse_too_small(backbone: Backbone, image_size: int) -> None:
     """Try the smallest batch: above the stride, some networks still pool a picture to nothing."""
     too_small = InputError(
         f"image size {image_size} is too small for {backbone.name}, whose stride is {backbone.stride} pixels"

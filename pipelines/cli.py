@@ -12,10 +12,11 @@ from typing import Any
 JOBS = {
     "shard": "write labelled pictures as a sharded dataset",
     "label-embeddings": "embed a dataset's labels",
-    "train": "train LGLM and save the model",
+    "train": "train LGLM, or another head, and save the model",
     "evaluate": "measure a model on a split; writes a report",
     "embed": "write features and scores of a split",
     "search": "find the pictures nearest to a given one",
+    "extend": "add labels to a model by their names alone",
     "tag": "tag every file of a folder or bucket prefix",
 }
 FLOWS = {

@@ -1,7 +1,9 @@
 """The dataset room: committing one from receipts, and reading one through its index."""
 
+import difflib
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -113,12 +115,17 @@ def _commonest(rejects: list[Reject]) -> str:
 
 @dataclass(frozen=True)
 class Split:
-    """The samples of one split, in shard order, read through the index."""
+    """The samples of one split, in shard order, read through the index.
+
+    ``labels`` are those that targets tell of, ``columns`` where they stand among the *indexed* ones.
+    """
 
     dataset: str
     name: str
     index: pa.Table
     labels: LabelVocabulary
+    columns: tuple[int, ...]
+    indexed: int
 
     def __len__(self) -> int:
         return int(self.index.num_rows)
@@ -131,11 +138,11 @@ class Split:
     @cached_property
     def targets(self) -> np.ndarray:
         """int8 [samples, C]: 1 = the label is there, 0 = it is not, -1 = nobody said."""
-        targets = np.zeros((len(self), len(self.labels)), dtype=np.int8)
+        targets = np.zeros((len(self), self.indexed), dtype=np.int8)
         for column, value in (("labels", 1), ("unknown", -1)):
             lists = self.index.column(column)
             targets[pc.list_parent_indices(lists).to_numpy(), pc.list_flatten(lists).to_numpy()] = value
-        return targets
+        return targets[:, self.columns]
 
     @cached_property
     def _places(self) -> tuple[list[str], np.ndarray, np.ndarray, list[str]]:
@@ -169,11 +176,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A complete dataset room."""
+    """A complete dataset room; ``labels`` are all of its labels, or those that are kept (:meth:`without`)."""
 
     url: str
     manifest: Manifest
     labels: LabelVocabulary
+    indexed: LabelVocabulary
 
     @classmethod
     def open(cls, url: str) -> "Dataset":
@@ -182,7 +190,16 @@ class Dataset:
         labels = LabelVocabulary.load(storage.join(url, "labels.json"))
         if labels.digest != manifest.details["labels"]:
             raise DamageError(f"{url}: labels.json is not the one this dataset was written with")
-        return cls(url, manifest, labels)
+        return cls(url, manifest, labels, labels)
+
+    def without(self, names: Collection[str]) -> "Dataset":
+        """Return the same pictures as if nobody had labelled them with *names*."""
+        for name in names:
+            if name not in self.labels.names:
+                close = difflib.get_close_matches(name, self.labels.names, 3) or self.labels.names[:3]
+                raise InputError(f"{self.url}: no label {name!r}; the closest are {', '.join(close)}")
+        kept = LabelVocabulary(name for name in self.labels if name not in names) if names else self.labels
+        return replace(self, labels=kept)
 
     def split(self, name: str) -> Split:
         """Return the samples of one split."""
@@ -190,12 +207,16 @@ class Dataset:
         if name not in splits:
             raise InputError(f"{self.url}: no split {name!r}; it has {', '.join(sorted(splits))}")
         index = storage.read_parquet(storage.join(self.url, "index", f"{name}.parquet"))
-        return Split(self.url, name, index, self.labels)
+        return Split(self.url, name, index, self.labels, self._columns, len(self.indexed))
+
+    @property
+    def _columns(self) -> tuple[int, ...]:
+        return tuple(self.indexed.column(name) for name in self.labels)
 
     def training_shares(self) -> np.ndarray:
         """In which share of the training samples each label is, float64 [C]."""
         training = self.manifest.details["splits"]["train"]
-        return np.array(training["label_counts"]) / training["samples"]
+        return np.array(training["label_counts"])[[*self._columns]] / training["samples"]
 
     def has_split(self, name: str) -> bool:
         """Tell whether the split is there and has samples."""

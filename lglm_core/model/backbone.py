@@ -90,10 +90,18 @@ class Backbone(nn.Module):
 def check_backbone(name: str) -> None:
     """Refuse a name that is no CNN of torchvision's or timm's, with the closest ones that are."""
     if name.startswith(TIMM):
-        known = _timm().list_models()
-        if name.removeprefix(TIMM).partition(".")[0] not in known:
-            close = difflib.get_close_matches(name.removeprefix(TIMM), known, 3)
-            raise InputError(f"backbone {name!r} is unknown to timm; the closest are {', '.join(close)}")
+        known = [TIMM + model for model in _timm().list_models()]
+        network, _, weights = name.partition(".")
+        if network not in known:
+            raise InputError(
+                f"backbone {name!r} is unknown to timm; the closest are {_closest(network, known)}"
+            )
+        named = _timm().list_pretrained(network.removeprefix(TIMM) + ".*")
+        if weights and name.removeprefix(TIMM) not in named:
+            raise InputError(
+                f"timm knows no weights {weights!r} of {network}; it has "
+                f"{', '.join(model.partition('.')[2] for model in named) or 'none'}"
+            )
         return
     known = [
         model
@@ -101,10 +109,13 @@ def check_backbone(name: str) -> None:
         if not model.startswith(NOT_CNNS)
     ]
     if name not in known:
-        close = difflib.get_close_matches(name, known, 3) or known[:3]
         raise InputError(
-            f"backbone {name!r} is no torchvision classification CNN; the closest are {', '.join(close)}"
+            f"backbone {name!r} is no torchvision classification CNN; the closest are {_closest(name, known)}"
         )
+
+
+def _closest(name: str, known: list[str]) -> str:
+    return ", ".join(difflib.get_close_matches(name, known, 3, cutoff=0.0))
 
 
 def read_weights(path: str) -> dict[str, Tensor]:

@@ -155,6 +155,66 @@ class RidgeConfig(HeadConfig):
     cross-validation."""
 
 
+class AddGcnConfig(HeadConfig):
+    """ADD-GCN (Ye et al. 2020): a label graph that each picture makes anew."""
+
+    foldable: ClassVar[bool] = False
+
+    width: Width = 1024
+    """Width of the labels' vectors and of both graph layers."""
+    pooling: Pooling = "max"
+    """How the class activation maps become one score per label."""
+    conditioning: Conditioning = "conditioned"
+    """conditioned: standardised feature map, means over positions and labels, first scores at the labels'
+    log-odds; text: sums, none of it."""
+    feature_dropout: Share = 0.0
+    """Share of the map's channels dropped in training; not published."""
+
+
+class SsGrlConfig(HeadConfig):
+    """SS-GRL (Chen et al. 2019): word vectors attend to the picture, then talk over a counted label graph."""
+
+    needs_vectors: ClassVar[bool] = True
+    needs_counts: ClassVar[bool] = True
+    foldable: ClassVar[bool] = False
+
+    d_1: Width = 1024
+    """d_1: width of the product of position and word vector."""
+    d_2: Width = 1024
+    """d_2: width of the layer behind it."""
+    steps: Annotated[int, Field(ge=0, le=10)] = 3
+    """T: steps of the gated graph network."""
+    state_width: Width | None = None
+    """Width of a label's state; default the feature's, as published. It sets most of the cost."""
+    output_width: Width = 2048
+    """Width of a label's output, which its classifier reads."""
+    conditioning: Conditioning = "conditioned"
+    """conditioned: standardised feature map, scaled word vectors, means over labels, first scores at the
+    labels' log-odds; text: none of it."""
+    feature_dropout: Share = 0.0
+    """Share of the map's channels dropped in training; not published."""
+
+
+class VacitConfig(HeadConfig):
+    """VACIT (Guo et al. 2019): average pooling and one linear layer, whose maps must follow a flip."""
+
+    consistency_weight: Weight | None = None
+    """λ of the maps' squared difference under a flip; default 1 with L_M summed over labels, as published,
+    and 1/C, the same balance, with its mean."""
+    penalty_trains: Literal["both", "backbone"] = "both"
+    """both: head and backbone; backbone: it alone (public code), so nothing where that is frozen."""
+    conditioning: Conditioning = "conditioned"
+    """conditioned: standardised feature map, weights from 0, biases from log-odds; text: none of it."""
+    feature_dropout: Share = 0.0
+    """Share of the pooled feature dropped in training; not published."""
+
+    def penalty_weight(self, reduction: LabelReduction, labels: int) -> float:
+        """See :attr:`consistency_weight`."""
+        if self.consistency_weight is not None:
+            return self.consistency_weight
+        return 1.0 if reduction == "sum" else 1.0 / labels
+
+
 class FoldedConfig(HeadConfig):
     """A folded head, as lglm export writes it: one linear layer, not to be trained."""
 
@@ -169,6 +229,9 @@ HEADS: Mapping[str, type[HeadConfig]] = {
     "ridge": RidgeConfig,
     "ml-gcn": MlGcnConfig,
     "a-gcn": AGcnConfig,
+    "add-gcn": AddGcnConfig,
+    "ss-grl": SsGrlConfig,
+    "vacit": VacitConfig,
     "folded": FoldedConfig,
 }
 TRAINABLE = tuple(name for name in HEADS if name != "folded")

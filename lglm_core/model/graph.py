@@ -73,7 +73,8 @@ class CountedGraph(nn.Module):
         weighted = edges * reweighting / (edges.sum(dim=0, keepdim=True) + 1e-6)
         a_tilde = weighted + torch.eye(len(counts), dtype=torch.float64)
         scale = a_tilde.sum(dim=1).rsqrt()
-        self.register_buffer("graph", (scale[:, None] * a_tilde * scale[None, :]).T.float())
+        graph = (scale[:, None] * a_tilde * scale[None, :]).T
+        self.register_buffer("graph", graph.to(torch.get_default_dtype()))
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Return Â, [C, C]."""

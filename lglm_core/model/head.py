@@ -128,8 +128,8 @@ class Standardise(nn.Module):
         self.norm = nn.BatchNorm1d(width, affine=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return standardised features, float32: statistics of half precision would be rough."""
-        standardised: Tensor = self.norm(features.float())
+        """Return standardised features, at least float32: statistics of half precision would be rough."""
+        standardised: Tensor = self.norm(features.to(torch.promote_types(features.dtype, torch.float32)))
         return standardised
 
     def folded_into(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

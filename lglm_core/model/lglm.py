@@ -42,7 +42,7 @@ class LabelSide(nn.Module):
         trained: int | None = None,
     ) -> None:
         super().__init__()
-        vectors = vectors.float()
+        vectors = vectors.to(torch.get_default_dtype())  # as the parameters below
         conditioned = config.conditioning == "conditioned"
         self.register_buffer("vectors", F.normalize(vectors, dim=1) if conditioned else vectors.clone())
         self.trained = len(vectors) if trained is None else trained

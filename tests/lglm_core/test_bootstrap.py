@@ -83,7 +83,7 @@ def test_a_pair_is_told_apart_where_two_intervals_overlap():
     rng = np.random.default_rng(0)
     targets = rng.integers(0, 2, (150, 4))
     better = rng.random((150, 4)) + 0.4 * targets
-    worse = better + rng.normal(0, 0.1, better.shape)
+    worse = better + rng.normal(0, 0.2, better.shape)
     ours, theirs = bootstrap.interval(better, targets), bootstrap.interval(worse, targets)
     assert theirs.high > ours.low
     assert bootstrap.compare(better, worse, targets).low > 0
@@ -110,6 +110,17 @@ def test_the_interval_narrows_with_the_square_root_of_the_images():
     assert (few.high - few.low) / (many.high - many.low) == pytest.approx(4, rel=0.2)
 
 
+def test_few_positives_lift_the_interval_but_not_the_comparison():
+    """Some 4 positives a label: the middle lies above the mAP, while that of a difference stays near it."""
+    rng = np.random.default_rng(0)
+    targets = (rng.random((200, 40)) < 0.02).astype(int)
+    first, second = (rng.normal(size=targets.shape) + 2 * targets for _ in range(2))
+    alone, paired = bootstrap.interval(first, targets), bootstrap.compare(first, second, targets)
+    lift = (alone.low + alone.high) / 2 - np.nanmean(average_precisions(first, targets))
+    assert lift > (alone.high - alone.low) / 8
+    assert abs((paired.low + paired.high) / 2 - paired.difference) < lift / 2
+
+
 def test_counts_beyond_what_32_bits_hold_do_not_overflow():
     """A constant score has its prevalence as average precision, here with 60,000² > 2**31."""
     targets = np.zeros((60_000, 1), dtype=np.int8)
@@ -125,10 +136,10 @@ def test_without_any_positive_there_is_nothing_to_resample():
 
 @pytest.mark.slow
 def test_a_thousand_resamples_of_coco_take_less_than_a_minute():
-    """40,504 images of 80 labels; usually 8 s."""
+    """40,504 images of 80 labels in no order at all, which takes longest; usually 9 s."""
     rng = np.random.default_rng(0)
     targets = (rng.random((40_504, 80), dtype=np.float32) < 0.036).astype(np.int8)
-    scores = rng.random((40_504, 80), dtype=np.float32) + targets
+    scores = rng.random((40_504, 80), dtype=np.float32)
     started = time.process_time()
     bootstrap.interval(scores, targets)
     assert time.process_time() - started < 60

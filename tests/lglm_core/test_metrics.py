@@ -1,5 +1,6 @@
 import json
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_an_unknown_label_is_no_false_alarm():
 
 
 @pytest.mark.parametrize(
-    ("threshold", "predicted"), [(0.0, [5, 5, 4, 5]), (0.3, [4, 3, 3, 2]), (0.95, [0] * 4)]
+    ("threshold", "predicted"), [(0.0, [5, 5, 4, 5]), (0.3, [4, 3, 2, 2]), (0.95, [0] * 4)]
 )
 def test_another_threshold_by_hand(threshold: float, predicted: list[int]):
     assert count(SCORES, TARGETS, threshold=threshold).predicted.tolist() == predicted
@@ -188,9 +189,9 @@ def test_precision_recall_and_f1_are_those_of_torchmetrics_which_divides_in_floa
 
 
 def test_torchmetrics_does_not_predict_a_score_on_its_threshold():
-    scores, targets = torch.tensor([[0.5]]), torch.tensor([[1]])
-    assert MultilabelRecall(1, threshold=0.5)(scores, targets) == 0
-    assert count(scores.numpy(), targets.numpy()).recall.tolist() == [1]
+    scores, targets = torch.tensor([[0.5, 0.5]]), torch.tensor([[1, 1]])
+    assert MultilabelRecall(2, threshold=0.5)(scores, targets) == 0
+    assert count(scores.numpy(), targets.numpy()).recall.tolist() == [1, 1]
 
 
 def test_torchmetrics_has_no_cf1():
@@ -199,7 +200,7 @@ def test_torchmetrics_has_no_cf1():
     counts = count(scores, targets)
     macro = float(theirs(MultilabelF1Score, scores, targets, average="macro"))
     assert macro == pytest.approx(counts.f1.mean(), abs=1e-7)
-    assert abs(summarise(counts)["CF1"] / 100 - macro) > 0.01
+    assert abs(summarise(counts)["CF1"] / 100 - macro) > 0.005
 
 
 def test_torchmetrics_puts_labels_without_positives_into_cp_and_cr():
@@ -230,8 +231,13 @@ def test_torchmetrics_has_no_top3_but_counts_the_same_once_the_others_are_silenc
 
 
 def same(first: Measurement, second: Measurement) -> bool:
-    """Whether two measurements agree in every bit."""
-    return pickle.dumps(first) == pickle.dumps(second)
+    """Whether two measurements agree in every digit."""
+
+    def numbers(result: Measurement) -> list[np.ndarray]:
+        counts = [(each.hits, each.predicted, each.positives) for each in (result.counts, result.top3)]
+        return [result.average_precision, result.prevalence, *counts[0], *counts[1]]
+
+    return all(map(partial(np.array_equal, equal_nan=True), numbers(first), numbers(second)))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

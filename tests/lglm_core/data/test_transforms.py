@@ -290,8 +290,8 @@ def test_operations_on_tones_by_hand():
     assert tones("posterize", 1.0, 15, 16, 255) == [0, 16, 240]  # four bits are left
     assert tones("posterize", 0.3, 15, 16, 255) == [14, 16, 254]  # seven
     assert tones("solarize", 0.3, 178, 179, 255) == [178, 76, 0]  # inverted from 178.5 on
-    assert tones("autocontrast", 0.3, 50, 75, 101) == [0, 125, 255]
-    assert tones("equalize", 0.3, 10, 11, 12, 13) == [0, 85, 170, 255]
+    assert tones("autocontrast", 0.3, 50, 75, 101) == pytest.approx([0, 125, 255], abs=1)
+    assert tones("equalize", 0.3, *([10, 11, 12, 13] * 255))[:4] == [0, 85, 170, 255]
     assert tones("color", -1.0, 50, 150) == [49, 149]  # grey has none to lose, but is cut
 
 

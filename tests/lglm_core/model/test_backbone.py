@@ -1,13 +1,15 @@
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import timm
 import torch
-import torch.nn.functional as F
 import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lglm_core.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from lglm_core.errors import InputError
 from lglm_core.model.backbone import Backbone, check_backbone, read_weights
 
@@ -49,9 +51,7 @@ def test_width_and_stride_are_measured(backbones: dict[str, Backbone], name: str
 
 
 @pytest.mark.parametrize("name", MAPS)
-def test_features_are_the_maxima_of_the_networks_last_map(
-    backbones: dict[str, Backbone], name: str, tmp_path: Path
-):
+def test_it_gives_the_networks_last_feature_map(backbones: dict[str, Backbone], name: str, tmp_path: Path):
     network, last_map = network_of(name), MAPS[name][1]
     torch.save(network.state_dict(), tmp_path / "weights.pth")
     backbone = backbones[name].eval()
@@ -60,8 +60,7 @@ def test_features_are_the_maxima_of_the_networks_last_map(
     with torch.no_grad():
         expected = last_map(network, images)
         assert expected.shape[-2:] == (3, 2)
-        torch.testing.assert_close(backbone.feature_map(images), expected)
-        torch.testing.assert_close(backbone(images), F.adaptive_max_pool2d(expected, 1).flatten(1))
+        torch.testing.assert_close(backbone(images), expected)
 
 
 def test_a_map_behind_a_functional_relu_is_found():
@@ -74,17 +73,17 @@ def test_a_map_behind_a_functional_relu_is_found():
 
 def test_every_size_above_the_stride_is_taken(backbones: dict[str, Backbone]):
     with torch.no_grad():
-        assert backbones["resnet18"].eval()(torch.zeros(1, 3, 33, 131)).shape == (1, 512)
+        assert backbones["resnet18"].eval()(torch.zeros(1, 3, 33, 131)).shape == (1, 512, 2, 5)
 
 
 @pytest.mark.parametrize("write", [torch.save, save_file], ids=["torch", "safetensors"])
 def test_weights_come_back_from_a_file_of_torchvisions_naming(
     backbones: dict[str, Backbone], tmp_path: Path, write: Callable[..., None]
 ):
-    state = network_of("resnet18").state_dict()
+    state = network_of("shufflenet_v2_x0_5").state_dict()
     path = tmp_path / ("w.safetensors" if write is save_file else "w.pth")
     write(state, path)
-    backbone = backbones["resnet18"]
+    backbone = backbones["shufflenet_v2_x0_5"]
     backbone.load_weights(str(path))
     assert all(torch.equal(tensor, state[name]) for name, tensor in backbone.cnn.state_dict().items())
 
@@ -96,39 +95,43 @@ def test_a_state_dict_of_a_data_parallel_checkpoint_is_unwrapped(tmp_path: Path)
 
 
 def test_none_leaves_the_weights_as_they_are(backbones: dict[str, Backbone]):
-    backbone = backbones["resnet18"]
+    backbone = backbones["shufflenet_v2_x0_5"]
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     backbone.load_weights("none")
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
 
 
 def test_a_missing_tensor_is_refused_by_name(backbones: dict[str, Backbone], tmp_path: Path):
-    state = network_of("resnet18").state_dict()
-    del state["layer2.0.conv1.weight"]
+    state = network_of("shufflenet_v2_x0_5").state_dict()
+    del state["stage2.0.branch1.0.weight"]
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(
-        InputError, match=r"w\.pth: not weights of torchvision's resnet18.*layer2\.0\.conv1\.weight"
+        InputError,
+        match=r"w\.pth: not weights of shufflenet_v2_x0_5: .* no 'stage2\.0\.branch1\.0\.weight', where \(24, 1, 3, 3\)",
     ):
-        backbones["resnet18"].load_weights(f"{tmp_path}/w.pth")
+        backbones["shufflenet_v2_x0_5"].load_weights(f"{tmp_path}/w.pth")
 
 
 def test_a_tensor_of_another_shape_is_refused_by_name(backbones: dict[str, Backbone], tmp_path: Path):
-    state = network_of("resnet18").state_dict()
-    state["conv1.weight"] = torch.zeros(64, 1, 7, 7)
+    state = network_of("shufflenet_v2_x0_5").state_dict()
+    state["conv1.0.weight"] = torch.zeros(24, 1, 7, 7)
     torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(InputError, match=r"conv1\.weight' of shape \(64, 1, 7, 7\), where \(64, 3, 7, 7\)"):
-        backbones["resnet18"].load_weights(f"{tmp_path}/w.pth")
+    with pytest.raises(
+        InputError, match=r"conv1\.0\.weight' of shape \(24, 1, 7, 7\), where \(24, 3, 3, 3\)"
+    ):
+        backbones["shufflenet_v2_x0_5"].load_weights(f"{tmp_path}/w.pth")
 
 
 def test_a_refused_file_changes_nothing(backbones: dict[str, Backbone], tmp_path: Path):
-    backbone = backbones["resnet18"]
-    before = backbone.cnn.state_dict()["conv1.weight"].clone()
+    backbone = backbones["shufflenet_v2_x0_5"]
+    before = backbone.cnn.state_dict()["conv1.0.weight"].clone()
     torch.save(
-        {**network_of("resnet18").state_dict(), "layer4.1.bn2.bias": torch.zeros(3)}, tmp_path / "w.pth"
+        {**network_of("shufflenet_v2_x0_5").state_dict(), "stage4.3.branch2.0.bias": torch.zeros(3)},
+        tmp_path / "w.pth",
     )
     with pytest.raises(InputError):
         backbone.load_weights(f"{tmp_path}/w.pth")
-    assert torch.equal(backbone.cnn.state_dict()["conv1.weight"], before)
+    assert torch.equal(backbone.cnn.state_dict()["conv1.0.weight"], before)
 
 
 class Innocent:
@@ -185,3 +188,135 @@ def test_a_new_backbone_is_in_training_mode_with_untouched_statistics(backbones:
 def test_the_stride_is_exact_where_padding_makes_the_map_smaller(name: str, stride: int):
     """224 pixels give 6 and 13 cells, not 7 and 14."""
     assert Backbone(name).stride == stride
+
+
+def test_pictures_are_prepared_as_torchvisions_weights_expect(backbones: dict[str, Backbone]):
+    expected = Preprocessing(64, IMAGENET_MEAN, IMAGENET_STD)
+    assert backbones["resnet18"].preprocessing(64) == expected
+
+
+def test_torchvisions_weights_that_cannot_be_downloaded_are_refused_in_one_line(
+    backbones: dict[str, Backbone], monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no way out")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    with pytest.raises(InputError) as refusal:
+        backbones["resnet18"].load_weights("imagenet")
+    message = str(refusal.value)
+    assert "the ImageNet weights of resnet18 cannot be downloaded (no way out)" in message
+    assert "--weights resnet18-f37072fd.pth" in message and "\n" not in message
+
+
+TIMM_MAPS = {"timm/test_resnet": 96, "timm/lcnet_050": 1280, "timm/mobilenetv3_small_050.lamb_in1k": 1024}
+
+
+@pytest.fixture(scope="module")
+def timm_backbone() -> Backbone:
+    return Backbone("timm/test_resnet")
+
+
+@pytest.mark.parametrize("name", TIMM_MAPS)
+def test_width_and_stride_of_timms_networks_are_measured_too(name: str):
+    backbone = Backbone(name)
+    assert (backbone.width, backbone.stride) == (TIMM_MAPS[name], 32)
+
+
+def test_a_network_of_timms_gives_the_map_in_front_of_its_pooling(timm_backbone: Backbone):
+    network = timm.create_model("test_resnet", pretrained=False).eval()
+    own = timm_backbone.eval()
+    own.cnn.load_state_dict(network.state_dict(), strict=False)
+    images = torch.randn(2, 3, 96, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = network.forward_features(images)
+        assert expected.shape == (2, 96, 3, 2)
+        torch.testing.assert_close(own(images), expected)
+
+
+def test_pictures_are_prepared_as_timms_weights_expect(timm_backbone: Backbone):
+    assert timm_backbone.preprocessing(64) == Preprocessing(64, (0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.mark.parametrize("write", [torch.save, save_file], ids=["torch", "safetensors"])
+def test_weights_come_back_from_a_file_of_timms_naming(
+    timm_backbone: Backbone, tmp_path: Path, write: Callable[..., None]
+):
+    """Such a file holds a classifier, which is of no use here."""
+    torch.manual_seed(1)
+    state = timm.create_model("test_resnet", pretrained=False).state_dict()
+    path = tmp_path / ("w.safetensors" if write is save_file else "w.pth")
+    write(state, path)
+    timm_backbone.load_weights(str(path))
+    assert "fc.weight" in state
+    assert all(torch.equal(tensor, state[name]) for name, tensor in timm_backbone.cnn.state_dict().items())
+
+
+def test_weights_of_another_network_of_timms_are_refused(timm_backbone: Backbone, tmp_path: Path):
+    torch.save(timm.create_model("lcnet_050", pretrained=False).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"w\.pth: not weights of timm/test_resnet: it holds no 'conv1"):
+        timm_backbone.load_weights(f"{tmp_path}/w.pth")
+
+
+def test_imagenet_means_timms_own_weights(timm_backbone: Backbone, monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(2)
+    trained = timm.create_model("test_resnet", pretrained=False, num_classes=0)
+    asked: list[tuple[str, bool]] = []
+
+    def create_model(name: str, *, pretrained: bool, **_: object) -> nn.Module:
+        asked.append((name, pretrained))
+        return trained
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    timm_backbone.load_weights("imagenet")
+    assert asked == [("test_resnet", True)]
+    assert torch.equal(
+        timm_backbone.cnn.state_dict()["conv1.0.weight"], trained.state_dict()["conv1.0.weight"]
+    )
+
+
+def test_timms_weights_that_cannot_be_downloaded_are_refused_in_one_line(
+    timm_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_: object, **__: object) -> nn.Module:
+        raise ConnectionError("no way out\nand a long story")
+
+    monkeypatch.setattr(timm, "create_model", refuse)
+    with pytest.raises(InputError) as refusal:
+        timm_backbone.load_weights("imagenet")
+    message = str(refusal.value)
+    assert "the weights of timm/test_resnet cannot be downloaded (no way out);" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "closest"), [("timm/resnet19", "timm/resnet18"), ("timm/resnet19.a1_in1k", "timm/resnet18")]
+)
+def test_a_name_unknown_to_timm_is_refused_with_the_closest(name: str, closest: str):
+    with pytest.raises(InputError, match=f"'{name}' is unknown to timm; the closest are {closest}, timm/"):
+        Backbone(name)
+
+
+@pytest.mark.parametrize("name", ["timm/@@@@", "timm/", "@@@@", ""])
+def test_there_is_a_closest_name_to_anything(name: str):
+    with pytest.raises(InputError, match=r"the closest are \S+, \S+, \S+$"):
+        check_backbone(name)
+
+
+def test_weights_that_timm_does_not_know_of_a_network_are_refused_with_those_it_does():
+    with pytest.raises(InputError, match=r"no weights 'mine' of timm/resnet18; it has a1_in1k, a2_in1k"):
+        Backbone("timm/resnet18.mine")
+
+
+@pytest.mark.parametrize("name", ["timm/test_vit", "timm/swin_tiny_patch4_window7_224"])
+def test_a_network_of_timms_without_feature_map_is_refused(name: str):
+    with pytest.raises(InputError, match=f"'{name}' is no CNN: it gives no feature map"):
+        Backbone(name)
+
+
+def test_without_timm_its_backbones_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(InputError) as refusal:
+        check_backbone("timm/resnet18")
+    assert str(refusal.value) == "backbones of timm need it installed: pip install 'lglm[timm]'"

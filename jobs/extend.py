@@ -1,0 +1,114 @@
+"""Add labels to a model by their names alone.
+
+lglm extend --model RUN/model --label skateboard 'fire hydrant' --glove glove.6B.300d.txt --out MODEL
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from jobs import command_line
+from jobs.command_line import Outcome
+from jobs.label_embeddings import parse_aliases
+from jobs.options import Extend
+from lglm_core import rooms
+from lglm_core.data import storage
+from lglm_core.errors import InputError
+
+if TYPE_CHECKING:
+    from lglm_core.label_embeddings import LabelEmbeddings
+    from lglm_core.labels import LabelVocabulary
+    from lglm_core.model.bundle import Bundle
+
+
+def run(options: Extend) -> Outcome:
+    """Extend the model, unless the same extension is complete."""
+    model = rooms.require(options.model, "model")
+    aliases = parse_aliases(options.alias)
+    thresholds = storage.sha256(storage.join(options.model, "thresholds.json"))  # people may edit them
+    inputs = {
+        "model": model.fingerprint,
+        "thresholds": thresholds,
+        "glove": storage.sha256(options.glove),
+    }
+    recipe = rooms.Recipe("model", inputs, {"added": list(options.label), "alias": aliases})
+    manifest = rooms.find(options.out, recipe)
+    status = "already complete" if manifest else "done"
+    manifest = manifest or _extend(options, aliases, model, recipe)
+    added = ", ".join(options.label)
+    summary = f"{options.out}: model, {status}: {manifest.counts['labels']} labels, of which by name: {added}"
+    return Outcome(status, options.out, summary, counts=manifest.counts)
+
+
+def _extend(
+    options: Extend, aliases: dict[str, str], trained: rooms.Manifest, recipe: rooms.Recipe
+) -> rooms.Manifest:
+    import torch
+
+    from lglm_core.labels import LabelVocabulary
+    from lglm_core.model.bundle import DEFAULT_THRESHOLD, load_bundle, save_bundle
+    from lglm_core.model.extend import check_extensible, extend
+
+    bundle = load_bundle(options.model)
+    check_extensible(bundle.model)
+    labels = LabelVocabulary([*bundle.labels, *options.label])  # refuses a name that is there already
+    embeddings = _embeddings(options, aliases, bundle, labels)
+    vectors = torch.from_numpy(embeddings.vectors[len(bundle.labels) :].copy())
+    rooms.begin(options.out, recipe)
+    return save_bundle(
+        options.out,
+        extend(bundle.model, vectors),
+        labels,
+        recipe,
+        embeddings=embeddings,
+        preprocessing=bundle.preprocessing,
+        facts=bundle.facts,
+        thresholds=[*bundle.thresholds, *[DEFAULT_THRESHOLD] * len(options.label)],
+        untrained=[*bundle.untrained, *options.label],
+        history=trained.details["history"],
+    )
+
+
+def _embeddings(
+    options: Extend, aliases: dict[str, str], bundle: "Bundle", labels: "LabelVocabulary"
+) -> "LabelEmbeddings":
+    """Return the vectors of all labels; refuse a file that is not the one the model was trained with."""
+    import numpy as np
+
+    from lglm_core.glove import name_vectors
+    from lglm_core.label_embeddings import LabelEmbeddings
+
+    before = bundle.embeddings
+    if before is None or before.source != "glove":
+        raise InputError(
+            f"{options.model}: its label vectors come from which labels go together (PPMI), and a new "
+            "label's name says nothing about that; train with GloVe vectors to add labels by name"
+        )
+    worded = [column for column, words in enumerate(before.words) if words]
+    named = {before.labels[column]: " ".join(before.words[column]) for column in worded}
+    vectors, words, missing = name_vectors([*named, *options.label], options.glove, aliases=named | aliases)
+    known = len(worded)
+    same = vectors.shape[1] == before.vectors.shape[1] and np.allclose(
+        vectors[:known], before.vectors[worded], rtol=1e-4, atol=1e-5
+    )
+    if not same:
+        raise InputError(
+            f"{options.glove}: not the word vectors that {options.model} was trained with: those of its "
+            "labels differ; name the same file"
+        )
+    return LabelEmbeddings(
+        labels,
+        np.concatenate([before.vectors, vectors[known:]]),
+        before.words + words[known:],
+        before.missing + missing[known:],
+        before.source,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job from its command line."""
+    return command_line.main("extend", Extend, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""Labels added to a trained model by their names alone."""
+
+import torch
+from torch import Tensor
+
+from lglm_core.errors import InputError
+from lglm_core.model.graph import LearnedGraph
+from lglm_core.model.head import LabelKnowledge
+from lglm_core.model.heads import build_head
+from lglm_core.model.lglm import LabelSide
+from lglm_core.model.recogniser import Recogniser
+
+
+def check_extensible(model: Recogniser) -> None:
+    """Refuse a model whose scores of a label do not come from the label's vector."""
+    side = model.head.label_side
+    if isinstance(side, LabelSide) and isinstance(side.graph, LearnedGraph):
+        return
+    why = "its label graph is counted from labelled pictures" if side else "it reads no label vectors"
+    raise InputError(f"the head {model.head.name} cannot take labels by name: {why}; lglm and a-gcn can")
+
+
+@torch.no_grad()
+def extend(model: Recogniser, vectors: Tensor) -> Recogniser:
+    """Return the model with more labels, behind those it has, whose logits stay as they are.
+
+    The label side runs on the new labels' vectors (see :class:`LabelSide`). A bias of its own, where labels
+    have one, is the mean of the trained labels', as if the new label were as common.
+
+    Args:
+        vectors: float32 [added, d], from where the trained labels' came.
+    """
+    check_extensible(model)
+    side = model.head.label_side
+    assert isinstance(side, LabelSide)
+    labels = len(side.vectors) + len(vectors)
+    state = dict(model.head.state_dict())
+    # Both are brought to unit length once more, which changes nothing.
+    together = torch.cat([side.vectors, vectors.to(side.vectors)])
+    knowledge = LabelKnowledge(labels, together, trained=side.trained)
+    head = build_head(model.head.name, model.head.config, model.backbone.width, knowledge)
+    own = head.state_dict()
+    for name, tensor in state.items():
+        if name == "label_side.vectors":
+            state[name] = own[name]
+            state[name][: len(tensor)] = tensor
+        elif name == "image_side.bias" and len(tensor) > 1:
+            mean = tensor[: side.trained].mean()
+            state[name] = torch.cat([tensor, mean.expand(len(vectors))])
+    head.load_state_dict(state)
+    return Recogniser(model.backbone, head).eval()

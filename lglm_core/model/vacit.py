@@ -1,0 +1,86 @@
+"""VACIT: what a label looks at should move with the picture.
+
+Source: Guo et al., Visual attention consistency under image transforms for multi-label image
+classification, CVPR 2019.
+
+The plain head, average pooling and one linear layer, has class activation maps M_c(p) = Σ_k W_ck F_k(p).
+It is trained on each picture and its mirror image, with the penalty
+
+    ℓ_a = mean over labels and positions of (M_c − T(M̂_c))²,   T: mirrored back, M̂: the mirror image's maps
+
+per picture. T is exact: columns in reverse order. The maps enter linearly, so their difference is computed
+from the difference of the feature maps, in half the products.
+
+Other than published: of the transforms only the flip, which the paper's ablation has on its own, so no second
+image size; the classification loss is the recipe's, without the paper's weights for rare labels.
+The public code holds W fixed within ℓ_a, which then trains the backbone alone, and nothing at all where
+that is frozen; here W takes part, as the equations read (``penalty_trains`` has both).
+
+Conditioned (not published): the map is standardised per channel, the weights start at 0, the biases at the
+labels' log-odds. All of it folds.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from lglm_core.model.config import VacitConfig
+from lglm_core.model.head import LabelKnowledge, PooledSide, Prediction, Standardise, pool
+
+
+class Vacit(PooledSide):
+    """The whole head. In training it takes maps [2B, D, h, w], the B mirror images last.
+
+    Args:
+        feature_width: D.
+        knowledge: Only C is read.
+    """
+
+    wants_mirror = True
+
+    def __init__(self, feature_width: int, knowledge: LabelKnowledge, config: VacitConfig) -> None:
+        super().__init__("average")
+        self.conditioned = config.conditioning == "conditioned"
+        self.norm = Standardise(feature_width) if self.conditioned else None
+        self.dropout = nn.Dropout(config.feature_dropout)
+        self.linear = nn.Linear(feature_width, knowledge.labels)
+        self.hold_weights = config.penalty_trains == "backbone"
+        if self.conditioned:
+            nn.init.zeros_(self.linear.weight)
+            nn.init.zeros_(self.linear.bias)
+
+    def forward(self, feature_map: Tensor, label_weights: Tensor | None = None) -> Prediction:
+        """Score feature maps: [2B, C] and ℓ_a [B] of pairs in training, [B, C] alone in eval mode."""
+        if not self.training:
+            return super().forward(feature_map)
+        if self.norm is not None:
+            feature_map = self.norm(feature_map.flatten(2)).view(feature_map.shape)
+        logits = self.linear(self.dropout(pool(feature_map, self.pooling)))
+        return Prediction(logits, self._inconsistency(feature_map))
+
+    def _inconsistency(self, feature_map: Tensor) -> Tensor:
+        """Return ℓ_a [B] of (standardised) maps [2B, D, h, w]."""
+        original, mirrored = feature_map.chunk(2)
+        difference = (original - mirrored.flip(3)).flatten(2)
+        weight = self.linear.weight.detach() if self.hold_weights else self.linear.weight
+        maps = weight @ difference
+        precise = torch.promote_types(maps.dtype, torch.float32)
+        return maps.to(precise).square().mean(dim=(1, 2))
+
+    def score(self, features: Tensor, label_weights: Tensor | None = None) -> Tensor:
+        """Return logits [B, C] of pooled features [B, D], in eval mode: standardising commutes with means."""
+        if self.norm is not None:
+            features = self.norm(features)
+        logits: Tensor = self.linear(self.dropout(features))
+        return logits
+
+    @torch.no_grad()
+    def affine(self, label_weights: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the layer with the standardisation moved into it."""
+        weight, bias = self.linear.weight.double(), self.linear.bias.double()
+        return self.norm.folded_into(weight, bias) if self.norm is not None else (weight, bias)
+
+    @torch.no_grad()
+    def start_at_prior(self, log_odds: Tensor) -> None:
+        """Start the biases of a conditioned head at the labels' log-odds."""
+        if self.conditioned:
+            self.linear.bias.copy_(log_odds)
