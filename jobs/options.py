@@ -38,7 +38,11 @@ class Options(BaseModel):
             for mark in info.metadata
             if isinstance(mark, Place) and (value := getattr(self, name)) and value not in mark.but_for
         }
-        return self.model_copy(update={name: storage.absolute(value) for name, value in places.items()})
+        absolute = {
+            name: tuple(map(storage.absolute, value)) if isinstance(value, tuple) else storage.absolute(value)
+            for name, value in places.items()
+        }
+        return self.model_copy(update=absolute)
 
 
 class OnRay(Options):
@@ -160,6 +164,32 @@ class Extend(Options):
     """Model folder to write."""
 
 
+class Export(Options):
+    """Write a model folded, to a backbone and one linear layer, and as ONNX."""
+
+    model: Url
+    """Model folder."""
+    evaluation: UrlOrNone = None
+    """Evaluation folder of this model, for the metrics on the model card."""
+    out: Url
+    """Model folder to write."""
+
+
+class Complexity(Options):
+    """Count parameters and multiply-accumulates of models; needs no data and no weights."""
+
+    head: tuple[str, ...] = ("ml-gcn", "a-gcn", "lglm")
+    """Heads; one with options of its own in quotes, as 'lglm m=358 group=358'."""
+    backbone: str = "resnet101"
+    """Any classification CNN of torchvision's, by name, or of timm's as timm/NAME."""
+    image_size: Annotated[int, Field(ge=32)] = 448
+    """Side of the square picture, in pixels."""
+    labels: PositiveInt = 80
+    """How many labels."""
+    vector_width: PositiveInt = 300
+    """Width of the labels' vectors."""
+
+
 class OnSplit(OnRay):
     """Options of a job that applies a model to a split of a dataset."""
 
@@ -198,6 +228,21 @@ class Search(Options):
     """How many neighbours."""
     out: UrlOrNone = None
     """HTML page to write."""
+
+
+class Explain(Options):
+    """Show where in pictures the scores of a model, or of two side by side, come from."""
+
+    model: Url
+    """Model folder; its head must fold."""
+    compare: UrlOrNone = None
+    """Model folder to show beside it; labels, backbone and picture size may be others."""
+    image: Annotated[tuple[str, ...], Place(), Field(min_length=1)]
+    """Image files."""
+    label: tuple[str, ...] = ()
+    """Labels to explain; default: what the model tags a picture with, else its three highest."""
+    out: Url
+    """Folder to write: explain.html, the overlays as PNG files, and maps.safetensors."""
 
 
 class Tag(OnRay):

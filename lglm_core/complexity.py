@@ -4,6 +4,7 @@ Everything happens on torch's meta device, where tensors have shapes and no numb
 no time.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,8 +31,9 @@ PART_NAMES = {
     "image_side.bias": "biases",
     "image_side.linear": "linear layer",
 }
-MOVES = {"_to_copy", "_unsafe_view", "arange", "cat", "clone", "copy", "detach", "empty", "full", "lift_fresh"}
-MOVES |= {"ones", "repeat", "stack", "zeros"}
+DRESS = re.compile(r"^aten\._?(native_)?|_legit_no_training|_with_indices|_$")  # of torch's names
+MOVES = {"to_copy", "unsafe_view", "arange", "cat", "clone", "copy", "detach", "empty", "eye", "full"}
+MOVES |= {"lift_fresh", "new_zeros", "ones", "repeat", "stack", "zeros"}
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def complexities(setting: Setting, heads: Sequence[tuple[str, HeadConfig]]) -> l
         refuse_too_small(backbone, setting.image_size)
         backbone.eval()
         picture = torch.zeros(1, 3, setting.image_size, setting.image_size)
-        feature_map, reading = _counted(backbone, picture)
+        feature_map, reading = count_operations(backbone, picture)
         knowledge = LabelKnowledge(
             setting.labels,
             torch.zeros(setting.labels, setting.vector_width),
@@ -126,9 +128,9 @@ def _complexity(backbone: Backbone, reading: Operations, feature_map: Tensor, he
     head.eval()
     weights, label_side = None, Operations(0, frozenset())
     if head.label_side is not None:
-        side, label_side = _counted(head.label_side)
+        side, label_side = count_operations(head.label_side)
         weights = side.weights
-    prediction, image_side = _counted(head.image_side, feature_map, weights)
+    prediction, image_side = count_operations(head.image_side, feature_map, weights)
     own, layer = parameters(backbone), backbone.width * prediction.logits.shape[1]
     foldable = head.config.foldable
     return Complexity(
@@ -154,22 +156,21 @@ def parts(head: Head) -> dict[str, int]:
     for name, parameter in head.named_parameters():
         known = next((part for part in PART_NAMES if f"{name}.".startswith(f"{part}.")), None)
         found[PART_NAMES[known] if known else name.split(".")[1].replace("_", " ")] += parameter.numel()
-    return dict(found)
+    order = list(PART_NAMES.values())
+    return dict(sorted(found.items(), key=lambda part: order.index(part[0]) if part[0] in order else -1))
 
 
-def _counted(module: nn.Module, *arguments: Any) -> tuple[Any, Operations]:
+def count_operations(module: nn.Module, *arguments: Any) -> tuple[Any, Operations]:
+    """Run *module* and return its result, and what it took."""
     counter = FlopCounterMode(display=False, custom_mapping=_MATRIX_TIMES_VECTOR)
     seen = _Seen()
     with seen, counter:  # the counter first: it takes apart what torch has put together
         result = module(*arguments)
     counted = {str(operation) for operation in counter.flop_registry}
+    names = (DRESS.sub("", operation) for operation in seen.operations - counted)
     return result, Operations(
         counter.get_total_flops() // 2,
-        frozenset(
-            operation.removeprefix("aten.").strip("_")
-            for operation in seen.operations - counted
-            if operation.removeprefix("aten.").removesuffix("_") not in MOVES
-        ),
+        frozenset(names) - MOVES,
     )
 
 

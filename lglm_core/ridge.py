@@ -13,10 +13,13 @@ from torch import Tensor
 
 CANDIDATES = tuple(10.0 ** (exponent / 4) for exponent in range(-16, 17))
 SMALLEST_DEVIATION = 1e-6
+SMALLEST_DIVISOR = 1e-12  # of what no picture determines, where there is no ridge
 
 
 class RidgeRegression:
     """Adds up pictures, then solves.
+
+    ``sums`` hold what this worker added since the last solution, ``totals`` what all workers did before.
 
     Args:
         feature_width: D.
@@ -26,19 +29,19 @@ class RidgeRegression:
 
     def __init__(self, feature_width: int, labels: int, ridge: float | None, device: torch.device) -> None:
         self.ridge = ridge
-
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(*shape, dtype=torch.float64, device=device)
-
-        self.sums: dict[str, Tensor] = {
-            "known": zeros(labels),
-            "positives": zeros(labels),
-            "n": zeros(1).squeeze(),
-            "x": zeros(feature_width),
-            "xx": zeros(feature_width, feature_width),
-            "xy": zeros(feature_width, labels),
-            "x_unknown": zeros(feature_width, labels),
+        shapes: dict[str, tuple[int, ...]] = {
+            "known": (labels,),
+            "positives": (labels,),
+            "n": (),
+            "x": (feature_width,),
+            "xx": (feature_width, feature_width),
+            "xy": (feature_width, labels),
+            "x_unknown": (feature_width, labels),
         }
+        self.sums, self.totals = (
+            {name: torch.zeros(shape, dtype=torch.float64, device=device) for name, shape in shapes.items()}
+            for _ in range(2)
+        )
 
     def add(self, features: Tensor, targets: Tensor) -> None:
         """Add pictures.
@@ -60,18 +63,18 @@ class RidgeRegression:
         }.items():
             self.sums[name] += value
 
-    def gathered(self) -> dict[str, Tensor]:
-        """Return the sums over all workers."""
-        if not dist.is_initialized():
-            return self.sums
-        sums = {name: value.clone() for name, value in self.sums.items()}
-        for value in sums.values():
-            dist.all_reduce(value)
-        return sums
+    def _gather(self) -> dict[str, Tensor]:
+        """Move what every worker added to the totals, which are the same on all of them."""
+        for name, value in self.sums.items():
+            if dist.is_initialized():
+                dist.all_reduce(value)
+            self.totals[name] += value
+            value.zero_()
+        return self.totals
 
     def solve(self) -> tuple[Tensor, Tensor, float, float]:
         """Return weight [C, D] and bias [C] for raw features, the ridge, and the error Σ|y - Wx - b|² / n."""
-        sums = self.gathered()
+        sums = self._gather()
         n, mean = sums["n"], sums["x"] / sums["n"]
         share = sums["positives"] / sums["known"].clamp(min=1)
         covariance = sums["xx"] / n - mean[:, None] * mean[None, :]
@@ -87,7 +90,7 @@ class RidgeRegression:
         energy = (vectors.T @ cross).square().sum(dim=1)
 
         def error(ridge: float) -> Tensor:
-            shrunk = 1 / (values + ridge)
+            shrunk = 1 / (values + ridge).clamp(min=SMALLEST_DIVISOR)
             return (variance - (energy * (2 * shrunk - values * shrunk.square())).sum()).clamp(min=0)
 
         def cross_validation(ridge: float) -> float:
@@ -95,14 +98,16 @@ class RidgeRegression:
             return float(error(ridge) / (1 - freedom / n).clamp(min=1e-6).square())
 
         ridge = min(CANDIDATES, key=cross_validation) if self.ridge is None else self.ridge
-        solution = vectors @ ((vectors.T @ cross) / (values + ridge).clamp(min=1e-12)[:, None])
+        solution = vectors @ ((vectors.T @ cross) / (values + ridge).clamp(min=SMALLEST_DIVISOR)[:, None])
         weight = (solution / deviation[:, None]).T
         return weight, share - weight @ mean, ridge, float(error(ridge))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the sums, for a checkpoint."""
-        return dict(self.sums)
+        """Return the totals at the last solution, for a checkpoint; the same on every worker."""
+        return dict(self.totals)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the sums of a checkpoint."""
-        self.sums = dict(state)
+        """Take the totals of a checkpoint."""
+        for name, value in self.totals.items():
+            value.copy_(state[name])
+            self.sums[name].zero_()

@@ -26,6 +26,7 @@ WRITTEN_BY = {
     "evaluation": "lglm evaluate",
     "embeddings": "lglm embed",
     "tags": "lglm tag",
+    "explanation": "lglm explain",
 }
 
 

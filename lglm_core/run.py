@@ -128,7 +128,11 @@ class TrainingRun:
             path = model.head.image_side
         if recipe.compile:
             path.compile()
-        average = averaged(model, recipe.ema) if recipe.ema else None
+        self.regression = None
+        if isinstance(config := model.head.config, RidgeConfig):
+            self.regression = RidgeRegression(model.backbone.width, targets.shape[1], config.ridge, device)
+        # A solution in closed form takes no steps whose weights there were to average.
+        average = averaged(model, recipe.ema) if recipe.ema and self.regression is None else None
         trains = any(parameter.requires_grad for parameter in path.parameters())
         self.optimizer = make_optimizer(model, recipe)
         self.trainer = Trainer(
@@ -144,9 +148,6 @@ class TrainingRun:
             average=average,
             reads_maps=keeps_features,
         )
-        self.regression = None
-        if isinstance(config := model.head.config, RidgeConfig):
-            self.regression = RidgeRegression(model.backbone.width, targets.shape[1], config.ridge, device)
 
     def _keeps_features(self) -> bool:
         recipe = self.recipe

@@ -41,7 +41,7 @@ class Tagger:
         self.backbone = model.backbone.to(memory_format=torch.channels_last)
         self.head = model.head
         self.folded = fold(model.head) if model.head.config.foldable else None
-        self.pooling: Pooling = getattr(model.head.config, "pooling", "max")
+        self.pooling: Pooling = getattr(model.head.image_side, "pooling", "max")
         self.labels = bundle.labels
         self.thresholds = np.array(bundle.thresholds, dtype=np.float32)
         self.preprocessing = bundle.preprocessing

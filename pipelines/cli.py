@@ -16,7 +16,10 @@ JOBS = {
     "evaluate": "measure a model on a split; writes a report",
     "embed": "write features and scores of a split",
     "search": "find the pictures nearest to a given one",
+    "explain": "show where in pictures a model's scores come from",
     "extend": "add labels to a model by their names alone",
+    "export": "write a model folded, and as ONNX",
+    "complexity": "count parameters and multiply-accumulates of models",
     "tag": "tag every file of a folder or bucket prefix",
 }
 FLOWS = {

@@ -26,7 +26,7 @@ EXCEPTIONS = {
     )
 }
 OPEN_TO_PIPELINES = {"jobs.options", "jobs.command_line"}
-VERBS = ("shard", "label_embeddings", "train", "evaluate", "embed", "search", "tag")
+VERBS = ("shard", "label_embeddings", "train", "evaluate", "embed", "search", "tag", "export", "complexity")
 
 
 def modules_of(package: str) -> list[Path]:

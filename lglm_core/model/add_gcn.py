@@ -11,17 +11,17 @@ A static graph A_s, learned and the same for all pictures, and then a dynamic on
 vectors make, pass messages between the labels:
 
     H = V + f(f(A_s V) W_s + b_s)                                                     [C, w]
-    A_d = σ(H W_hᵀ + 1 (W_g h_g)ᵀ + b),  h_g = f(BatchNorm(W_c mean_c(H) + b_c))      [C, C]
+    A_d = σ(H W_hᵀ + 1 (W_g h_g)ᵀ + b),  h_g = f(BatchNorm(W_c mean_c(H)))            [C, C]
     Z = V + f(f(A_d H) W_d + b_d),  s_r = <z_c, u_c> + b_c,  logits = (s_m + s_r) / 2
 
 with f = LeakyReLU(0.2). Row c of A_d says how much label c takes from each label; it is read from c's own
 vector beside the picture's.
 
 As the public code and not the paper's equations: the two residual paths (V + …), the inner f, the biases,
-the BatchNorm, and s_m pooled from M before its sigmoid (scores of both signs are needed as logits).
-Elsewhere than the public code: the layer over [h_g; h_c] is two layers that are added, so that the pair is
-never laid side by side; of the last layer, which scores each label's vector for all labels and keeps the
-diagonal, only the diagonal is computed.
+the BatchNorm, and s_m pooled from M before its sigmoid (scores of both signs are needed as logits). Other
+than the public code: W_c has no bias, which the BatchNorm behind it would take away; the layer over
+[h_g; h_c] is two layers that are added, so that the pair is never laid side by side; of the last layer, which
+scores each label's vector for all labels and keeps the diagonal, only the diagonal is computed.
 
 Conditioned (not published): the map is standardised per channel; gathering is a mean over positions and
 messages are means over labels, where the published sums grow with the map (49 positions at 224, 196 at 448)
@@ -61,7 +61,7 @@ class AddGcn(ImageSide):
         self.transform = nn.Linear(feature_width, width)  # W_t
         self.static_graph = nn.Linear(labels, labels, bias=False)  # A_s
         self.static_layer = nn.Linear(width, width)  # W_s
-        self.picture_layer = nn.Linear(width, width)  # W_c
+        self.picture_layer = nn.Linear(width, width, bias=False)  # W_c
         self.picture_norm = nn.BatchNorm1d(width)
         self.graph_from_picture = nn.Linear(width, labels, bias=False)  # W_g
         self.graph_from_label = nn.Linear(width, labels)  # W_h, b

@@ -58,6 +58,7 @@ def save_bundle(
     untrained: Sequence[str] = (),
     history: Sequence[Mapping[str, Any]] = (),
     metrics: Mapping[str, Any] | None = None,
+    extra_files: Mapping[str, bytes] | None = None,
 ) -> Manifest:
     """Write a model room; its manifest comes last.
 
@@ -71,6 +72,7 @@ def save_bundle(
         untrained: The last labels, which were added after training.
         history: One record per epoch, for those who look at the model later.
         metrics: Those of an evaluation, for the card.
+        extra_files: More to lay into the room, by name.
     """
     head = model.head
     description = {
@@ -94,6 +96,9 @@ def save_bundle(
     values = [DEFAULT_THRESHOLD] * len(labels) if thresholds is None else thresholds
     named = dict(zip(labels, map(float, values), strict=True))
     storage.write_bytes(storage.join(url, "thresholds.json"), to_json(named))
+    extra = extra_files or {}
+    for name, data in extra.items():
+        storage.write_bytes(storage.join(url, name), data)
     card = model_card(facts, labels, embeddings, untrained, metrics, head.name)
     storage.write_bytes(storage.join(url, "README.md"), card.encode())
     return commit(
@@ -114,6 +119,7 @@ def save_bundle(
                 "labels": labels.digest,
                 "names": list(labels),
                 "history": list(history),
+                **({"files": {name: digest(data) for name, data in extra.items()}} if extra else {}),
             },
         ),
     )
@@ -170,10 +176,12 @@ def _load_model(
         torch.eye(len(labels), dtype=torch.int64),  # the counts' graph comes with the weights
         trained=len(labels) - len(config["untrained_labels"]),
     )
-    backbone = Backbone(config["backbone"])
-    head = build_head(
-        config["head"], head_config(config["head"], config["head_config"]), backbone.width, knowledge
-    )
+    try:
+        backbone = Backbone(config["backbone"])
+        options = head_config(config["head"], config["head_config"])
+        head = build_head(config["head"], options, backbone.width, knowledge)
+    except InputError as error:
+        raise InputError(f"{storage.join(url, 'config.json')}: {error}") from error
     model = Recogniser(backbone, head)
     try:
         model.load_state_dict(load_tensors(weights))

@@ -6,10 +6,13 @@ from typing import Any
 from torch import nn
 
 from lglm_core.errors import InputError
+from lglm_core.model.add_gcn import AddGcn
 from lglm_core.model.config import HeadConfig
 from lglm_core.model.head import Head, ImageSide, LabelKnowledge
 from lglm_core.model.lglm import lglm_sides
 from lglm_core.model.linear import LinearScores
+from lglm_core.model.ss_grl import SsGrl
+from lglm_core.model.vacit import Vacit
 
 Sides = tuple[ImageSide, nn.Module | None]
 
@@ -32,6 +35,18 @@ def _linear(width: int, knowledge: LabelKnowledge, config: Any) -> Sides:
     return LinearScores(width, knowledge.labels, pooling=config.pooling, conditioned=False), None
 
 
+def _add_gcn(width: int, knowledge: LabelKnowledge, config: Any) -> Sides:
+    return AddGcn(width, knowledge, config), None
+
+
+def _ss_grl(width: int, knowledge: LabelKnowledge, config: Any) -> Sides:
+    return SsGrl(width, knowledge, config), None
+
+
+def _vacit(width: int, knowledge: LabelKnowledge, config: Any) -> Sides:
+    return Vacit(width, knowledge, config), None
+
+
 BUILDERS: dict[str, Callable[[int, LabelKnowledge, Any], Sides]] = {
     "lglm": lglm_sides,
     "plain": _plain,
@@ -39,6 +54,9 @@ BUILDERS: dict[str, Callable[[int, LabelKnowledge, Any], Sides]] = {
     "ridge": _linear,
     "ml-gcn": lglm_sides,
     "a-gcn": lglm_sides,
+    "add-gcn": _add_gcn,
+    "ss-grl": _ss_grl,
+    "vacit": _vacit,
     "folded": _linear,
 }
 

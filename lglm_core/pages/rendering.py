@@ -24,6 +24,11 @@ def decimals(value: Any, places: int = 1) -> str:
     return f"{value:,.{places}f}" if is_number(value) else ABSENT
 
 
+def signed(value: Any, places: int = 2) -> str:
+    """Write a number with its sign, −4.23 or +0.50, or a dash where there is none."""
+    return f"{value:+,.{places}f}".replace("-", "−") if is_number(value) else ABSENT
+
+
 def percent(value: Any) -> str:
     """Write a percentage, 71.24 → 71.2%, or a dash where there is none."""
     return f"{value:.1f}%" if is_number(value) else ABSENT
@@ -54,7 +59,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(decimals=decimals, percent=percent, data_uri=data_uri)
+    made.filters.update(decimals=decimals, percent=percent, signed=signed, data_uri=data_uri)
     made.globals.update(bar_style=bar_style, counted=counted)
     return made
 

@@ -173,10 +173,10 @@ def randomise() -> Callable[[torch.nn.Module], None]:
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
             if name.endswith("running_var"):
                 tensor.copy_(torch.rand(tensor.shape, generator=rng) + 0.5)
+            elif "score" in name or (tensor.ndim > 1 and not tensor.any()):
+                tensor.copy_(torch.randn(tensor.shape, generator=rng) / tensor.shape[-1] ** 0.5)
             elif name.endswith("running_mean") or tensor.ndim == 1:
                 tensor.add_(torch.randn(tensor.shape, generator=rng) * 0.3)
-            elif "score" in name:
-                tensor.copy_(torch.randn(tensor.shape, generator=rng))
 
     return randomise
 

@@ -1,11 +1,44 @@
 import numpy as np
+import pytest
 
-from lglm_core.cooccurrence import cooccurrence_embeddings, ppmi
+from lglm_core.cooccurrence import ROWS_AT_ONCE, cooccurrence_embeddings, label_counts, ppmi
 from lglm_core.labels import LabelVocabulary
 
 # Eight pictures: a and b always together, c alone, d never.
 TARGETS = np.array([[1, 1, 0, 0]] * 2 + [[0, 0, 1, 0]] * 4 + [[0, 0, -1, 0]] * 2)
 LABELS = LabelVocabulary("abcd")
+
+
+def test_counts_by_hand():
+    """In how many pictures: on the diagonal a label, beside it two labels; the unknown are not counted."""
+    counts = label_counts(TARGETS)
+    np.testing.assert_array_equal(counts, [[2, 2, 0, 0], [2, 2, 0, 0], [0, 0, 4, 0], [0, 0, 0, 0]])
+    assert counts.dtype == np.int64
+
+
+def test_counts_are_exact_over_many_pictures():
+    """Also beyond 2²⁴, where float32 can count no further."""
+    targets = np.zeros((2 * ROWS_AT_ONCE + 3, 3), dtype=np.int8)
+    targets[:, 0] = 1
+    targets[::2, 1] = 1
+    targets[1::2, 1] = -1
+    many = label_counts(np.broadcast_to(targets[:1], (2**24 + 5, 3)))
+    assert many[0, 0] == 2**24 + 5
+    half = ROWS_AT_ONCE + 2
+    np.testing.assert_array_equal(
+        label_counts(targets), [[len(targets), half, 0], [half, half, 0], [0, 0, 0]]
+    )
+
+
+def test_counts_are_symmetric_and_no_pair_is_more_frequent_than_its_labels():
+    counts = label_counts(np.random.default_rng(0).integers(-1, 2, (300, 6)))
+    np.testing.assert_array_equal(counts, counts.T)
+    assert (counts <= np.minimum.outer(counts.diagonal(), counts.diagonal())).all()
+
+
+@pytest.mark.parametrize("pictures", [0, 1])
+def test_no_picture_and_one_are_counted_too(pictures: int):
+    np.testing.assert_array_equal(label_counts(np.ones((pictures, 2), np.int8)), np.full((2, 2), pictures))
 
 
 def test_ppmi_by_hand():

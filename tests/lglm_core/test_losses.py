@@ -146,11 +146,14 @@ def test_its_gradient_is_its_slope(gamma: float, margin: float):
 @pytest.mark.parametrize("margin", [0, 0.05, 0.99])
 @pytest.mark.parametrize("gamma", [0, 0.5, 1, 4])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
 def test_its_value_and_gradient_are_finite_at_the_extremes(dtype: torch.dtype, gamma: float, margin: float):
+    """On the way back too: that later steps turn a NaN into a zero is nothing to rely on."""
     logits = torch.tensor(EXTREMES, dtype=dtype).repeat(3, 1).requires_grad_()
     targets = torch.tensor([[1], [0], [-1]]).expand(3, len(EXTREMES))
-    loss = asymmetric_loss(logits, targets, gamma_pos=gamma, gamma_neg=gamma, margin=margin)
-    loss.sum().backward()
+    with torch.autograd.detect_anomaly():
+        loss = asymmetric_loss(logits, targets, gamma_pos=gamma, gamma_neg=gamma, margin=margin)
+        loss.sum().backward()
     assert loss.dtype == torch.promote_types(dtype, torch.float32) and loss.isfinite().all()
     assert logits.grad is not None and logits.grad.isfinite().all()
     assert loss[2] == 0 and (logits.grad[2] == 0).all()

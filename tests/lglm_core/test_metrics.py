@@ -277,6 +277,13 @@ def test_a_batch_of_other_shapes_is_refused():
         MultiLabelMetrics().update(SCORES, TARGETS[:, :3])
 
 
+def test_a_threshold_holds_for_top3_too():
+    """At 0.6 picture 0 predicts all four labels, and label 3 is its lowest."""
+    result = measure(SCORES, TARGETS, threshold=0.6)
+    assert result.counts.predicted.tolist() == [2, 2, 2, 2]
+    assert result.top3.predicted.tolist() == [2, 2, 2, 1]
+
+
 def test_measuring_leaves_scores_and_targets_alone():
     scores, targets = SCORES.copy(), TARGETS.copy()
     measure(scores, targets)

@@ -6,55 +6,88 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
+from lglm_core import run as run_module
+from lglm_core.cooccurrence import label_counts
 from lglm_core.data.dataset import Dataset
 from lglm_core.data.loader import Batch, Loader
+from lglm_core.data.transforms import Augmentation, Preprocessing
 from lglm_core.errors import InputError, RunError
 from lglm_core.label_embeddings import LabelEmbeddings
 from lglm_core.losses import graph_loss, multi_label_loss
 from lglm_core.metrics import average_precisions
-from lglm_core.model.lglm import Lglm, LglmConfig, Prediction
-from lglm_core.run import RunSettings, TrainingRun, build_model, load_trained
-from lglm_core.training import fit, score
+from lglm_core.model.config import PlainConfig
+from lglm_core.model.head import Head, ImageSide, LabelKnowledge, Prediction
+from lglm_core.model.recogniser import ImagePath, Recogniser
+from lglm_core.recipe import PRESETS, Preset, TrainingRecipe
+from lglm_core.run import TrainingRun, build_model, label_knowledge, load_trained
+from lglm_core.training import Trainer, score
+from tests.lglm_core.runs import BASIC, FEATURES, Values, finish, start_run, told
+from tests.lglm_core.small_heads import VARIANTS, draw_knowledge, small_head
 
 CPU = torch.device("cpu")
+TO_TRY = [variant for variant in VARIANTS if " " not in variant]  # every head in one form
+WITHOUT_BATCH_STATISTICS = [
+    variant for variant, (_, options) in VARIANTS.items() if options.get("conditioning") == "text"
+] + ["plain"]
 
 
-class Probe(nn.Module):
-    """A model without batch statistics, so that a picture's loss does not depend on its neighbours."""
+class Channels(nn.Module):
+    """A backbone without batch statistics: a picture's loss does not depend on its neighbours."""
 
-    def __init__(self, labels: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.linear = nn.Linear(3, labels, dtype=torch.float64)
-        self.graph = nn.Parameter(torch.randn(labels, labels, dtype=torch.float64))
+        self.mix = nn.Conv2d(3, 6, 1)
 
-    def forward(self, images: Tensor) -> Prediction:
-        return Prediction(self.linear(images.double().mean(dim=(2, 3))), self.graph)
+    def forward(self, images: Tensor) -> Tensor:
+        maps: Tensor = self.mix(images)
+        return maps
 
 
-def gradients(batches: Iterator[Batch], world_size: int) -> list[list[Tensor]]:
-    """The gradients of every step, at weights that stay as they are."""
-    model = Probe(5)
+def trainer_of(variant: str | Head, **values: Any) -> Trainer:
+    """Trains on normalised pictures in float64, at rate 0: the weights stay as they are."""
+    recipe = TrainingRecipe(**values).filled_in()
+    head = variant if isinstance(variant, Head) else small_head(variant, 6, draw_knowledge(5, 8))
+    model = Recogniser(Channels(), head).double()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
-    steps = fit(model, batches, optimizer, schedule, graph_weight=0.7, device=CPU, world_size=world_size)
-    return [[p.grad.clone() for p in model.parameters() if p.grad is not None] for _ in steps]
+    normalise = Preprocessing(4).normalise
+    return Trainer(
+        model=model,
+        path=ImagePath(model),
+        prepare=lambda images: normalise(images).double(),
+        recipe=recipe,
+        optimizer=optimizer,
+        schedule=torch.optim.lr_scheduler.ConstantLR(optimizer),
+        device=CPU,
+        penalty_weight=0.7,
+    )
 
 
+def gradients(trainer: Trainer, batches: Iterator[Batch]) -> list[list[Tensor]]:
+    """The gradients of every step."""
+    return [[p.grad.clone() for p in trainer.model.parameters()] for _ in trainer.fit(batches)]
+
+
+def loader_of(dataset: Dataset, batch_size: int) -> Loader:
+    split = dataset.split("train")
+    return Loader(split=split, fingerprint="f", image_size=4, batch_size=batch_size, threads=1)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("batch_size", [5, 8, 23])
 def test_workers_average_to_the_gradient_over_the_whole_batch(
-    numbered: Dataset, world_size: int, batch_size: int
+    numbered: Dataset, world_size: int, batch_size: int, accumulate: int
 ):
     """23 pictures divide into none of these, so the last batch is a tail, and padded."""
-    loader = Loader(
-        split=numbered.split("train"), fingerprint="f", image_size=4, batch_size=batch_size, threads=1
-    )
-    alone = gradients(loader.in_order(), 1)
+    loader = loader_of(numbered, batch_size)
+    alone = gradients(trainer_of("plain"), loader.in_order())
+    trainer = replace(trainer_of("plain", accumulate=accumulate), world_size=world_size)
     ranks = [
-        gradients(replace(loader, rank=rank, world_size=world_size).in_order(), world_size)
+        gradients(trainer, replace(loader, rank=rank, world_size=world_size).in_order())
         for rank in range(world_size)
     ]
     for step, expected in enumerate(alone):
@@ -63,70 +96,136 @@ def test_workers_average_to_the_gradient_over_the_whole_batch(
             torch.testing.assert_close(mean, gradient, rtol=1e-6, atol=1e-7)
 
 
-def test_the_gradient_is_that_of_the_mean_loss_per_picture_plus_lambda_times_the_graphs(numbered: Dataset):
-    loader = Loader(split=numbered.split("train"), fingerprint="f", image_size=4, batch_size=23, threads=1)
-    batch = next(iter(loader.in_order()))
-    model = Probe(5)
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    pixels = (batch.images / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
-    prediction = model(pixels)
-    (
-        multi_label_loss(prediction.logits, batch.targets).mean() + 0.7 * graph_loss(prediction.graph)
-    ).backward()
-    expected = [p.grad for p in model.parameters()]
-    for ours, theirs in zip(gradients(iter([batch]), 1)[0], expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("accumulate", [1, 4, 100])
+@pytest.mark.parametrize("variant", WITHOUT_BATCH_STATISTICS)
+def test_the_gradient_is_that_of_the_mean_loss_per_picture_plus_lambda_times_the_heads_own(
+    numbered: Dataset, variant: str, accumulate: int
+):
+    """Also where a batch is taken in parts, or one picture at a time."""
+    batch = next(iter(loader_of(numbered, 23).in_order()))
+    trainer = trainer_of(variant, accumulate=accumulate)
+    prediction = trainer.model(trainer.prepare(batch.images))
+    loss = multi_label_loss(prediction.logits, batch.targets).mean()
+    if "d_l" in VARIANTS[variant][1]:
+        loss = loss + 0.7 * graph_loss(trainer.model.head.label_weights().graph)
+    loss.backward()
+    expected = [p.grad for p in trainer.model.parameters()]
+    for ours, theirs in zip(gradients(trainer, iter([batch]))[0], expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
 
 
-class Recorder(nn.Module):
-    """Answers with the mean of the red channel, and remembers nothing."""
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_the_label_side_runs_once_per_optimiser_step(numbered: Dataset, accumulate: int):
+    trainer = trainer_of("lglm text", accumulate=accumulate)
+    assert trainer.model.head.label_side is not None
+    forward: list[None] = []
+    backward: list[None] = []
+    trainer.model.head.label_side.register_forward_hook(lambda *_: forward.append(None))
+    trainer.model.head.label_side.fusion.projection.weight.register_hook(lambda _: backward.append(None))
+    steps = list(trainer.fit(loader_of(numbered, 8).in_order()))
+    assert len(steps) == len(forward) == len(backward) == 3
 
-    def forward(self, images: Tensor) -> Prediction:
-        return Prediction(images[:, :1].mean(dim=(2, 3)).repeat(1, 5), torch.eye(5))
+
+def test_a_batch_is_taken_in_equal_parts(numbered: Dataset):
+    trainer = trainer_of("plain", accumulate=3)
+    sizes: list[int] = []
+    trainer.model.backbone.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    list(trainer.fit(loader_of(numbered, 23).in_order()))
+    assert sizes == [8, 8, 7]
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_step_tells_the_losses_of_its_batch_whatever_its_parts(numbered: Dataset, accumulate: int):
+    batch = next(iter(loader_of(numbered, 23).in_order()))
+    trainer = trainer_of("lglm text", accumulate=accumulate)
+    step = next(trainer.fit(iter([batch])))
+    with torch.no_grad():
+        logits = trainer.model(trainer.prepare(batch.images)).logits
+        side = trainer.model.head.label_weights()
+    assert side is not None
+    assert step.classification.item() == pytest.approx(multi_label_loss(logits, batch.targets).mean().item())
+    assert step.penalty.item() == pytest.approx(side.penalty.item())
+
+
+class Twice(ImageSide):
+    """Shown every picture and its mirror image, it scores them apart and fines their difference."""
+
+    wants_mirror = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(-1, 1, 30).view(6, 5))
+
+    def forward(self, feature_map: Tensor, label_weights: Tensor | None = None) -> Prediction:
+        logits = feature_map[..., 0][:, :, 0] @ self.weight
+        first, second = logits.chunk(2)
+        return Prediction(logits, (first - second).square().mean(dim=1))
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_head_that_is_shown_mirror_images_learns_from_both_and_from_its_own_loss(
+    numbered: Dataset, accumulate: int
+):
+    trainer = trainer_of(Head("twice", PlainConfig(), Twice()), accumulate=accumulate)
+    batch = next(iter(loader_of(numbered, 23).in_order()))
+    images = torch.rand(23, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 255  # not of one colour
+    batch = replace(batch, images=images)
+    step = next(trainer.fit(iter([batch])))
+    gradients = [p.grad.clone() for p in trainer.model.parameters()]
+
+    pixels, model = trainer.prepare(images), trainer.model
+    first, second = (
+        model.backbone(view)[:, :, 0, 0] @ model.head.image_side.weight for view in (pixels, pixels.flip(-1))
+    )
+    both = sum(multi_label_loss(logits, batch.targets).mean() / 2 for logits in (first, second))
+    fine = (first - second).square().mean()
+    assert (step.classification.item(), step.penalty.item()) == pytest.approx((both.item(), fine.item()))
+    model.zero_grad()
+    (both + 0.7 * fine).backward()
+    for ours, theirs in zip(gradients, (p.grad for p in model.parameters()), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+
+
+class Reds(nn.Module):
+    """A backbone that gives the red channel."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images[:, :1]
+
+
+class Copies(ImageSide):
+    """Answers for all labels with the mean of its map."""
+
+    def forward(self, feature_map: Tensor, label_weights: Tensor | None = None) -> Prediction:
+        return Prediction(feature_map.mean(dim=(2, 3)).repeat(1, 5))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 def test_scores_belong_to_their_rows_and_no_padding_is_among_them(numbered: Dataset, world_size: int):
-    loader = Loader(split=numbered.split("train"), fingerprint="f", image_size=4, batch_size=6, threads=1)
+    loader = loader_of(numbered, 6)
+    model = Recogniser(Reds(), Head("red", PlainConfig(), Copies()))
+    trainer = replace(trainer_of("plain"), model=model)
     found: dict[int, float] = {}
     for rank in range(world_size):
-        scores, rows = score(Recorder(), replace(loader, rank=rank, world_size=world_size), CPU)
+        scores, rows = score(trainer, replace(loader, rank=rank, world_size=world_size))
         assert not found.keys() & set(rows.tolist())
         found |= dict(zip(rows.tolist(), scores[:, 0].tolist(), strict=True))
     logit = (np.arange(23) / 255 - 0.485) / 0.229  # the red of picture n is n
     np.testing.assert_allclose([found[row] for row in range(23)], 1 / (1 + np.exp(-logit)), rtol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def settings() -> RunSettings:
-    return RunSettings(
-        backbone="mobilenet_v3_small",
-        weights="none",
-        image_size=32,
-        epochs=3,
-        batch_size=4,
-        lr=3e-3,
-        backbone_lr=1e-3,
-        head=LglmConfig(d_l=16, graph_widths=(16, 16), m=16, feature_dropout=0.3),
-    )
-
-
 StartRun = Callable[..., TrainingRun]
 
 
 @pytest.fixture(scope="module")
-def start(learnable: Dataset, shape_embeddings: LabelEmbeddings, settings: RunSettings) -> StartRun:
-    def start(**changes: Any) -> TrainingRun:
-        ours = replace(settings, **changes)
-        return TrainingRun(learnable, build_model(ours, shape_embeddings), ours, device=CPU, threads=1)
+def start(learnable: Dataset, shape_embeddings: LabelEmbeddings) -> StartRun:
+    """Start a run of a variant of a head: ``start(variant, options of the head, **values of the recipe)``."""
+
+    def start(variant: str = "lglm", options: Values | None = None, **values: Any) -> TrainingRun:
+        given = {"feature_dropout": 0.3} if options is None else options
+        return start_run(learnable, shape_embeddings, variant, given, **values)
 
     return start
-
-
-def finish(run: TrainingRun) -> TrainingRun:
-    for _ in run.epochs():
-        pass
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -134,27 +233,51 @@ def undisturbed(start: StartRun) -> TrainingRun:
     return finish(start())
 
 
-def same_weights(a: Lglm, b: Lglm) -> bool:
+def same_weights(a: nn.Module, b: nn.Module) -> bool:
     theirs = b.state_dict()
     return all(torch.equal(tensor, theirs[name]) for name, tensor in a.state_dict().items())
+
+
+def stop_and_resume(start: Callable[[], TrainingRun], file: Path, after: int) -> TrainingRun:
+    stopped = start()
+    for end in stopped.epochs():
+        if end.epoch + 1 == after:
+            stopped.save(file)
+            break
+    torch.manual_seed(12345)  # whatever another process drew
+    resumed = start()
+    resumed.resume(file)
+    return finish(resumed)
 
 
 @pytest.mark.parametrize("after", [1, 2])
 def test_resuming_equals_never_having_stopped(
     undisturbed: TrainingRun, start: StartRun, tmp_path: Path, after: int
 ):
-    stopped = start()
-    for end in stopped.epochs():
-        if end.epoch + 1 == after:
-            stopped.save(tmp_path / "checkpoint.pt")
-            break
-    torch.manual_seed(12345)  # whatever another process drew
-    resumed = start()
-    resumed.resume(tmp_path / "checkpoint.pt")
-    finish(resumed)
+    resumed = stop_and_resume(start, tmp_path / "checkpoint.pt", after)
     assert same_weights(resumed.model, undisturbed.model)
-    losses = [(end.epoch, end.loss, end.lr, end.val_map) for end in resumed.history]
-    assert losses == [(end.epoch, end.loss, end.lr, end.val_map) for end in undisturbed.history]
+    assert told(resumed) == told(undisturbed)
+
+
+RESUMED: dict[str, tuple[str, Values]] = {
+    "averaged model and one cycle": ("probe", {"recipe": "modern", "ema": 0.9}),
+    "momentum and step": ("lglm", {"recipe": "paper"}),
+    "features computed once": ("ml-gcn", FEATURES),
+    "closed form over several epochs": ("ridge", FEATURES),
+}
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_resuming_anything_equals_never_having_stopped(start: StartRun, tmp_path: Path, case: str):
+    variant, values = RESUMED[case]
+
+    def begin() -> TrainingRun:
+        return start(variant, {}, **values)
+
+    whole = finish(begin())
+    resumed = stop_and_resume(begin, tmp_path / "checkpoint.pt", after=1)
+    assert same_weights(resumed.model, whole.model) and same_weights(resumed.trained, whole.trained)
+    assert told(resumed) == told(whole)
 
 
 def test_the_same_seed_trains_the_same_weights(undisturbed: TrainingRun, start: StartRun):
@@ -182,22 +305,26 @@ def test_weights_and_history_can_be_read_alone(undisturbed: TrainingRun, start: 
 def test_an_epoch_ends_with_the_map_of_the_whole_validation_split(
     undisturbed: TrainingRun, learnable: Dataset
 ):
-    assert undisturbed.validation is not None
-    scores, rows = score(undisturbed.model, undisturbed.validation, CPU)
+    scores, rows = score(undisturbed.trainer, undisturbed.loaders["val"])
     ap = average_precisions(scores, learnable.split("val").targets[rows])
     assert undisturbed.history[-1].val_map == pytest.approx(100 * np.nanmean(ap))
 
 
 def test_the_loss_of_an_epoch_is_the_sum_of_its_parts(start: StartRun):
-    run = start(graph_weight=0.25, epochs=1)
-    end = finish(run).history[0]
-    assert end.loss == pytest.approx(end.classification_loss + 0.25 * end.graph_loss)
+    end = finish(start(options={"graph_weight": 0.25}, epochs=1)).history[0]
+    assert end.penalty > 0
+    assert end.loss == pytest.approx(end.classification_loss + 0.25 * end.penalty)
+
+
+def test_a_head_without_graph_tells_of_none(start: StartRun):
+    end = finish(start("plain", epochs=1)).history[0]
+    assert end.off_diagonal is None and end.penalty == 0 and end.loss == end.classification_loss
 
 
 def test_the_first_loss_is_that_of_the_prior(start: StartRun, learnable: Dataset):
     """Before anything is learned every logit is the log-odds: one batch of all pictures shows it."""
     run = start(batch_size=10, epochs=1)
-    first = []
+    first: list[float] = []
     for _ in run.epochs(lambda epoch, step: first.append(step.classification.item())):
         pass
     targets = learnable.split("train").targets
@@ -207,11 +334,49 @@ def test_the_first_loss_is_that_of_the_prior(start: StartRun, learnable: Dataset
 
 
 def test_a_small_dataset_is_learned_by_heart(start: StartRun):
-    run = finish(
-        start(epochs=25, lr=1e-2, batch_size=10, head=LglmConfig(d_l=16, graph_widths=(16, 16), m=16))
-    )
+    run = finish(start(options={}, epochs=25, lr=1e-2, batch_size=10))
     losses = [end.classification_loss for end in run.history]
     assert np.mean(losses[-5:]) < 0.4 * losses[0]
+
+
+@pytest.mark.parametrize("variant", [variant for variant in TO_TRY if variant != "ridge"])
+def test_every_head_learns_from_features_that_are_computed_once(start: StartRun, variant: str):
+    run = finish(start(variant, {}, epochs=15, batch_size=10, lr=1e-2, **FEATURES))
+    losses = [end.classification_loss for end in run.history]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_trains(start: StartRun, preset: Preset):
+    values = {name: BASIC[name] for name in ("lr", "backbone_lr")} if preset != "paper" else {"lr": 0.1}
+    run = start(options={}, recipe=preset, epochs=8, **{**values, "backbone_lr": 1e-3})
+    before = [p.detach().clone() for p in run.model.parameters()]
+    losses = [end.loss for end in finish(run).history]
+    assert losses[-1] < losses[0]
+    assert not any(torch.equal(p, b) for p, b in zip(run.model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("freeze", [False, True], ids=["fine-tuned", "frozen"])
+def test_half_precision_learns_nearly_what_full_precision_does(start: StartRun, freeze: bool):
+    first: dict[str, float] = {}
+    last: dict[str, float] = {}
+    for precision in ("fp32", "bf16"):
+        run = finish(start(options={}, precision=precision, freeze_backbone=freeze, batch_size=10))
+        first[precision], last[precision] = (run.history[i].classification_loss for i in (0, -1))
+        assert {p.dtype for p in run.model.parameters()} == {torch.float32}
+    assert first["bf16"] == pytest.approx(first["fp32"], rel=0.01)
+    assert last["bf16"] == pytest.approx(last["fp32"], rel=0.1) and last["bf16"] != last["fp32"]
+
+
+def test_in_half_precision_the_image_side_is_half_and_the_label_side_is_full(start: StartRun):
+    run = start(options={}, precision="bf16", epochs=1)
+    seen: dict[str, torch.dtype] = {}
+    head = run.model.head
+    assert head.label_side is not None
+    head.image_side.projection.register_forward_hook(lambda m, i, out: seen.update(image=out.dtype))
+    head.label_side.register_forward_hook(lambda m, i, out: seen.update(label=out.weights.dtype))
+    finish(run)
+    assert seen == {"image": torch.bfloat16, "label": torch.float32}
 
 
 def test_a_frozen_backbone_comes_out_as_it_went_in(start: StartRun):
@@ -221,13 +386,188 @@ def test_a_frozen_backbone_comes_out_as_it_went_in(start: StartRun):
     assert all(torch.equal(tensor, before[name]) for name, tensor in run.model.backbone.state_dict().items())
 
 
+def test_a_head_whose_image_side_has_nothing_to_train_trains_its_label_side(start: StartRun):
+    run = start("ml-gcn text", {}, **FEATURES)
+    assert list(run.trainer.path.parameters()) == []
+    before = {name: p.detach().clone() for name, p in run.model.head.named_parameters()}
+    losses = [end.loss for end in finish(run).history]
+    assert losses[-1] < losses[0]
+    assert not any(torch.equal(p, before[name]) for name, p in run.model.head.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("values", "once"),
+    [
+        (FEATURES, True),
+        ({**FEATURES, "freeze_backbone": False}, False),
+        ({**FEATURES, "views": "crop"}, False),
+        ({**FEATURES, "rand_augment": 1}, False),
+        ({**FEATURES, "cutout": 0.3}, False),
+        ({**FEATURES, "recipe": "modern"}, False),
+        ({**FEATURES, "recipe": "modern", "rand_augment": 0, "cutout": 0}, True),
+    ],
+)
+def test_features_are_computed_once_where_backbone_and_views_stay_the_same(
+    start: StartRun, values: Values, once: bool
+):
+    run = start(**values)
+    assert run.trainer.reads_maps == once and bool(run.features) == once
+
+
+CACHED = ["lglm", "plain average", *(name for name in ("add-gcn", "vacit") if name in VARIANTS)]
+
+
+@pytest.mark.parametrize("variant", CACHED)
+def test_features_computed_once_train_what_pictures_decoded_anew_do(
+    start: StartRun, monkeypatch: pytest.MonkeyPatch, variant: str
+):
+    kept = finish(start(variant, {}, **FEATURES))
+    monkeypatch.setattr(run_module, "fits", lambda *_: False)
+    anew = finish(start(variant, {}, **FEATURES))
+    assert kept.trainer.reads_maps and not anew.trainer.reads_maps
+    theirs = anew.model.state_dict()
+    for name, tensor in kept.model.state_dict().items():
+        torch.testing.assert_close(
+            tensor, theirs[name], rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    for ours, anews in zip(told(kept), told(anew), strict=True):
+        assert [v for v in ours if v is not None] == pytest.approx(
+            [v for v in anews if v is not None], rel=1e-3
+        )
+
+
+def test_a_feature_of_a_flipped_picture_is_that_of_the_mirror_image(start: StartRun):
+    run = start(**FEATURES)
+    loader = run.loaders["train"]
+    assert loader.augmentation == Augmentation(crop=False)
+    flips = 0
+    for kept, anew in zip(run.batches["train"].training_epoch(0), loader.training_epoch(0), strict=True):
+        with torch.no_grad():
+            maps = run.model.backbone.eval()(run.model.backbone.preprocessing(48).normalise(anew.images))
+        np.testing.assert_array_equal(kept.rows, anew.rows)
+        torch.testing.assert_close(kept.images[..., 0, 0], maps.amax(dim=(2, 3)), rtol=1e-4, atol=1e-5)
+        plain = run.features["train"].maps[0, kept.rows]
+        flips += int((kept.images != plain).flatten(1).any(dim=1).sum())
+    assert 0 < flips < 12
+
+
+def test_features_that_are_known_are_not_computed_again(start: StartRun, monkeypatch: pytest.MonkeyPatch):
+    first = start(**FEATURES)
+    known = dict(first.features)
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(run_module.Features, "compute", refuse)
+    second = TrainingRun(
+        Dataset.open(first.training.split.dataset),
+        start_model(first),
+        first.recipe,
+        device=CPU,
+        threads=1,
+        features=known,
+    )
+    assert second.features is known and told(finish(second)) == told(finish(first))
+
+
+def start_model(run: TrainingRun) -> Recogniser:
+    """A copy of a run's model as it stands."""
+    side = run.model.head.label_side
+    model = build_model(run.recipe, LabelKnowledge(3, None if side is None else side.vectors))
+    model.load_state_dict(run.model.state_dict())
+    return model
+
+
+def test_the_averaged_model_is_measured_and_kept(start: StartRun, learnable: Dataset, tmp_path: Path):
+    run = finish(start(options={}, ema=0.8))
+    assert run.trained is not run.model and not same_weights(run.trained, run.model)
+    scores, rows = score(replace(run.trainer, model=run.trained, average=None), run.loaders["val"])
+    ap = average_precisions(scores, learnable.split("val").targets[rows])
+    assert run.history[-1].val_map == pytest.approx(100 * np.nanmean(ap))
+    run.save(tmp_path / "checkpoint.pt")
+    loaded = start(options={}, seed=5).model
+    load_trained(loaded, tmp_path / "checkpoint.pt")
+    assert same_weights(loaded, run.trained)
+
+
+def test_averaging_leaves_the_training_as_it_is(undisturbed: TrainingRun, start: StartRun):
+    assert same_weights(finish(start(ema=0.8)).model, undisturbed.model)
+
+
+def views_of(run: TrainingRun, epochs: int = 1) -> tuple[Tensor, Tensor]:
+    """Pooled features and targets of the training pictures, as the epochs show them."""
+    batches = [batch for epoch in range(epochs) for batch in run.batches["train"].training_epoch(epoch)]
+    real = [batch.weights.bool() for batch in batches]
+    return (
+        torch.cat([batch.images[keep][..., 0, 0] for batch, keep in zip(batches, real, strict=True)]),
+        torch.cat([batch.targets[keep] for batch, keep in zip(batches, real, strict=True)]),
+    )
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_the_ridge_head_is_scikit_learns_ridge_regression(start: StartRun, epochs: int):
+    run = finish(start("ridge", {"ridge": 0.1}, epochs=epochs, **FEATURES))
+    features, targets = views_of(run, epochs)
+    assert len(features) == 10 * epochs
+    x = features.double().numpy()
+    mean, std = x.mean(axis=0), x.std(axis=0).clip(1e-6)
+    theirs = Ridge(alpha=len(x) * 0.1).fit((x - mean) / std, targets.numpy())
+    plain = run.features["train"].maps[0]
+    expected = 4 * (theirs.predict((plain[..., 0, 0].double().numpy() - mean) / std) - 0.5)
+    with torch.no_grad():
+        logits = run.model.head.eval()(plain).logits
+    np.testing.assert_allclose(logits.numpy(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_loss_of_ridge_is_its_squared_error(start: StartRun):
+    run = finish(start("ridge", {"ridge": 0.1}, epochs=1, **FEATURES))
+    features, targets = views_of(run)
+    with torch.no_grad():
+        predictions = run.model.head.eval()(features[..., None, None]).logits / 4 + 0.5
+    expected = (predictions - targets).square().sum(dim=1).mean().item()
+    assert run.history[0].loss == pytest.approx(expected, rel=1e-4)
+
+
+def test_ridge_on_pictures_decoded_anew_is_the_same(start: StartRun, monkeypatch: pytest.MonkeyPatch):
+    kept = finish(start("ridge", {}, epochs=1, **FEATURES))
+    monkeypatch.setattr(run_module, "fits", lambda *_: False)
+    anew = finish(start("ridge", {}, epochs=1, **FEATURES))
+    theirs = anew.model.head.state_dict()
+    for name, tensor in kept.model.head.state_dict().items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-4)
+
+
+def test_ridge_keeps_its_solution_also_with_a_recipe_that_averages(start: StartRun):
+    averaged = finish(start("ridge", {}, epochs=1, **FEATURES, recipe="modern", rand_augment=0, cutout=0))
+    plain = finish(start("ridge", {}, epochs=1, **FEATURES))
+    assert same_weights(averaged.trained, plain.trained)
+
+
 def test_a_loss_that_is_no_longer_finite_ends_the_run(start: StartRun):
     with pytest.raises(RunError, match="no longer finite in epoch 1; lower the learning rate"):
         finish(start(lr=1e30, backbone_lr=1e30, batch_size=2))
 
 
-def test_pictures_smaller_than_the_stride_are_refused(
-    shape_embeddings: LabelEmbeddings, settings: RunSettings
-):
+def test_pictures_smaller_than_the_stride_are_refused():
+    recipe = TrainingRecipe(**{**BASIC, "image_size": 32, "head": "plain"}).filled_in()
+    too_small = recipe.model_copy(update={"image_size": 31})
     with pytest.raises(InputError, match="size 31 is too small for mobilenet_v3_small, whose stride is 32"):
-        build_model(replace(settings, image_size=31), shape_embeddings)
+        build_model(too_small, LabelKnowledge(3))
+
+
+def test_a_head_is_told_of_the_labels_what_it_needs(learnable: Dataset, shape_embeddings: LabelEmbeddings):
+    def knowledge(head: str) -> LabelKnowledge:
+        return label_knowledge(TrainingRecipe(head=head).filled_in(), learnable, shape_embeddings)
+
+    assert (knowledge("plain").vectors, knowledge("plain").counts) == (None, None)
+    assert knowledge("lglm").counts is None
+    counted = knowledge("ml-gcn")
+    assert counted.vectors is not None and counted.counts is not None
+    np.testing.assert_array_equal(counted.vectors.numpy(), shape_embeddings.vectors)
+    np.testing.assert_array_equal(counted.counts.numpy(), label_counts(learnable.split("train").targets))
+
+
+def test_a_head_without_label_vectors_is_refused(learnable: Dataset):
+    recipe = TrainingRecipe(**BASIC).filled_in()
+    with pytest.raises(InputError, match="the head lglm needs label vectors"):
+        build_model(recipe, label_knowledge(recipe, learnable, None))

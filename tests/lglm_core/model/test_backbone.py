@@ -107,7 +107,7 @@ def test_a_missing_tensor_is_refused_by_name(backbones: dict[str, Backbone], tmp
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(
         InputError,
-        match=r"w\.pth: not weights of shufflenet_v2_x0_5: .* no 'stage2\.0\.branch1\.0\.weight', where \(24, 1, 3, 3\)",
+        match=r"w\.pth: not weights of shufflenet_v2_x0_5: .* no 'stage2\.0\.branch1\.0\.weight', where",
     ):
         backbones["shufflenet_v2_x0_5"].load_weights(f"{tmp_path}/w.pth")
 
@@ -126,7 +126,7 @@ def test_a_refused_file_changes_nothing(backbones: dict[str, Backbone], tmp_path
     backbone = backbones["shufflenet_v2_x0_5"]
     before = backbone.cnn.state_dict()["conv1.0.weight"].clone()
     torch.save(
-        {**network_of("shufflenet_v2_x0_5").state_dict(), "stage4.3.branch2.0.bias": torch.zeros(3)},
+        {**network_of("shufflenet_v2_x0_5").state_dict(), "conv5.1.bias": torch.zeros(3)},
         tmp_path / "w.pth",
     )
     with pytest.raises(InputError):

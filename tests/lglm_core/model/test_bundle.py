@@ -1,17 +1,25 @@
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from lglm_core import rooms
 from lglm_core.data.transforms import Preprocessing
 from lglm_core.errors import DamageError, InputError
 from lglm_core.label_embeddings import LabelEmbeddings
 from lglm_core.labels import LabelVocabulary
-from lglm_core.model.bundle import load_bundle
+from lglm_core.model.backbone import Backbone
+from lglm_core.model.bundle import load_bundle, save_bundle
+from lglm_core.model.config import HEADS
+from lglm_core.model.head import LabelKnowledge
 from lglm_core.model.recogniser import Recogniser
+from tests.lglm_core.small_heads import VARIANTS, small_head
+
+RECIPE = rooms.Recipe("model", {"dataset": "d" * 64}, {"seed": 0})
 
 
 @pytest.fixture
@@ -24,18 +32,84 @@ def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_a_loaded_model_gives_the_same_logits(model_room: Path, trained_model: Recogniser):
+def test_a_loaded_model_gives_the_same_logits_and_the_same_graph(model_room: Path, trained_model: Recogniser):
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    loaded = load_bundle(str(model_room)).model
     with torch.no_grad():
-        expected = trained_model(images)
-        loaded = load_bundle(str(model_room)).model(images)
-    torch.testing.assert_close(loaded.logits, expected.logits, rtol=0, atol=0)
-    torch.testing.assert_close(loaded.graph, expected.graph, rtol=0, atol=0)
+        assert torch.equal(loaded(images).logits, trained_model(images).logits)
+        ours, theirs = loaded.head.label_weights(), trained_model.head.label_weights()
+    assert ours is not None and theirs is not None
+    assert torch.equal(ours.graph, theirs.graph)
+
+
+def save_small(
+    variant: str, url: Path, embeddings: LabelEmbeddings, randomise: Callable[..., None]
+) -> Recogniser:
+    """Save a variant of a head on a network of timm's, with weights as if trained."""
+    config = HEADS[VARIANTS[variant][0]]
+    vectors = torch.from_numpy(embeddings.vectors.copy()) if config.needs_vectors else None
+    counts = torch.tensor([[9, 1, 7], [1, 3, 0], [7, 0, 8]]) if config.needs_counts else None
+    torch.manual_seed(0)
+    backbone = Backbone("timm/test_resnet")
+    head = small_head(variant, backbone.width, LabelKnowledge(3, vectors, counts))
+    randomise(head)
+    model = Recogniser(backbone, head).eval()
+    save_bundle(
+        str(url),
+        model,
+        embeddings.labels,
+        RECIPE,
+        embeddings=embeddings if config.needs_vectors else None,
+        preprocessing=backbone.preprocessing(32),
+        facts={},
+    )
+    return model
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_head_comes_back_as_it_was(
+    variant: str, tmp_path: Path, shape_embeddings: LabelEmbeddings, randomise: Callable[..., None]
+):
+    saved = save_small(variant, tmp_path / "model", shape_embeddings, randomise)
+    loaded = load_bundle(f"{tmp_path}/model").model
+    images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = saved(images).logits
+        assert expected.std(dim=0).min() > 1e-4
+        assert torch.equal(loaded(images).logits, expected)
+    assert (loaded.head.name, loaded.head.config) == (saved.head.name, saved.head.config)
+    assert not loaded.training
+
+
+def test_the_counted_graph_comes_with_the_weights(
+    tmp_path: Path, shape_embeddings: LabelEmbeddings, randomise: Callable[..., None]
+):
+    saved = save_small("ml-gcn", tmp_path / "model", shape_embeddings, randomise).head.label_weights()
+    loaded = load_bundle(f"{tmp_path}/model").model.head.label_weights()
+    assert saved is not None and loaded is not None
+    assert saved.graph[0, 2] > 0 and torch.equal(loaded.graph, saved.graph)
+
+
+def test_a_head_without_label_vectors_has_none_in_its_room(
+    tmp_path: Path, shape_embeddings: LabelEmbeddings, randomise: Callable[..., None]
+):
+    save_small("plain", tmp_path / "model", shape_embeddings, randomise)
+    assert not (tmp_path / "model/label_embeddings.parquet").exists()
+    assert load_bundle(f"{tmp_path}/model").embeddings is None
+
+
+def test_mean_and_deviation_of_the_networks_own_come_along(
+    tmp_path: Path, shape_embeddings: LabelEmbeddings, randomise: Callable[..., None]
+):
+    save_small("plain", tmp_path / "model", shape_embeddings, randomise)
+    expected = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
+    assert load_bundle(f"{tmp_path}/model").preprocessing == expected
 
 
 def test_labels_vectors_thresholds_and_size_come_along(model_room: Path, shape_embeddings: LabelEmbeddings):
     bundle = load_bundle(str(model_room))
     assert bundle.labels == shape_embeddings.labels
+    assert bundle.embeddings is not None
     np.testing.assert_array_equal(bundle.embeddings.vectors, shape_embeddings.vectors)
     assert bundle.thresholds == (0.5, 0.5, 0.5)
     assert bundle.preprocessing == Preprocessing(32)
@@ -94,6 +168,31 @@ def test_a_config_of_another_head_is_refused_by_name(room: Path):
     config = json.loads((room / "config.json").read_text())
     edit(room / "config.json", head_config=config["head_config"] | {"m": 24})
     with pytest.raises(InputError, match=r"model\.safetensors: not the weights that config\.json describes"):
+        load_bundle(str(room))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"head": "lgml"}, "head 'lgml' is unknown"),
+        ({"head": "plain"}, "the head plain has no option"),
+        ({"head_config": {"m": 13, "group": 2}}, "g = 2 does not divide m = 13"),
+    ],
+)
+def test_a_head_that_cannot_be_is_refused_by_file_and_reason(
+    room: Path, changes: dict[str, object], reason: str
+):
+    edit(room / "config.json", **changes)
+    with pytest.raises(InputError, match=f"config\\.json: .*{reason}"):
+        load_bundle(str(room))
+
+
+@pytest.mark.parametrize("name", ["head", "head_config", "backbone", "preprocessing", "untrained_labels"])
+def test_a_config_without_a_part_is_refused_by_name(room: Path, name: str):
+    config = json.loads((room / "config.json").read_text())
+    del config[name]
+    (room / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=rf"config\.json: not the description .* has no '{name}'"):
         load_bundle(str(room))
 
 

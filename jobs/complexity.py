@@ -1,0 +1,149 @@
+"""Count parameters and multiply-accumulates of models, as Table 2 of the paper does.
+
+lglm complexity
+lglm complexity --head lglm 'lglm m=358 group=358' plain --backbone mobilenet_v2 --image-size 224
+"""
+
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from jobs import command_line
+from jobs.command_line import Outcome
+from jobs.options import Complexity as Options
+from lglm_core.errors import InputError
+from lglm_core.model.config import HeadConfig, head_config
+
+if TYPE_CHECKING:
+    from lglm_core.complexity import Complexity, Setting
+
+COLUMNS = ("model", "parameters", "folded", "MACs", "label side's", "folded")
+PAPER_COLUMNS = ("paper: parameters", "FLOPs")
+WIDTH = 110
+NOTES = """\
+folded: what is left for inference, the backbone and one linear layer. MACs: multiply-accumulates of one
+picture; the label side's part is needed once per model, not per picture, and is gone after folding."""
+PAPER_NOTE = """\
+The paper's 42.50 M are ResNet-101 alone, so its Table 2 leaves out the graph layers; 44.04 M - 42.57 M is MFC
+at m = g = 358 (2 · (2048 · 358 + 358)), not at its text's m = 1024, g = 2. Its FLOPs are
+multiply-accumulates, the same for all three, so without what tells these apart."""
+
+
+def run(options: Options) -> Outcome:
+    """Count, and print a table."""
+    named = [_head(text) for text in options.head]
+    from lglm_core.complexity import PAPER_SETTING, Setting, complexities
+
+    setting = Setting(options.backbone, options.image_size, options.labels, options.vector_width)
+    costs = complexities(setting, named)
+    not_counted = sorted(set().union(*(cost.not_counted for cost in costs)))
+    models = [" ".join(text.split()) for text in options.head]
+    lines = [
+        f"{setting.backbone}, one picture of {setting.image_size} × {setting.image_size}, "
+        f"{setting.labels} labels, label vectors {setting.vector_width} wide",
+        "",
+        *_overview(models, named, costs, setting),
+        "",
+        *_parts(models, costs, setting),
+        "",
+        NOTES,
+        *textwrap.wrap(f"Not counted, being no matrix products: {', '.join(not_counted)}.", WIDTH),
+    ]
+    lines += [PAPER_NOTE] if setting == PAPER_SETTING else []
+    metrics = {
+        "models": [
+            _record(model, name, cost, setting)
+            for model, (name, _), cost in zip(models, named, costs, strict=True)
+        ],
+        "not_counted": not_counted,
+    }
+    return Outcome("done", None, "\n".join(lines), counts={"models": len(models)}, metrics=metrics)
+
+
+def _head(text: str) -> tuple[str, HeadConfig]:
+    name, *options = text.split() or [""]
+    if not name:
+        raise InputError("--head: the name of a head was expected, and nothing was given")
+    return name, head_config(name, options)
+
+
+def _overview(
+    models: Sequence[str],
+    named: Sequence[tuple[str, HeadConfig]],
+    costs: "Sequence[Complexity]",
+    setting: "Setting",
+) -> list[str]:
+    from lglm_core.complexity import PAPER_FIGURES, PAPER_SETTING
+
+    as_in_paper = setting == PAPER_SETTING
+    rows = [[*COLUMNS, *(PAPER_COLUMNS if as_in_paper else ())]]
+    for model, (name, _), cost in zip(models, named, costs, strict=True):
+        row = [model, _millions(cost.parameters), _millions(cost.folded)]
+        row += [_billions(cost.macs), _billions(cost.macs_label_side or None), _billions(cost.macs_folded)]
+        if as_in_paper:
+            figures = PAPER_FIGURES.get(name)
+            row += [f"{figures.parameters:.2f} M", f"{figures.flops:.2f} G"] if figures else ["", ""]
+        rows.append(row)
+    return _aligned(rows)
+
+
+def _parts(models: Sequence[str], costs: "Sequence[Complexity]", setting: "Setting") -> list[str]:
+    rows = [["parameters by part", ""]]
+    for model, cost in zip(models, costs, strict=True):
+        rows += [[model, ""], [f"  backbone {setting.backbone}", f"{cost.backbone:,}"]]
+        rows += [[f"  {part}", f"{count:,}"] for part, count in cost.parts.items()]
+        rows += [["  in all", f"{cost.parameters:,}"]]
+        rows += [["  folded", "does not fold" if cost.folded is None else f"{cost.folded:,}"]]
+    return _aligned(rows)
+
+
+def _record(model: str, name: str, cost: "Complexity", setting: "Setting") -> dict[str, Any]:
+    from lglm_core.complexity import PAPER_FIGURES, PAPER_SETTING
+
+    figures = PAPER_FIGURES.get(name) if setting == PAPER_SETTING else None
+    return {
+        "model": model,
+        "parameters": cost.parameters,
+        "parameters_by_part": {"backbone": cost.backbone, **cost.parts},
+        "parameters_folded": cost.folded,
+        "macs": cost.macs,
+        "macs_backbone": cost.macs_backbone,
+        "macs_image_side": cost.macs_image_side,
+        "macs_label_side": cost.macs_label_side,
+        "macs_folded": cost.macs_folded,
+        "paper": {"parameters_millions": figures.parameters, "flops_billions": figures.flops}
+        if figures
+        else None,
+    }
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lay cells out in columns, the first one flush left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            [
+                row[0].ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+            ]
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _millions(count: int | None) -> str:
+    return "–" if count is None else f"{count / 1e6:.2f} M"
+
+
+def _billions(count: int | None) -> str:
+    return "–" if count is None else f"{count / 1e9:.2f} G"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job from its command line."""
+    return command_line.main("complexity", Options, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

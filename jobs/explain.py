@@ -1,0 +1,157 @@
+"""Show where in pictures the scores of a model come from, or of two models side by side.
+
+lglm explain --model RUN/model --compare OTHER/model --image street.jpg --label car --out EXPLANATION
+"""
+
+import difflib
+import hashlib
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from jobs import command_line
+from jobs.command_line import Outcome
+from jobs.options import Explain
+from lglm_core import rooms
+from lglm_core.data import storage
+from lglm_core.errors import InputError
+from lglm_core.labels import LabelVocabulary
+from lglm_core.model.config import HEADS
+
+if TYPE_CHECKING:
+    import numpy as np
+
+PAGE = "explain.html"
+logger = logging.getLogger("lglm.explain")
+
+Models = Mapping[str, str]
+"""The URLs of the models by the options that name them."""
+
+
+def run(options: Explain) -> Outcome:
+    """Explain all pictures, unless the same explanation is complete."""
+    models = {"model": options.model, **({"compare": options.compare} if options.compare else {})}
+    labels = tuple(dict.fromkeys(options.label))
+    inputs = {}
+    for option, url in models.items():
+        inputs[option] = rooms.require(url, "model").fingerprint
+        # people may edit them
+        inputs[f"thresholds of {option}"] = storage.sha256(storage.join(url, "thresholds.json"))
+        _refuse_unfoldable(url)
+    _refuse_unknown(models, labels)
+    images = _read(options.image)
+    inputs["images"] = rooms.digest(
+        [[name, hashlib.sha256(data).hexdigest()] for name, (_, data) in images.items()]
+    )
+    recipe = rooms.Recipe("explanation", inputs, {"labels": list(labels)})
+    manifest = rooms.find(options.out, recipe)
+    status = "already complete" if manifest else "done"
+    manifest = manifest or _explain(options.out, models, images, labels, recipe)
+    return Outcome(status, options.out, _summary(options.out, manifest, status), counts=manifest.counts)
+
+
+def _refuse_unfoldable(model: str) -> None:
+    url = storage.join(model, "config.json")
+    config = rooms.read_json(url)
+    head = str(config.get("head")) if isinstance(config, dict) else ""
+    if head in HEADS and not HEADS[head].foldable:
+        foldable = ", ".join(name for name, kind in HEADS.items() if kind.foldable)
+        raise InputError(
+            f"{model}: the scores of its head {head} are no sum over places of the picture; "
+            f"heads that can be explained: {foldable}"
+        )
+
+
+def _refuse_unknown(models: Models, labels: Sequence[str]) -> None:
+    known = {url: LabelVocabulary.load(storage.join(url, "labels.json")) for url in models.values()}
+    for url, names in known.items():
+        for label in labels:
+            if label not in names:
+                close = difflib.get_close_matches(label, names.names, 3) or names[:3]
+                raise InputError(f"{url}: no label {label!r}; the closest are {', '.join(close)}")
+    if not labels and not set.intersection(*map(set, known.values())):
+        raise InputError(f"{' and '.join(known)}: they have no label in common")
+
+
+def _read(urls: Sequence[str]) -> dict[str, tuple[str, bytes]]:
+    """Return URL and bytes of every picture by a name of its own."""
+    images: dict[str, tuple[str, bytes]] = {}
+    for url in dict.fromkeys(urls):
+        base = name = url.rstrip("/").rpartition("/")[2]
+        number = 1
+        while name in images:
+            number += 1
+            name = f"{base} ({number})"
+        images[name] = url, storage.read_bytes(url)
+    return images
+
+
+def _explain(
+    out: str,
+    models: Models,
+    images: Mapping[str, tuple[str, bytes]],
+    labels: Sequence[str],
+    recipe: rooms.Recipe,
+) -> rooms.Manifest:
+    from safetensors.numpy import save
+
+    from lglm_core.activation import Explainer
+    from lglm_core.data.images import UnreadableImage, inspect
+    from lglm_core.explanation import describe, explain
+    from lglm_core.pages.explanation import explanation_page
+
+    for url, data in images.values():
+        try:
+            inspect(data)
+        except UnreadableImage as error:
+            raise InputError(f"{url}: cannot be read as a picture: {error}") from error
+    explainers = {option: Explainer.load(url) for option, url in models.items()}
+    rooms.begin(out, recipe)
+    pictures, rows, overlays = [], [], 0
+    arrays: dict[str, np.ndarray] = {}
+    for name, (_, data) in images.items():
+        explanation = explain(explainers, name, data, labels)
+        for path, png in explanation.overlays.items():
+            storage.write_bytes(storage.join(out, "overlays", path), png)
+        pictures.append(explanation.picture)
+        arrays |= explanation.arrays
+        rows += [{"image": name, "label": label, **each} for label, each in explanation.probabilities.items()]
+        overlays += len(explanation.overlays)
+        logger.info("%s: %s", name, ", ".join(explanation.probabilities))
+    described = describe(explainers, recipe.inputs)
+    storage.write_bytes(storage.join(out, "maps.safetensors"), save(arrays))
+    storage.write_bytes(storage.join(out, PAGE), explanation_page(described, pictures).encode())
+    return rooms.commit(
+        out,
+        rooms.Manifest(
+            kind="explanation",
+            fingerprint=recipe.fingerprint,
+            inputs=recipe.inputs,
+            options=recipe.options,
+            counts={"images": len(images), "overlays": overlays},
+            details={"models": [model.name for model in described], "probabilities": rows},
+        ),
+    )
+
+
+def _summary(out: str, manifest: rooms.Manifest, status: str) -> str:
+    rows, models = manifest.details["probabilities"], manifest.details["models"]
+    lines = [f"{out}: explanation, {status}: {' beside '.join(models)}"]
+    for name in dict.fromkeys(row["image"] for row in rows):
+        found = (
+            row["label"] + "".join(f" {100 * row[each]:.1f}%" for each in ("model", "compare") if each in row)
+            for row in rows
+            if row["image"] == name
+        )
+        lines.append(f"  {name}: {', '.join(found)}")
+    return "\n".join([*lines, f"  page: {storage.join(out, PAGE)}"])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job from its command line."""
+    return command_line.main("explain", Explain, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

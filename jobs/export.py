@@ -1,0 +1,106 @@
+"""Write a model folded, to a backbone and one linear layer, and as ONNX.
+
+    lglm export --model RUN/model --evaluation EVALUATION --out MODEL
+
+The folder is a model as any other; ``model.onnx`` in it needs neither lglm nor torch.
+"""
+
+import importlib.util
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from jobs import command_line
+from jobs.command_line import Outcome
+from jobs.options import Export
+from lglm_core import rooms
+from lglm_core.data import storage
+from lglm_core.errors import InputError
+
+PACKAGES = ("onnx", "onnxscript")
+logger = logging.getLogger("lglm.export")
+
+
+def run(options: Export) -> Outcome:
+    """Fold and write, unless the same export is complete."""
+    model = rooms.require(options.model, "model")
+    thresholds = storage.sha256(storage.join(options.model, "thresholds.json"))  # people may edit them
+    inputs = {"model": model.fingerprint, "thresholds": thresholds, **_evaluation(options, model)}
+    recipe = rooms.Recipe("model", inputs, {})
+    manifest = rooms.find(options.out, recipe)
+    status = "already complete" if manifest else "done"
+    manifest = manifest or _export(options, model, recipe)
+    left, trained = manifest.counts["parameters"], model.counts["parameters"]
+    summary = (
+        f"{options.out}: model, {status}: {manifest.counts['labels']} labels, "
+        f"{left / 1e6:.2f} M of {trained / 1e6:.2f} M parameters are left\n"
+        f"  onnx: {storage.join(options.out, 'model.onnx')}"
+    )
+    return Outcome(status, options.out, summary, counts=manifest.counts)
+
+
+def _evaluation(options: Export, model: rooms.Manifest) -> dict[str, str]:
+    """The evaluation's fingerprint, if one is given; refuse that of another model."""
+    if options.evaluation is None:
+        return {}
+    evaluation = rooms.require(options.evaluation, "evaluation")
+    if evaluation.inputs["model"] != model.fingerprint:
+        raise InputError(
+            f"{options.evaluation}: an evaluation of another model than {options.model}; "
+            "run lglm evaluate with it"
+        )
+    return {"evaluation": evaluation.fingerprint}
+
+
+def _export(options: Export, trained: rooms.Manifest, recipe: rooms.Recipe) -> rooms.Manifest:
+    _refuse_without_onnx()
+    from lglm_core.export import folded, to_onnx
+    from lglm_core.model.bundle import load_bundle, save_bundle
+
+    bundle = load_bundle(options.model)
+    model = folded(bundle.model)
+    metrics: dict[str, Any] | None = None
+    if options.evaluation is not None:
+        metrics = rooms.read_json(storage.join(options.evaluation, "metrics.json"))
+    logger.info("writing model.onnx")
+    files = to_onnx(model, bundle.preprocessing, bundle.labels, bundle.thresholds)
+    size, labels = bundle.preprocessing.image_size, len(bundle.labels)
+    facts = {
+        **bundle.facts,
+        "folded from": f"the head {bundle.model.head.name}, model {trained.fingerprint[:12]}",
+        "model.onnx": f"`images` uint8 [N, 3, {size}, {size}], squashed, not standardised → `logits` "
+        f"[N, {labels}] and `features` [N, {model.backbone.width}]; labels and thresholds in its metadata",
+    }
+    rooms.begin(options.out, recipe)
+    return save_bundle(
+        options.out,
+        model,
+        bundle.labels,
+        recipe,
+        embeddings=None,
+        preprocessing=bundle.preprocessing,
+        facts=facts,
+        thresholds=bundle.thresholds,
+        untrained=bundle.untrained,
+        history=trained.details["history"],
+        metrics=metrics,
+        extra_files=files,
+    )
+
+
+def _refuse_without_onnx() -> None:
+    missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
+    if missing:
+        raise InputError(
+            f"model.onnx is written with {missing[0]}, which is not installed: pip install 'lglm[onnx]'"
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job from its command line."""
+    return command_line.main("export", Export, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

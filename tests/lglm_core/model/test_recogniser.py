@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lglm_core.model.backbone import Backbone
+from lglm_core.model.config import PlainConfig
+from lglm_core.model.head import Head, ImageSide, Prediction
+from lglm_core.model.recogniser import ImagePath, Recogniser
+from tests.lglm_core.small_heads import draw_knowledge, small_head
+
+KNOWLEDGE = draw_knowledge(3, 8)
+
+
+def pixels(batch: int = 2) -> Tensor:
+    return torch.randn(batch, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def new_model(variant: str = "lglm", *, frozen: bool = False) -> Recogniser:
+    torch.manual_seed(0)
+    backbone = Backbone("mobilenet_v3_small")
+    return Recogniser(backbone, small_head(variant, backbone.width, KNOWLEDGE), frozen=frozen)
+
+
+def test_at_the_start_every_logit_is_the_log_odds_of_its_label():
+    """(k + ½) / (n + 1), so that labels in none or all of the pictures stay finite."""
+    model = new_model()
+    model.start_at_prior(np.array([0, 25, 100]), 100)
+    odds = np.array([0.5 / 100.5, 25.5 / 75.5, 100.5 / 0.5])
+    logits = model(pixels()).logits
+    np.testing.assert_allclose(logits.detach().numpy(), np.tile(np.log(odds), (2, 1)), rtol=1e-5)
+
+
+def test_pictures_in_one_batch_do_not_meet_in_eval_mode(trained_model: Recogniser):
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        together = trained_model(images).logits
+        apart = torch.cat([trained_model(image[None]).logits for image in images])
+    assert together.std() > 0.01
+    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["lglm", "plain"])
+def test_a_frozen_backbone_keeps_weights_and_batch_statistics(variant: str):
+    model = new_model(variant, frozen=True).train()
+    before = {name: tensor.clone() for name, tensor in model.backbone.state_dict().items()}
+    model(pixels()).logits.sum().backward()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.backbone.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.backbone.parameters())
+    assert model.head.training
+
+
+def test_a_backbone_that_is_not_frozen_trains():
+    model = new_model().train()
+    assert model.backbone.training and all(p.requires_grad for p in model.backbone.parameters())
+
+
+@pytest.mark.parametrize("variant", ["lglm", "plain"])
+def test_the_image_path_with_the_label_sides_weights_is_the_whole_model(variant: str):
+    model = new_model(variant).eval()
+    path = ImagePath(model).eval()
+    side = model.head.label_weights()
+    with torch.no_grad():
+        logits = path(pixels(), None if side is None else side.weights).logits
+        assert torch.equal(logits, model(pixels()).logits)
+
+
+def test_the_image_path_shares_its_parameters_with_the_model_and_has_none_of_the_label_side():
+    model = new_model()
+    assert model.head.label_side is not None
+    whole = {id(parameter) for parameter in model.parameters()}
+    label_side = {id(parameter) for parameter in model.head.label_side.parameters()}
+    assert {id(parameter) for parameter in ImagePath(model).parameters()} == whole - label_side
+
+
+class Corners(nn.Module):
+    """A backbone whose map is the picture itself."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images
+
+
+class Shown(ImageSide):
+    """Answers with what it was shown."""
+
+    wants_mirror = True
+
+    def forward(self, feature_map: Tensor, label_weights: Tensor | None = None) -> Prediction:
+        return Prediction(feature_map)
+
+
+def test_a_head_that_wants_mirror_images_gets_them_behind_the_pictures_in_training_alone():
+    model = Recogniser(Corners(), Head("shown", PlainConfig(), Shown()))
+    path = ImagePath(model)
+    images = torch.arange(12.0).view(2, 1, 2, 3)
+    assert torch.equal(path.train()(images, None).logits, torch.cat([images, images.flip(3)]))
+    assert torch.equal(path.eval()(images, None).logits, images)
