@@ -78,7 +78,8 @@ def _read(urls: Sequence[str]) -> dict[str, tuple[str, bytes]]:
     """Return URL and bytes of every picture by a name of its own."""
     images: dict[str, tuple[str, bytes]] = {}
     for url in dict.fromkeys(urls):
-        base = name = url.rstrip("/").rpartition("/")[2]
+        base = url.rstrip("/").rpartition("/")[2]
+        base = name = base.encode(errors="surrogateescape").decode(errors="backslashreplace")
         number = 1
         while name in images:
             number += 1

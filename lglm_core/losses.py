@@ -7,14 +7,13 @@ over labels, or L_A a sum or a Frobenius norm, λ = 1 drives Â to the identity.
 Half precision is computed in float32; float64 stays float64.
 """
 
-from typing import Literal, assert_never
+from typing import assert_never
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LabelReduction = Literal["sum", "mean"]
-GraphReduction = Literal["mean", "frobenius", "sum"]
+from lglm_core.model.config import GraphReduction, LabelReduction
 
 
 def multi_label_loss(logits: Tensor, targets: Tensor, *, reduction: LabelReduction = "sum") -> Tensor:

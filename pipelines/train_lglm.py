@@ -45,7 +45,9 @@ def train_lglm(options: TrainLglm) -> None:
     if query := options.query or (_first_tagged(place["tags"]) if images else None):
         search = jobs.Search(model=model, embeddings=place["embeddings"], query=query, out=_page(options))
         run_job("search", search, options)
-    create_markdown_artifact(key="train-lglm", markdown=_artifact(options), description="LGLM on val")
+    create_markdown_artifact(
+        key="train-lglm", markdown=_artifact(options), description=f"{options.head} on val"
+    )
 
 
 def _places(options: TrainLglm) -> dict[str, str]:
@@ -147,7 +149,7 @@ def _summary(options: TrainLglm) -> str:
     return "\n".join(
         [
             "",
-            f"{'on ' + str(metrics['n_images']) + ' validation pictures':<32}{'LGLM':>8}{'prior':>8}",
+            f"{'on ' + str(metrics['n_images']) + ' validation pictures':<32}{options.head:>8}{'prior':>8}",
             *(f"{name:<32}{metrics[name]:>8.1f}{metrics[f'prior_{name}']:>8.1f}" for name in HEADLINE),
             "",
             *(f"{name:<12}{path}" for name, path in _made(options).items()),
@@ -159,7 +161,7 @@ def _artifact(options: TrainLglm) -> str:
     metrics = _metrics(options)
     return "\n".join(
         [
-            f"| on {metrics['n_images']} validation pictures | LGLM | prior |",
+            f"| on {metrics['n_images']} validation pictures | {options.head} | prior |",
             "|---|---:|---:|",
             *(f"| {name} | {metrics[name]:.1f} | {metrics[f'prior_{name}']:.1f} |" for name in HEADLINE),
             "",

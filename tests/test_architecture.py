@@ -26,7 +26,10 @@ EXCEPTIONS = {
     )
 }
 OPEN_TO_PIPELINES = {"jobs.options", "jobs.command_line"}
-VERBS = ("shard", "label_embeddings", "train", "evaluate", "embed", "search", "tag", "export", "complexity")
+VERBS = (
+    *("shard", "label_embeddings", "train", "evaluate", "embed", "search", "explain", "tag", "export"),
+    "complexity",
+)
 
 
 def modules_of(package: str) -> list[Path]:

@@ -74,7 +74,8 @@ class CountedGraph(nn.Module):
         a_tilde = weighted + torch.eye(len(counts), dtype=torch.float64)
         scale = a_tilde.sum(dim=1).rsqrt()
         graph = (scale[:, None] * a_tilde * scale[None, :]).T
-        self.register_buffer("graph", graph.to(torch.get_default_dtype()))
+        # Contiguous, as GPUs exchange nothing else.
+        self.register_buffer("graph", graph.to(torch.get_default_dtype()).contiguous())
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Return Â, [C, C]."""

@@ -193,3 +193,19 @@ def open_study(dataset: str, label_embeddings: str, weights: str, kept: Path) ->
         kept.mkdir(parents=True, exist_ok=True)
         torch.save(maps, file)
     return Study(data, embeddings, torch.load(file, weights_only=True))
+
+
+def choose(study: Study, system: System, size: int, draws_: int) -> dict[str, Any]:
+    """Choose learning rate, dropout and decay on the training split: train on *size*, measure on the rest."""
+    choices = list(system.choices())
+    if len(choices) == 1:
+        return choices[0]
+    samples = len(study.dataset.split("train"))
+    found = []
+    for choice in choices:
+        scores = [
+            mean_ap(*study.run(system, choice, study.part(train, held), seed=0)[:2])
+            for train, held in draws(samples, size, draws_)
+        ]
+        found.append(float(np.mean(scores)))
+    return choices[int(np.argmax(found))]

@@ -49,7 +49,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         made_from = {"model": "f" * 64} if kind == "embeddings" else {}
         manifest = rooms.Manifest(kind, "f" * 64, inputs=made_from, options={}, counts={}, details=known)
         rooms.commit(str(folder / kind), manifest)
-    (folder / "model" / "thresholds.json").write_text("{}")
+    for name, text in {"thresholds": "{}", "config": "{}", "labels": '["dog", "cat"]'}.items():
+        (folder / "model" / f"{name}.json").write_text(text)
     picture(folder / "images" / "a.jpg", 1)
     (folder / "table.csv").write_text("image,labels\na.jpg,dog\n")
     return {path.stem: path for path in folder.iterdir()}
@@ -76,6 +77,12 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         *("--model", "{model}", "--embeddings", "{embeddings}", "--query", "{images}/a.jpg"),
         *("--out", ABSENT),
     ),
+    "explain --compare": (
+        *("--model", "{model}", "--compare", ABSENT, "--image", "{images}/a.jpg"),
+        *("--out", "{out}"),
+    ),
+    "explain --image": ("--model", "{model}", "--image", ABSENT, "--out", "{out}"),
+    "explain --out": ("--model", "{model}", "--image", "{images}/a.jpg", "--out", ABSENT),
     "tag --images": ("--model", "{model}", "--images", ABSENT, "--out", "{out}"),
     "tag --out": ("--model", "{model}", "--images", "{images}", "--out", ABSENT),
 }

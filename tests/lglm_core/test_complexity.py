@@ -129,7 +129,6 @@ def test_a_head_that_does_not_fold_is_left_as_it_is(name: str):
     assert cost.macs > cost.macs_backbone
 
 
-@pytest.mark.skipif("ss-grl" not in BUILDERS, reason="not built yet")
 def test_every_product_of_ss_grl_is_counted():
     """Its attention multiplies a matrix by a vector, which torch's own counter passes over."""
     cost, _ = small("ss-grl")

@@ -1,5 +1,7 @@
 """Two processes that average their gradients train what one does."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from torch.multiprocessing import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from lglm_core.data.dataset import Dataset
@@ -34,6 +35,7 @@ WITH_BATCH_STATISTICS = {  # of their own on every worker
     "averaged": ("probe", {"ema": 0.9}),
 }
 RESUMED = ("ridge", {**FEATURES, "head_option": ("ridge=0.1",), "epochs": 3})
+REPOSITORY = Path(__file__).parents[2]
 NEARLY = {"rtol": 1e-3, "atol": 2e-5}  # Adam's first steps are as long for a tiny gradient as for any
 
 
@@ -41,11 +43,12 @@ def result(run: TrainingRun) -> dict[str, Any]:
     return {"weights": run.trained.state_dict(), "told": told(run)}
 
 
-def work(rank: int, folder: str, dataset: str, embeddings: LabelEmbeddings) -> None:
+def work(rank: int, folder: str, dataset: str) -> None:
     """One of two processes: train every case and leave what came of it."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     opened = Dataset.open(dataset)
+    embeddings = LabelEmbeddings.load(f"{folder}/embeddings.parquet")
 
     def start(variant: str, values: Values) -> TrainingRun:
         return start_run(
@@ -73,17 +76,28 @@ def work(rank: int, folder: str, dataset: str, embeddings: LabelEmbeddings) -> N
     dist.destroy_process_group()
 
 
-Results = dict[tuple[str, int], dict[str, Any]]
-
-
 @pytest.fixture(scope="module")
 def two(
     learnable: Dataset, shape_embeddings: LabelEmbeddings, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A folder with what came of every case on either of two processes."""
     folder = tmp_path_factory.mktemp("two")
-    arguments = (str(folder), learnable.url, shape_embeddings)
-    start_processes(work, arguments, nprocs=2, start_method="spawn")
+    shape_embeddings.save(f"{folder}/embeddings.parquet")
+    command = [sys.executable, "-m", "tests.lglm_core.test_data_parallel"]
+    processes = [
+        subprocess.Popen(
+            [*command, str(rank), str(folder), learnable.url], cwd=REPOSITORY, stderr=subprocess.PIPE
+        )
+        for rank in range(2)
+    ]
+    try:
+        for process in processes:
+            said = process.communicate(timeout=250)[1].decode()
+            assert process.returncode == 0, said
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
     return folder
 
 
@@ -126,3 +140,7 @@ def test_a_closed_form_that_was_interrupted_is_that_of_one_process(
     variant, values = RESUMED
     alone = result(finish(start_run(learnable, shape_embeddings, variant, {}, **values)))
     assert_nearly(load(two, "resumed"), alone)
+
+
+if __name__ == "__main__":
+    work(int(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -126,6 +126,18 @@ def test_the_label_side_runs_once_per_optimiser_step(numbered: Dataset, accumula
     assert len(steps) == len(forward) == len(backward) == 3
 
 
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_gradient_of_the_whole_model_is_clipped_once_it_is_whole(numbered: Dataset, accumulate: int):
+    batches = list(loader_of(numbered, 8).in_order())
+    free = gradients(trainer_of("lglm text", clip=0), iter(batches))
+    clipped = gradients(trainer_of("lglm text", clip=0.1, accumulate=accumulate), iter(batches))
+    for ours, theirs in zip(clipped, free, strict=True):
+        norm = torch.cat([gradient.flatten() for gradient in theirs]).norm()
+        assert norm > 0.2
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, other * 0.1 / norm, rtol=1e-4, atol=1e-9)
+
+
 def test_a_batch_is_taken_in_equal_parts(numbered: Dataset):
     trainer = trainer_of("plain", accumulate=3)
     sizes: list[int] = []

@@ -159,6 +159,13 @@ def test_the_order_of_the_labels_is_that_of_the_logits_and_nothing_else(
         )
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_buffer_can_be_sent_from_gpu_to_gpu(variant: str):
+    """NCCL refuses tensors that are not contiguous; gloo, which tests use, takes them."""
+    head = small_head(variant, D, KNOWLEDGE)
+    assert [name for name, buffer in head.named_buffers() if not buffer.is_contiguous()] == []
+
+
 @pytest.mark.parametrize("variant", GRAPHS)
 def test_a_label_side_stays_in_full_precision_under_autocast(variant: str, randomise: Callable[..., None]):
     head = small_head(variant, D, KNOWLEDGE)
