@@ -16,7 +16,7 @@ from lglm_core.errors import InputError
 from lglm_core.model.config import HeadConfig, head_config
 
 if TYPE_CHECKING:
-    from lglm_core.complexity import Complexity, Setting
+    from lglm_core.complexity import Complexity, PaperFigures, Setting
 
 COLUMNS = ("model", "parameters", "folded", "MACs", "label side's", "folded")
 PAPER_COLUMNS = ("paper: parameters", "FLOPs")
@@ -33,7 +33,7 @@ multiply-accumulates, the same for all three, so without what tells these apart.
 def run(options: Options) -> Outcome:
     """Count, and print a table."""
     named = [_head(text) for text in options.head]
-    from lglm_core.complexity import PAPER_SETTING, Setting, complexities
+    from lglm_core.complexity import PAPER_SETTING, Setting, complexities, paper_figures
 
     setting = Setting(options.backbone, options.image_size, options.labels, options.vector_width)
     costs = complexities(setting, named)
@@ -53,8 +53,8 @@ def run(options: Options) -> Outcome:
     lines += [PAPER_NOTE] if setting == PAPER_SETTING else []
     metrics = {
         "models": [
-            _record(model, name, cost, setting)
-            for model, (name, _), cost in zip(models, named, costs, strict=True)
+            _record(model, cost, paper_figures(setting, name, config))
+            for model, (name, config), cost in zip(models, named, costs, strict=True)
         ],
         "not_counted": not_counted,
     }
@@ -74,15 +74,15 @@ def _overview(
     costs: "Sequence[Complexity]",
     setting: "Setting",
 ) -> list[str]:
-    from lglm_core.complexity import PAPER_FIGURES, PAPER_SETTING
+    from lglm_core.complexity import PAPER_SETTING, paper_figures
 
     as_in_paper = setting == PAPER_SETTING
     rows = [[*COLUMNS, *(PAPER_COLUMNS if as_in_paper else ())]]
-    for model, (name, _), cost in zip(models, named, costs, strict=True):
+    for model, (name, config), cost in zip(models, named, costs, strict=True):
         row = [model, _millions(cost.parameters), _millions(cost.folded)]
         row += [_billions(cost.macs), _billions(cost.macs_label_side or None), _billions(cost.macs_folded)]
         if as_in_paper:
-            figures = PAPER_FIGURES.get(name)
+            figures = paper_figures(setting, name, config)
             row += [f"{figures.parameters:.2f} M", f"{figures.flops:.2f} G"] if figures else ["", ""]
         rows.append(row)
     return _aligned(rows)
@@ -98,10 +98,7 @@ def _parts(models: Sequence[str], costs: "Sequence[Complexity]", setting: "Setti
     return _aligned(rows)
 
 
-def _record(model: str, name: str, cost: "Complexity", setting: "Setting") -> dict[str, Any]:
-    from lglm_core.complexity import PAPER_FIGURES, PAPER_SETTING
-
-    figures = PAPER_FIGURES.get(name) if setting == PAPER_SETTING else None
+def _record(model: str, cost: "Complexity", figures: "PaperFigures | None") -> dict[str, Any]:
     return {
         "model": model,
         "parameters": cost.parameters,

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from lglm_core.model.backbone import Backbone
-from lglm_core.model.config import HeadConfig
+from lglm_core.model.config import HeadConfig, LglmConfig
 from lglm_core.model.head import Head, LabelKnowledge
 from lglm_core.model.heads import build_head
 from lglm_core.run import refuse_too_small
@@ -62,6 +62,12 @@ PAPER_FIGURES = {
     "a-gcn": PaperFigures(42.57, 31.37),
     "lglm": PaperFigures(44.04, 31.37),
 }
+
+
+def paper_figures(setting: Setting, name: str, config: HeadConfig) -> PaperFigures | None:
+    """Return what the paper lists for a head, if it lists that head in that setting."""
+    without_mfc = isinstance(config, LglmConfig) and config.fusion != "mfc"
+    return None if without_mfc or setting != PAPER_SETTING else PAPER_FIGURES.get(name)
 
 
 @dataclass(frozen=True)

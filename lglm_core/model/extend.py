@@ -34,18 +34,12 @@ def extend(model: Recogniser, vectors: Tensor) -> Recogniser:
     side = model.head.label_side
     assert isinstance(side, LabelSide)
     labels = len(side.vectors) + len(vectors)
-    state = dict(model.head.state_dict())
-    # Both are brought to unit length once more, which changes nothing.
     together = torch.cat([side.vectors, vectors.to(side.vectors)])
     knowledge = LabelKnowledge(labels, together, trained=side.trained)
     head = build_head(model.head.name, model.head.config, model.backbone.width, knowledge)
-    own = head.state_dict()
-    for name, tensor in state.items():
-        if name == "label_side.vectors":
-            state[name] = own[name]
-            state[name][: len(tensor)] = tensor
-        elif name == "image_side.bias" and len(tensor) > 1:
-            mean = tensor[: side.trained].mean()
-            state[name] = torch.cat([tensor, mean.expand(len(vectors))])
+    state = dict(model.head.state_dict()) | {"label_side.vectors": together}
+    bias = state.get("image_side.bias")
+    if bias is not None and len(bias) > 1:
+        state["image_side.bias"] = torch.cat([bias, bias[: side.trained].mean().expand(len(vectors))])
     head.load_state_dict(state)
     return Recogniser(model.backbone, head).eval()

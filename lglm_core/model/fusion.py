@@ -63,6 +63,7 @@ class FusedScores(PooledSide):
         feature_width: D.
         label_width: m, the width of S; None: no projection, S is D wide (the plain product).
         labels: C, for a bias per label; one that all share (the text's last fc) where unconditioned.
+        residual: Whether labels have weights of their own [C, D], right of S.
     """
 
     def __init__(
@@ -75,8 +76,11 @@ class FusedScores(PooledSide):
         conditioning: Conditioning,
         feature_dropout: float = 0.0,
         fusion_dropout: float = 0.0,
+        residual: bool = False,
     ) -> None:
         super().__init__(pooling)
+        self.feature_width = feature_width
+        self.residual = residual
         conditioned = conditioning == "conditioned"
         self.norm = Standardise(feature_width) if conditioned else None
         self.feature_dropout = nn.Dropout(feature_dropout)
@@ -89,25 +93,36 @@ class FusedScores(PooledSide):
         self.bias = nn.Parameter(torch.zeros(labels if conditioned else 1)) if biased else None
 
     def score(self, features: Tensor, label_weights: Tensor | None = None) -> Tensor:
-        """Return logits [B, C] of pooled features [B, D] and S [C, m]."""
-        assert label_weights is not None
+        """Return logits [B, C] of pooled features [B, D] and S [C, m] (with residual weights, [C, m + D])."""
+        fused, residual = self._split(label_weights)
         if self.norm is not None:
             features = self.norm(features)
         features = self.feature_dropout(features)
-        if self.projection is not None:
-            features = self.projection(features)
-        logits = self.fusion_dropout(features) @ label_weights.T.to(features.dtype)
+        projected = features if self.projection is None else self.projection(features)
+        logits = self.fusion_dropout(projected) @ fused.T.to(projected.dtype)
+        if residual is not None:
+            logits = logits + features.to(projected.dtype) @ residual.T.to(projected.dtype)
         return logits if self.bias is None else logits + self.bias
+
+    def _split(self, label_weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Divide what the label side came to into S [C, m] and residual weights [C, D], if there are any."""
+        assert label_weights is not None
+        if not self.residual:
+            return label_weights, None
+        fused, residual = label_weights.tensor_split([label_weights.shape[1] - self.feature_width], dim=1)
+        return fused, residual
 
     @torch.no_grad()
     def affine(self, label_weights: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return S·P and S·p + b, with the standardisation moved into them."""
-        assert label_weights is not None
-        weight = label_weights.double()
+        """Return S·P and S·p + b, with residual weights and the standardisation moved into them."""
+        fused, residual = self._split(label_weights)
+        weight = fused.double()
         bias = weight.new_zeros(len(weight)) + (0 if self.bias is None else self.bias.double())
         if self.projection is not None:
             bias = bias + weight @ self.projection.bias.double()
             weight = weight @ self.projection.weight.double()
+        if residual is not None:
+            weight = weight + residual.double()
         return self.norm.folded_into(weight, bias) if self.norm is not None else (weight, bias)
 
     @torch.no_grad()

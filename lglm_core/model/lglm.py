@@ -43,29 +43,56 @@ class LabelSide(nn.Module):
     ) -> None:
         super().__init__()
         vectors = vectors.to(torch.get_default_dtype())  # as the parameters below
-        conditioned = config.conditioning == "conditioned"
-        self.register_buffer("vectors", F.normalize(vectors, dim=1) if conditioned else vectors.clone())
+        self.register_buffer("vectors", vectors.clone())
+        self.conditioned = config.conditioning == "conditioned"
         self.trained = len(vectors) if trained is None else trained
         self.graph = graph
         hidden = (config.graph_width,) * (config.layers - 1)
         self.layers = GraphLayers((vectors.shape[1], *hidden, feature_width), config.activation)
         self.fusion = fusion
         self.graph_loss = config.graph_loss if isinstance(config, LearnedGraphConfig) else None
+        self.residual = None
+        if isinstance(config, LglmConfig) and config.residual and isinstance(graph, LearnedGraph):
+            graph.start_at_similarity(self.trained)
+            self.residual = nn.Parameter(torch.zeros(self.trained, feature_width))
 
     def forward(self) -> LabelWeights:
-        """Return S [C, m], the graph Â of the trained labels, and L_A (0 for a graph that is not learned)."""
-        vectors = self.vectors[: self.trained]
+        """Return S [C, m], the graph Â of the trained labels, and L_A (0 for a graph that is not learned).
+
+        With residual weights, those [C, D] stand right of S.
+        """
+        vectors, added = self._inputs().tensor_split([self.trained])
         graph = self.graph(vectors)
         embeddings = self.layers(graph, vectors)
-        if self.trained < len(self.vectors):
-            embeddings = torch.cat([embeddings, self._embed_added(graph, vectors)])
+        rows = graph
+        if len(added):
+            rows, own = self._rows_of_added(vectors, added)
+            embeddings = torch.cat([embeddings, self._embed_added(graph, rows, own, vectors, added)])
+            rows = torch.cat([graph, rows])
+        if self.conditioned:
+            # What all labels have in common tells none from another; the next fc's bias could hold it.
+            embeddings = embeddings - embeddings[: self.trained].mean(dim=0)
+        weights = self.fusion(embeddings)
+        if self.residual is not None:
+            own_weights = rows @ self.residual
+            # The fusion starts small beside them: it has many times as much freedom.
+            weights = torch.cat([weights / weights.shape[1] ** 0.5, own_weights], dim=1)
         penalty = losses.graph_loss(graph, self.graph_loss) if self.graph_loss else graph.new_zeros(())
-        return LabelWeights(self.fusion(embeddings), graph, penalty)
+        return LabelWeights(weights, graph, penalty)
 
-    def _embed_added(self, graph: Tensor, vectors: Tensor) -> Tensor:
-        """Embed the labels added after training, [added, D]; *graph* and *vectors* are the trained ones'."""
+    def _inputs(self) -> Tensor:
+        """The label vectors as the graph reads them: conditioned, at unit length."""
+        if not self.conditioned:
+            return self.vectors
+        vectors = F.normalize(self.vectors, dim=1)
+        if self.residual is None:
+            return vectors
+        # As a similarity, the part that all labels share would smooth everything alike.
+        return F.normalize(vectors - vectors[: self.trained].mean(dim=0), dim=1)
+
+    def _rows_of_added(self, vectors: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
+        """Return Â from added labels to trained ones, [added, trained], and to themselves, [added]."""
         assert isinstance(self.graph, LearnedGraph)
-        added = self.vectors[self.trained :]
         labels = self.trained
         to_trained = self.graph.raw(added, vectors, labels=labels)
         to_self = torch.stack([self.graph.raw(one, one, labels=labels)[0, 0] + 1 for one in added.split(1)])
@@ -74,13 +101,16 @@ class LabelSide(nn.Module):
             self.graph.raw(vectors, vectors, labels=labels)
             + torch.eye(labels, device=vectors.device, dtype=vectors.dtype)
         )
-        rows = degree.rsqrt()[:, None] * to_trained * trained_degree.rsqrt()[None, :]
-        own = to_self / degree
+        return degree.rsqrt()[:, None] * to_trained * trained_degree.rsqrt()[None, :], to_self / degree
+
+    def _embed_added(
+        self, graph: Tensor, rows: Tensor, own: Tensor, vectors: Tensor, added: Tensor
+    ) -> Tensor:
+        """Embed the labels added after training, [added, D]."""
+        both_ways = torch.cat([rows, torch.diag(own)], dim=1)
         for number in range(len(self.layers.weights)):
-            # One row of the graph per added label: what it takes from the trained ones, and from itself.
-            both = torch.cat([vectors, added])
-            added = self.layers.layer(number, torch.cat([rows, torch.diag(own)], dim=1), both)
-            vectors = self.layers.layer(number, graph, vectors)
+            next_added = self.layers.layer(number, both_ways, torch.cat([vectors, added]))
+            vectors, added = self.layers.layer(number, graph, vectors), next_added
         return added
 
 
@@ -114,5 +144,6 @@ def lglm_sides(
         conditioning=config.conditioning,
         feature_dropout=config.feature_dropout,
         fusion_dropout=config.fusion_dropout if isinstance(config, LglmConfig) else 0.0,
+        residual=isinstance(config, LglmConfig) and config.residual,
     )
     return image_side, LabelSide(feature_width, vectors, graph, config, fusion, knowledge.trained)

@@ -1,17 +1,19 @@
 """Every head, trained alike on few pictures: which is better, by how much, and is it chance?
 
-    python -m tests.benchmarks.study --dataset DATASET --label-embeddings LABELS --weights mobilenet_v2.pth --out STUDY
+    python -m tests.benchmarks.study --dataset DATASET --label-embeddings LABELS --weights FILE --out STUDY
 
-Each head is trained as ``lglm train --freeze-backbone --views flip`` would train it, with its own learning rate and
-dropout. Those are chosen on the training split alone: by training on some of it and measuring on the
-rest, never on the validation split. The backbone's features are computed once for all.
+Each head is trained as ``lglm train --freeze-backbone --views flip`` trains it, with its own learning rate, dropout
+and decay. Those are chosen on the training split alone: by training on half of it and measuring on the
+other half, never on the validation split. The backbone's features are computed once for all. Each system's
+result is a JSON file in STUDY, and one that is there is not made again; at last STUDY/table.md sums them up.
 """
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lglm_core.bootstrap import compare
 from lglm_core.data.dataset import Dataset, Split
 from lglm_core.data.loader import Loader
 from lglm_core.data.order import generator
@@ -27,13 +30,15 @@ from lglm_core.features import Features
 from lglm_core.label_embeddings import FILE, LabelEmbeddings
 from lglm_core.metrics import average_precisions
 from lglm_core.model.backbone import Backbone
+from lglm_core.model.extend import extend
+from lglm_core.model.fold import fold
 from lglm_core.model.head import PooledSide, pool
 from lglm_core.recipe import TrainingRecipe
 from lglm_core.run import TrainingRun, build_model, label_knowledge
 from lglm_core.training import score
 
 BACKBONE, IMAGE_SIZE = "mobilenet_v2", 224
-STEPS = 600
+STEPS = 300
 CPU = torch.device("cpu")
 
 
@@ -44,7 +49,7 @@ class System:
     name: str
     head: str
     options: tuple[str, ...] = ()
-    dropouts: tuple[float | None, ...] = (0.5, 0.8)
+    dropouts: tuple[float | None, ...] = (0.8,)
     lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     weight_decays: tuple[float, ...] = (0.05,)
 
@@ -55,19 +60,27 @@ class System:
             yield {"head_option": (*self.options, *drop), "lr": lr, "weight_decay": decay}
 
 
+PROBE = "tuned linear probe"
+RESIDUAL = "LGLM with residual weights"
 SYSTEMS = (
-    System("linear, average pooling", "plain", ("pooling=average",)),
-    System("linear, max pooling", "plain"),
-    System("tuned linear probe", "probe", weight_decays=(0.05, 5.0)),
+    System("linear, average pooling", "plain", ("pooling=average",), dropouts=(0.5, 0.8)),
+    System("linear, max pooling", "plain", dropouts=(0.5, 0.8)),
+    System(PROBE, "probe", dropouts=(0.5, 0.8), weight_decays=(0.05, 5.0)),
     System("ridge, closed form", "ridge", dropouts=(None,), lrs=(1e-3,)),
     System("ML-GCN", "ml-gcn"),
     System("A-GCN", "a-gcn"),
     System("LGLM without MFC", "lglm", ("fusion=dot",)),
     System("LGLM", "lglm"),
-    System("ADD-GCN", "add-gcn"),
-    System("SS-GRL", "ss-grl"),
-    System("VACIT", "vacit"),
+    System(
+        RESIDUAL, "lglm", ("residual=true", "d_l=128", "m=128", "graph_width=256"), weight_decays=(0.05, 5.0)
+    ),
+    System("VACIT", "vacit", dropouts=(None,)),
+    System("ADD-GCN", "add-gcn", dropouts=(None,), lrs=(3e-4, 1e-3)),
+    System("SS-GRL", "ss-grl", dropouts=(None,), lrs=(3e-4, 1e-3)),
 )
+SIZES = (60, 120, 200, None)  # None: all training pictures
+SEEDS = 3
+HELD_OUT = 16
 
 
 @dataclass(frozen=True)
@@ -100,7 +113,13 @@ class Study:
     dataset: Dataset
     embeddings: LabelEmbeddings
     maps: dict[str, torch.Tensor]
-    done: dict[str, Any] = field(default_factory=dict)
+
+    def part(self, train: Sequence[int], held: Sequence[int] | None = None) -> Part:
+        """Take some training pictures; measured on *held* ones, or on the validation split."""
+        d = self.dataset
+        return Part(
+            d.url, d.manifest, d.labels, d.indexed, tuple(train), None if held is None else tuple(held)
+        )
 
     def run(
         self,
@@ -195,17 +214,147 @@ def open_study(dataset: str, label_embeddings: str, weights: str, kept: Path) ->
     return Study(data, embeddings, torch.load(file, weights_only=True))
 
 
-def choose(study: Study, system: System, size: int, draws_: int) -> dict[str, Any]:
-    """Choose learning rate, dropout and decay on the training split: train on *size*, measure on the rest."""
+def choose(study: Study, system: System) -> dict[str, Any]:
+    """Choose among a system's choices on the training split: train on half of it, measure on the other half."""
     choices = list(system.choices())
     if len(choices) == 1:
         return choices[0]
     samples = len(study.dataset.split("train"))
-    found = []
-    for choice in choices:
-        scores = [
-            mean_ap(*study.run(system, choice, study.part(train, held), seed=0)[:2])
-            for train, held in draws(samples, size, draws_)
+    halves = draws(samples, samples // 2, 2)
+    measured = [
+        np.mean([mean_ap(*study.run(system, choice, study.part(*half), seed=0)[:2]) for half in halves])
+        for choice in choices
+    ]
+    return choices[int(np.argmax(measured))]
+
+
+def measure(study: Study, system: System) -> dict[str, Any]:
+    """Train a system on each number of pictures from each seed; measure on the validation split.
+
+    Returns:
+        The choice made, the seconds it all took, and by number of pictures the mAPs and the scores of each seed.
+    """
+    started = time.perf_counter()
+    samples = len(study.dataset.split("train"))
+    choice = choose(study, system)
+    sizes: dict[str, Any] = {}
+    for size in SIZES:
+        maps, scores = [], []
+        for seed in range(SEEDS):
+            train, _ = draws(samples, size or samples, SEEDS)[seed]
+            found, targets, _ = study.run(system, choice, study.part(train), seed)
+            maps.append(mean_ap(found, targets))
+            scores.append(found.astype(np.float64).round(6).tolist())
+        sizes[str(size or "all")] = {"mAP": maps, "scores": scores}
+    return {
+        "system": asdict(system),
+        "choice": choice,
+        "sizes": sizes,
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def never_trained(study: Study, system: System, choice: dict[str, Any]) -> dict[str, list[float]]:
+    """mAP on held-out labels that a model trained on the others knows by name, per seed, beside controls."""
+    names = study.dataset.labels.names
+    samples = len(study.dataset.split("train"))
+    found: dict[str, list[float]] = {"word vectors": [], "permuted vectors": [], "random scores": []}
+    for seed in range(SEEDS):
+        rng = generator("never trained", seed)
+        held = sorted(rng.choice(len(names), HELD_OUT, replace=False))
+        rest = study.part(range(samples)).without([names[column] for column in held])
+        shuffled = replace(study.embeddings, vectors=rng.permutation(study.embeddings.vectors))
+        targets = study.dataset.split("val").targets[:, held]
+        for kind, embeddings in (("word vectors", study.embeddings), ("permuted vectors", shuffled)):
+            _, _, run = study.run(system, choice, rest, seed, embeddings)
+            folded = fold(extend(run.trained, torch.from_numpy(embeddings.vectors[held])).head)
+            with torch.no_grad():
+                logits = folded(study.features("val", None, "max").maps[0].flatten(1))
+            found[kind].append(mean_ap(logits[:, -HELD_OUT:].numpy(), targets))
+        found["random scores"].append(mean_ap(rng.random(targets.shape), targets))
+    return found
+
+
+def main() -> None:
+    """Make what is missing of the study, and its table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ("--dataset", "--label-embeddings", "--weights", "--out"):
+        parser.add_argument(name, required=True)
+    parser.add_argument("--only", nargs="*", help="names of systems; default all")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    out = Path(options.out)
+    study = open_study(options.dataset, options.label_embeddings, options.weights, out)
+    for system in SYSTEMS:
+        file = out / f"{system.name}.json"
+        if (options.only and system.name not in options.only) or file.exists():
+            continue
+        result = measure(study, system)
+        if system.head == "lglm":
+            result["never trained"] = never_trained(study, system, result["choice"])
+        file.write_text(json.dumps(result))
+        maps = {size: round(float(np.mean(of["mAP"])), 1) for size, of in result["sizes"].items()}
+        print(
+            f"{system.name}: {maps} {result['choice']} {result['seconds']:.0f} s", file=sys.stderr, flush=True
+        )
+    results = {
+        system.name: json.loads((out / f"{system.name}.json").read_text())
+        for system in SYSTEMS
+        if (out / f"{system.name}.json").exists()
+    }
+    table = table_of(results, study.dataset.split("val").targets)
+    (out / "table.md").write_text(table)
+    print(table)
+
+
+def table_of(results: dict[str, Any], targets: np.ndarray) -> str:
+    """Write the results as Markdown tables."""
+    sizes = [str(size or "all") for size in SIZES]
+    lines = [
+        "| head | " + " | ".join(sizes) + " | all: against the tuned probe |",
+        "|---|" + "---:|" * (len(sizes) + 1),
+    ]
+    for name, result in results.items():
+        cells = [
+            f"{np.mean(maps):.1f} ± {np.std(maps):.1f}" for maps in (result["sizes"][s]["mAP"] for s in sizes)
         ]
-        found.append(float(np.mean(scores)))
-    return choices[int(np.argmax(found))]
+        versus = "" if name == PROBE or PROBE not in results else against(result, results[PROBE], targets)
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {versus} |")
+    lines += [
+        "",
+        "| labels never trained | word vectors | permuted vectors | random scores |",
+        "|---|---:|---:|---:|",
+    ]
+    for name, result in results.items():
+        if found := result.get("never trained"):
+            lines.append(
+                f"| {name} | "
+                + " | ".join(f"{np.mean(v):.1f} ± {np.std(v):.1f}" for v in found.values())
+                + " |"
+            )
+    lines += ["", "| head | chosen |", "|---|---|"]
+    for name, result in results.items():
+        choice = result["choice"]
+        head = " ".join(choice["head_option"])
+        lines.append(f"| {name} | `{head}` lr {choice['lr']:g}, decay {choice['weight_decay']:g} |")
+    return "\n".join(lines) + "\n"
+
+
+def against(result: dict[str, Any], probe: dict[str, Any], targets: np.ndarray) -> str:
+    """Difference to the probe by the paired bootstrap over the validation pictures, mean over seeds."""
+    found = [
+        compare(np.array(ours), np.array(theirs), targets)
+        for ours, theirs in zip(
+            result["sizes"]["all"]["scores"], probe["sizes"]["all"]["scores"], strict=True
+        )
+    ]
+    difference, low, high = (
+        100 * np.mean([getattr(one, k) for one in found]) for k in ("difference", "low", "high")
+    )
+    return f"{difference:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+if __name__ == "__main__":
+    main()

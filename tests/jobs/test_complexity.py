@@ -54,6 +54,11 @@ def test_elsewhere_than_in_the_papers_setting_its_figures_are_not_shown(complexi
     assert [model["paper"] for model in result.object["metrics"]["models"]] == [None] * 3
 
 
+def test_lglm_without_mfc_is_none_of_table_2(complexity: Here):
+    with_mfc, without = complexity("--head", "lglm", "lglm fusion=dot", "--json").object["metrics"]["models"]
+    assert with_mfc["paper"] and not without["paper"]
+
+
 def test_the_table_is_aligned(complexity: Here):
     lines = complexity("--head", "lglm", "plain", "a-gcn pooling=average").stdout.splitlines()
     table = lines[2 : lines.index("", 3)]

@@ -51,6 +51,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         rooms.commit(str(folder / kind), manifest)
     for name, text in {"thresholds": "{}", "config": "{}", "labels": '["dog", "cat"]'}.items():
         (folder / "model" / f"{name}.json").write_text(text)
+    (folder / "dataset" / "labels.json").write_text('["dog", "cat"]')
     picture(folder / "images" / "a.jpg", 1)
     (folder / "table.csv").write_text("image,labels\na.jpg,dog\n")
     return {path.stem: path for path in folder.iterdir()}

@@ -28,11 +28,16 @@ def backbone() -> Backbone:
     return Backbone(SMALL_SETTING.backbone).eval()
 
 
-def small(variant: str) -> tuple[Complexity, Head]:
-    """The cost of a small head, and the head as it is built for use."""
-    name, options = VARIANTS[variant]
-    (cost,) = complexities(SMALL_SETTING, [(name, head_config(name, options))])
-    return cost, small_head(variant, WIDTH, draw_knowledge(9, 16))
+@pytest.fixture(scope="module")
+def costs() -> dict[str, Complexity]:
+    """Of every small head."""
+    heads = [(name, head_config(name, options)) for name, options in VARIANTS.values()]
+    return dict(zip(VARIANTS, complexities(SMALL_SETTING, heads), strict=True))
+
+
+def built(variant: str) -> Head:
+    """The head as it is built for use."""
+    return small_head(variant, WIDTH, draw_knowledge(9, 16))
 
 
 def numel(module: nn.Module) -> int:
@@ -109,35 +114,37 @@ def test_multiply_accumulates_of_a_backbone_are_those_of_its_convolutions(name: 
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_parameters_are_those_of_the_head_that_is_built(backbone: Backbone, variant: str):
-    cost, head = small(variant)
-    assert cost.parameters == numel(backbone) + numel(head)
-    assert all(cost.parts.values())
+def test_parameters_are_those_of_the_head_that_is_built(
+    backbone: Backbone, costs: dict[str, Complexity], variant: str
+):
+    assert costs[variant].parameters == numel(backbone) + numel(built(variant))
+    assert all(costs[variant].parts.values())
 
 
 @pytest.mark.parametrize("variant", FOLDABLE)
-def test_what_is_left_after_folding_is_backbone_and_layer(backbone: Backbone, variant: str):
-    cost, head = small(variant)
-    assert cost.folded == numel(backbone) + numel(fold(head))
+def test_what_is_left_after_folding_is_backbone_and_layer(
+    backbone: Backbone, costs: dict[str, Complexity], variant: str
+):
+    cost = costs[variant]
+    assert cost.folded == numel(backbone) + numel(fold(built(variant)))
     assert cost.macs_folded == cost.macs_backbone + WIDTH * 9 <= cost.macs
 
 
 @pytest.mark.parametrize("name", NOT_FOLDABLE)
-def test_a_head_that_does_not_fold_is_left_as_it_is(name: str):
-    cost, _ = small(name)
+def test_a_head_that_does_not_fold_is_left_as_it_is(costs: dict[str, Complexity], name: str):
+    cost = costs[name]
     assert cost.folded is cost.macs_folded is None
     assert cost.macs > cost.macs_backbone
 
 
-def test_every_product_of_ss_grl_is_counted():
+def test_every_product_of_ss_grl_is_counted(costs: dict[str, Complexity]):
     """Its attention multiplies a matrix by a vector, which torch's own counter passes over."""
-    cost, _ = small("ss-grl")
     d_1, d_2, state, output = SMALL["ss-grl"].values()
     labels, words = 9, 16
     attention = CELLS * WIDTH * d_1 + labels * words * d_1 + d_1 * d_2 + labels * CELLS * d_1
     gathered = labels * CELLS * WIDTH + labels * WIDTH * state
     step = 2 * labels * labels * state + labels * (2 * state * 3 * state + state * 2 * state + state * state)
-    assert cost.macs_image_side == attention + gathered + 3 * step + labels * 2 * state * output
+    assert costs["ss-grl"].macs_image_side == attention + gathered + 3 * step + labels * 2 * state * output
 
 
 def test_only_the_heads_options_tell_models_apart():

@@ -448,6 +448,17 @@ def test_features_computed_once_train_what_pictures_decoded_anew_do(
         )
 
 
+@pytest.mark.parametrize("variant", ["lglm text", "vacit"])
+def test_features_in_parts_train_what_whole_batches_do(start: StartRun, variant: str):
+    """Parts of a picture and its mirror image stay together."""
+    options = {"conditioning": "text"}
+    whole = finish(start(variant, options, **FEATURES))
+    parts = finish(start(variant, options, accumulate=2, **FEATURES))
+    theirs = whole.model.state_dict()
+    for name, tensor in parts.model.state_dict().items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-4, atol=1e-5)
+
+
 def test_a_feature_of_a_flipped_picture_is_that_of_the_mirror_image(start: StartRun):
     run = start(**FEATURES)
     loader = run.loaders["train"]
