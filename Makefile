@@ -1,9 +1,9 @@
-# make setup | demo | test | test-slow | check | clean
+# make setup | demo | test | test-slow | bench | check | format | clean
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: setup demo test test-slow check format clean
+.PHONY: setup demo test test-slow bench check format clean
 
 setup: $(READY)
 
@@ -21,6 +21,9 @@ test: check
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+bench: $(READY)
+	$(BIN)/python -m tests.benchmarks
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ first used, so that what needs no torch starts without it.
 import importlib
 from typing import Any
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 _HOMES = {
     "Dataset": "lglm_core.data.dataset",
@@ -15,13 +15,17 @@ _HOMES = {
     "DamageError": "lglm_core.errors",
     "LabelEmbeddings": "lglm_core.label_embeddings",
     "LabelVocabulary": "lglm_core.labels",
-    "Lglm": "lglm_core.model.lglm",
-    "LglmConfig": "lglm_core.model.lglm",
+    "LabelKnowledge": "lglm_core.model.head",
+    "LglmConfig": "lglm_core.model.config",
     "Loader": "lglm_core.data.loader",
-    "RunSettings": "lglm_core.run",
+    "Recogniser": "lglm_core.model.recogniser",
     "Tagger": "lglm_core.tagging",
+    "TrainingRecipe": "lglm_core.recipe",
     "TrainingRun": "lglm_core.run",
+    "build_head": "lglm_core.model.heads",
     "build_model": "lglm_core.run",
+    "evaluate": "lglm_core.metrics",
+    "extend": "lglm_core.model.extend",
     "fold": "lglm_core.model.fold",
     "load_bundle": "lglm_core.model.bundle",
 }

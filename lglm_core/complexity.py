@@ -27,13 +27,25 @@ PART_NAMES = {
     "label_side.fusion.projection": "label projection",
     "label_side.fusion.norm": "label normalisation",
     "label_side.fusion.score": "score",
+    "label_side.residual": "residual weights",
     "image_side.projection": "image projection",
     "image_side.bias": "biases",
     "image_side.linear": "linear layer",
 }
 DRESS = re.compile(r"^aten\._?(native_)?|_legit_no_training|_with_indices|_$")  # of torch's names
-MOVES = {"to_copy", "unsafe_view", "arange", "cat", "clone", "copy", "detach", "empty", "eye", "full"}
-MOVES |= {"lift_fresh", "new_zeros", "ones", "repeat", "stack", "zeros"}
+MOVES = {
+    "to_copy",
+    "unsafe_view",
+    "arange",
+    "cat",
+    "clone",
+    "copy",
+    "detach",
+    "empty",
+    "eye",
+    "fill_diagonal",
+}
+MOVES |= {"full", "lift_fresh", "new_zeros", "ones", "repeat", "stack", "zeros"}
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,8 @@
 """Export: a trained model as backbone and one linear layer, and all of that as one ONNX graph."""
 
-import io
 import json
 import warnings
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -94,7 +92,7 @@ class _Deployed(nn.Module):
 
 def _exported(module: nn.Module, image_size: int, name: str) -> Any:
     pictures = torch.zeros(2, 3, image_size, image_size, dtype=torch.uint8)
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             return torch.onnx.export(

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lglm_core.model.config import TRAINABLE, HeadConfig, LabelReduction, head_config
+from lglm_core.model.config import TRAINABLE, HeadConfig, LabelReduction, RidgeConfig, head_config
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -148,10 +148,15 @@ class TrainingRecipe(BaseModel):
     def _head_is_known(self) -> Self:
         if self.head not in TRAINABLE:
             raise ValueError(f"head {self.head!r} is unknown; the heads are {', '.join(TRAINABLE)}")
-        _ = self.head_config
+        config = self.head_config
         if self.head == "ridge" and not self.freeze_backbone:
             raise ValueError(
                 "the head ridge is solved on the features of a fixed backbone; add --freeze-backbone"
+            )
+        if isinstance(config, RidgeConfig) and config.ridge is None and self.epochs not in (None, 1):
+            # Views of one picture are no new pictures; cross-validation would take them for such.
+            raise ValueError(
+                "the head ridge chooses its ridge in one pass; leave --epochs out, or give --head-option ridge=1"
             )
         return self
 

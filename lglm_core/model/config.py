@@ -99,8 +99,8 @@ class LglmConfig(LearnedGraphConfig):
     fusion_dropout: Share = 0.0
     """Share of the m products dropped in training, the same ones for all labels of a picture."""
     residual: bool = False
-    """Not in the paper: beside the fusion, each label has D weights of its own, smoothed along a label graph
-    that starts as the similarity of the labels' vectors; better where pictures are few."""
+    """Not in the paper: beside the fusion, each label has D weights of its own, of which labels with similar
+    vectors take a share; better where pictures are few."""
 
     @model_validator(mode="after")
     def _group_divides_m(self) -> Self:

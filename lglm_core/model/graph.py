@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from lglm_core.model.config import Activation, Normalisation
 
 MIN_DEGREE = 1e-2
-SIMILARITY = 0.3
 LEAK = 0.2  # slope of the public code's LeakyReLU
 
 
@@ -29,17 +28,6 @@ class LearnedGraph(nn.Module):
         self.alpha = nn.Linear(vector_width, d_l)  # a 1×1 convolution over labels is a linear map of each
         self.beta = nn.Linear(vector_width, d_l)
         self.normalisation = normalisation
-
-    @torch.no_grad()
-    def start_at_similarity(self, labels: int) -> None:
-        """Start A at :data:`SIMILARITY` times the scalar products of the labels' vectors, in expectation.
-
-        The two branches start alike, so that A starts symmetric.
-        """
-        d_l = self.alpha.out_features
-        nn.init.normal_(self.alpha.weight, std=(SIMILARITY * labels / d_l) ** 0.5)
-        nn.init.zeros_(self.alpha.bias)
-        self.beta.load_state_dict(self.alpha.state_dict())
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Return the normalised graph Â, [C, C], of label vectors [C, d]."""

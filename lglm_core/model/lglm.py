@@ -16,6 +16,8 @@ from lglm_core.model.fusion import FusedLabels, FusedScores, ScaledLabels
 from lglm_core.model.graph import CountedGraph, GraphLayers, LearnedGraph
 from lglm_core.model.head import ImageSide, LabelKnowledge, LabelWeights
 
+SMOOTHING = 0.3  # of residual weights; chosen on the training split of a few hundred pictures
+
 
 class LabelSide(nn.Module):
     """From label vectors [C, d] to :class:`LabelWeights`; takes no picture.
@@ -52,8 +54,7 @@ class LabelSide(nn.Module):
         self.fusion = fusion
         self.graph_loss = config.graph_loss if isinstance(config, LearnedGraphConfig) else None
         self.residual = None
-        if isinstance(config, LglmConfig) and config.residual and isinstance(graph, LearnedGraph):
-            graph.start_at_similarity(self.trained)
+        if isinstance(config, LglmConfig) and config.residual:
             self.residual = nn.Parameter(torch.zeros(self.trained, feature_width))
 
     def forward(self) -> LabelWeights:
@@ -61,34 +62,30 @@ class LabelSide(nn.Module):
 
         With residual weights, those [C, D] stand right of S.
         """
-        vectors, added = self._inputs().tensor_split([self.trained])
+        units = F.normalize(self.vectors, dim=1)
+        vectors, added = (units if self.conditioned else self.vectors).tensor_split([self.trained])
         graph = self.graph(vectors)
         embeddings = self.layers(graph, vectors)
-        rows = graph
         if len(added):
-            rows, own = self._rows_of_added(vectors, added)
-            embeddings = torch.cat([embeddings, self._embed_added(graph, rows, own, vectors, added)])
-            rows = torch.cat([graph, rows])
+            embeddings = torch.cat([embeddings, self._embed_added(graph, vectors, added)])
         if self.conditioned:
             # What all labels have in common tells none from another; the next fc's bias could hold it.
             embeddings = embeddings - embeddings[: self.trained].mean(dim=0)
         weights = self.fusion(embeddings)
         if self.residual is not None:
-            own_weights = rows @ self.residual
             # The fusion starts small beside them: it has many times as much freedom.
-            weights = torch.cat([weights / weights.shape[1] ** 0.5, own_weights], dim=1)
+            fused = weights / weights.shape[1] ** 0.5
+            weights = torch.cat([fused, self._smoothing(units) @ self.residual], dim=1)
         penalty = losses.graph_loss(graph, self.graph_loss) if self.graph_loss else graph.new_zeros(())
         return LabelWeights(weights, graph, penalty)
 
-    def _inputs(self) -> Tensor:
-        """The label vectors as the graph reads them: conditioned, at unit length."""
-        if not self.conditioned:
-            return self.vectors
-        vectors = F.normalize(self.vectors, dim=1)
-        if self.residual is None:
-            return vectors
-        # As a similarity, the part that all labels share would smooth everything alike.
-        return F.normalize(vectors - vectors[: self.trained].mean(dim=0), dim=1)
+    def _smoothing(self, units: Tensor) -> Tensor:
+        """How much each label takes of each trained label's own weights, [C, trained]: all of its own, and of
+        others' by the similarity of their vectors (*units*, of unit length), without what all have in common.
+        """
+        units = F.normalize(units - units[: self.trained].mean(dim=0), dim=1)
+        similarity = SMOOTHING * units @ units[: self.trained].T
+        return similarity.fill_diagonal_(1.0)
 
     def _rows_of_added(self, vectors: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
         """Return Â from added labels to trained ones, [added, trained], and to themselves, [added]."""
@@ -103,10 +100,9 @@ class LabelSide(nn.Module):
         )
         return degree.rsqrt()[:, None] * to_trained * trained_degree.rsqrt()[None, :], to_self / degree
 
-    def _embed_added(
-        self, graph: Tensor, rows: Tensor, own: Tensor, vectors: Tensor, added: Tensor
-    ) -> Tensor:
+    def _embed_added(self, graph: Tensor, vectors: Tensor, added: Tensor) -> Tensor:
         """Embed the labels added after training, [added, D]."""
+        rows, own = self._rows_of_added(vectors, added)
         both_ways = torch.cat([rows, torch.diag(own)], dim=1)
         for number in range(len(self.layers.weights)):
             next_added = self.layers.layer(number, both_ways, torch.cat([vectors, added]))

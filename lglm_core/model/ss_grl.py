@@ -86,16 +86,18 @@ class SemanticInteraction(nn.Module):
 
     Args:
         width: Of a label's state.
-        graph: float32 [2, C, C]: A for what labels receive, and Aᵀ.
+        graph: A, float32 [C, C].
         steps: T.
+        means: Scale rows and columns of A to sum to at most 1.
     """
 
     graph: Tensor
 
-    def __init__(self, width: int, graph: Tensor, steps: int) -> None:
+    def __init__(self, width: int, graph: Tensor, steps: int, *, means: bool) -> None:
         super().__init__()
         self.register_buffer("graph", graph)
         self.steps = steps
+        self.means = means
         self.from_messages = nn.Linear(2 * width, 3 * width)  # W_z, W_r, W
         self.from_state = nn.Linear(width, 2 * width, bias=False)  # U_z, U_r
         self.from_kept = nn.Linear(width, width, bias=False)  # U
@@ -103,12 +105,21 @@ class SemanticInteraction(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """Return the states [B, C, width] after T steps."""
         for _ in range(self.steps):
-            messages = torch.cat([self.graph[0] @ states, self.graph[1] @ states], dim=2)
-            gates, candidate = self.from_messages(messages).tensor_split([2 * states.shape[2]], dim=2)
+            gates, candidate = self.from_messages(self.messages(states)).tensor_split(
+                [2 * states.shape[2]], dim=2
+            )
             update, keep = (gates + self.from_state(states)).sigmoid().chunk(2, dim=2)
             candidate = torch.tanh(candidate + self.from_kept(keep * states))
             states = states + update * (candidate - states)
         return states
+
+    def messages(self, states: Tensor) -> Tensor:
+        """Return a [B, C, 2 width]: what labels receive along A and against it."""
+        along, against = self.graph @ states, self.graph.T @ states
+        if self.means:
+            along = along / self.graph.sum(dim=1).clamp(min=1)[:, None]
+            against = against / self.graph.sum(dim=0).clamp(min=1)[:, None]
+        return torch.cat([along, against], dim=2)
 
 
 class SsGrl(ImageSide):
@@ -131,11 +142,9 @@ class SsGrl(ImageSide):
         self.decoupling = SemanticDecoupling(feature_width, vectors, config.d_1, config.d_2)
         width = config.state_width or feature_width
         self.projection = nn.Linear(feature_width, width) if config.state_width else None
-        graph = _conditional_probabilities(knowledge.counts)
-        both_ways = torch.stack([graph, graph.T])
-        if self.conditioned:
-            both_ways = both_ways / both_ways.sum(dim=2, keepdim=True).clamp(min=1)
-        self.interaction = SemanticInteraction(width, both_ways.float(), config.steps)
+        self.interaction = SemanticInteraction(
+            width, _conditional_probabilities(knowledge.counts), config.steps, means=self.conditioned
+        )
         self.output = nn.Linear(2 * width, config.output_width)
         self.classifiers = nn.Linear(config.output_width, knowledge.labels)  # u, one row per label
         if self.conditioned:
@@ -167,6 +176,5 @@ class SsGrl(ImageSide):
 
 
 def _conditional_probabilities(counts: Tensor) -> Tensor:
-    """Return A [C, C], float64: P(column | row), 0 in the row of a label without pictures."""
-    counts = counts.double()
+    """Return A [C, C], float32: P(column | row), 0 in the row of a label without pictures."""
     return counts / counts.diagonal().clamp(min=1)[:, None]

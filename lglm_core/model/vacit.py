@@ -11,10 +11,10 @@ It is trained on each picture and its mirror image, with the penalty
 per picture. T is exact: columns in reverse order. The maps enter linearly, so their difference is computed
 from the difference of the feature maps, in half the products.
 
-Other than published: of the transforms only the flip, which the paper's ablation has on its own, so no second
-image size; the classification loss is the recipe's, without the paper's weights for rare labels.
-The public code holds W fixed within ℓ_a, which then trains the backbone alone, and nothing at all where
-that is frozen; here W takes part, as the equations read (``penalty_trains`` has both).
+Other than published: of the transforms only the flip, so no second image size; the classification loss is the
+recipe's, without weights for rare labels. The public code holds W fixed within ℓ_a, which then trains the
+backbone alone, and nothing at all where that is frozen; here W takes part, unless ``penalty_trains`` says
+otherwise. λ = 1 goes with the classification loss summed over labels, as the public code has it.
 
 Conditioned (not published): the map is standardised per channel, the weights start at 0, the biases at the
 labels' log-odds. All of it folds.

@@ -1,5 +1,6 @@
 """The page of an explanation: pictures with maps laid over them, of one model or of two side by side."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -58,6 +59,11 @@ class ExplainedModel:
     facts: Mapping[str, str]
 
 
+def decimals_for(limit: float) -> int:
+    """Return how many decimals show two digits of a scale's end, and at least the hundredths."""
+    return max(2, min(6, 1 - math.floor(math.log10(limit)))) if limit > 0 else 2
+
+
 def explanation_page(models: Sequence[ExplainedModel], pictures: Sequence[ExplainedPicture]) -> str:
     """Return the explanation as one HTML file that needs nothing beside it."""
     return render(
@@ -68,5 +74,6 @@ def explanation_page(models: Sequence[ExplainedModel], pictures: Sequence[Explai
         models=models,
         pictures=pictures,
         with_activation=not all(model.adds_up for model in models),
+        decimals_for=decimals_for,
         gradient=f"linear-gradient(90deg, {', '.join(legend_colours())})",
     )

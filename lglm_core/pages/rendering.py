@@ -25,8 +25,11 @@ def decimals(value: Any, places: int = 1) -> str:
 
 
 def signed(value: Any, places: int = 2) -> str:
-    """Write a number with its sign, −4.23 or +0.50, or a dash where there is none."""
-    return f"{value:+,.{places}f}".replace("-", "−") if is_number(value) else ABSENT
+    """Write a number with its sign, −4.23 or +0.50, but 0.00, or a dash where there is none."""
+    if not is_number(value):
+        return ABSENT
+    rounded = round(value, places)
+    return f"{rounded:+,.{places}f}".replace("-", "−") if rounded else f"{0:.{places}f}"
 
 
 def percent(value: Any) -> str:

@@ -72,7 +72,7 @@ SYSTEMS = (
     System("LGLM without MFC", "lglm", ("fusion=dot",)),
     System("LGLM", "lglm"),
     System(
-        RESIDUAL, "lglm", ("residual=true", "d_l=128", "m=128", "graph_width=256"), weight_decays=(0.05, 5.0)
+        RESIDUAL, "lglm", ("residual=true", "d_l=256", "m=128", "graph_width=256"), weight_decays=(0.05, 5.0)
     ),
     System("VACIT", "vacit", dropouts=(None,)),
     System("ADD-GCN", "add-gcn", dropouts=(None,), lrs=(3e-4, 1e-3)),
@@ -138,7 +138,7 @@ class Study:
             freeze_backbone=True,
             views="flip",
             weights="none",
-            epochs=2 if system.head == "ridge" else max(1, STEPS // steps_per_epoch),
+            epochs=1 if system.head == "ridge" else max(1, STEPS // steps_per_epoch),
             seed=seed,
             **choice,
         ).filled_in()

@@ -31,6 +31,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "lglm dot text": ("lglm", {**LGLM, "fusion": "dot", "conditioning": "text"}),
     "lglm average": ("lglm", {**LGLM, "pooling": "average"}),
     "lglm leaky": ("lglm", {**LGLM, "activation": "leaky", "layers": 3}),
+    "lglm residual": ("lglm", {**LGLM, "residual": True}),
     "lglm public": ("lglm", {**LGLM, "normalisation": "public"}),
     "plain average": ("plain", {"pooling": "average"}),
     "ml-gcn text": ("ml-gcn", {**SMALL["ml-gcn"], "conditioning": "text"}),

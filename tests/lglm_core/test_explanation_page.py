@@ -60,6 +60,30 @@ def test_every_number_is_shown():
     assert [n for n in f"{scales} {first} {second} {facts}".split() if n not in text] == []
 
 
+@pytest.mark.parametrize(
+    ("limit", "ends"),
+    [
+        (0.0, "0.00"),
+        (0.0183, "0.018"),
+        (0.00049, "0.00049"),
+        (0.0999, "0.100"),
+        (1.0, "1.00"),
+        (34.5, "34.50"),
+    ],
+)
+def test_a_small_scale_still_shows_two_digits(limit: float, ends: str):
+    label = LabelMaps("dog", (FIRST,), limit, 1.0)
+    text = Page(explanation_page([MAX], [ExplainedPicture("a", jpeg(), "", (label,))])).text
+    assert f"−{ends}+{ends}logit" in text
+
+
+def test_what_rounds_to_nothing_has_no_sign():
+    for nothing in (0.0, -0.0, 0.004, -0.004):
+        label = LabelMaps("dog", (replace(FIRST, lowered=nothing),), 1.0, 1.0)
+        text = Page(explanation_page([MAX], [ExplainedPicture("a", jpeg(), "", (label,))])).text
+        assert "lowered 0.00" in text
+
+
 def test_two_models_stand_under_their_names():
     page = Page(TWO)
     assert "<h1>lglm on resnet101 beside vacit on resnet50</h1>" in TWO

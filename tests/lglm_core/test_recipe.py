@@ -94,9 +94,19 @@ def test_what_is_no_part_of_a_recipe_is_left_out():
     assert "out" not in Job(out="somewhere").filled_in().model_dump()
 
 
+RIDGE: dict[str, Any] = {"head": "ridge", "freeze_backbone": True}
+
+
 def test_ridge_takes_one_epoch_unless_told_otherwise():
-    assert TrainingRecipe(head="ridge", freeze_backbone=True).filled_in().epochs == 1
-    assert TrainingRecipe(head="ridge", freeze_backbone=True, epochs=3).filled_in().epochs == 3
+    assert TrainingRecipe(**RIDGE).filled_in().epochs == 1
+    assert TrainingRecipe(**RIDGE, head_option=("ridge=0.1",), epochs=3).filled_in().epochs == 3
+
+
+def test_a_ridge_to_be_chosen_over_several_epochs_is_refused():
+    """Cross-validation would take the views of one picture for pictures of their own."""
+    with pytest.raises(ValidationError, match="head ridge chooses its ridge in one pass; leave --epochs out"):
+        TrainingRecipe(**RIDGE, epochs=2)
+    assert TrainingRecipe(**RIDGE, epochs=1).filled_in().epochs == 1
 
 
 def test_the_heads_options_are_read_as_it_types_them():

@@ -429,15 +429,19 @@ def test_labels_attend_to_positions_of_their_own():
     assert (attention[:, 0] - attention[:, 1]).abs().max() > 0.01
 
 
-def test_the_graph_has_conditional_probabilities_by_hand():
+def test_messages_are_weighed_by_conditional_probabilities_by_hand():
     counts = torch.tensor([[4, 2, 0], [2, 8, 0], [0, 0, 0]])
-    expected = torch.tensor([[1, 0.5, 0], [0.25, 1, 0], [0, 0, 0]])
     known = LabelKnowledge(3, torch.randn(3, 7, generator=rng()), counts)
-    literal = side("ss-grl", known, conditioning="text").interaction.graph
-    torch.testing.assert_close(literal, torch.stack([expected, expected.T]))
-    conditioned = side("ss-grl", known).interaction.graph
-    torch.testing.assert_close(conditioned[0, 0], torch.tensor([1 / 1.5, 0.5 / 1.5, 0]))
-    torch.testing.assert_close(conditioned[1, 1], torch.tensor([0.5 / 1.5, 1 / 1.5, 0]))
+    states = torch.tensor([1.0, 10.0, 100.0]).expand(1, 4, 3).mT
+    for conditioning, along, against in (
+        ("text", [6, 10.25, 0], [3.5, 10.5, 0]),
+        ("conditioned", [6 / 1.5, 10.25 / 1.25, 0], [3.5 / 1.25, 10.5 / 1.5, 0]),
+    ):
+        image_side = side("ss-grl", known, feature_width=4, conditioning=conditioning, state_width=None)
+        heard = image_side.interaction.messages(states)
+        assert heard.shape == (1, 3, 8)
+        torch.testing.assert_close(heard[0, :, 0], torch.tensor(along))
+        torch.testing.assert_close(heard[0, :, 7], torch.tensor(against))
 
 
 @both_ways
