@@ -156,7 +156,7 @@ class TrainingRecipe(BaseModel):
         if isinstance(config, RidgeConfig) and config.ridge is None and self.epochs not in (None, 1):
             # Views of one picture are no new pictures; cross-validation would take them for such.
             raise ValueError(
-                "the head ridge chooses its ridge in one pass; leave --epochs out, or give --head-option ridge=1"
+                "the head ridge chooses its ridge in one pass; leave --epochs out, or name its option ridge"
             )
         return self
 
