@@ -16,7 +16,7 @@ from lglm_core.model.fusion import FusedLabels, FusedScores, ScaledLabels
 from lglm_core.model.graph import CountedGraph, GraphLayers, LearnedGraph
 from lglm_core.model.head import ImageSide, LabelKnowledge, LabelWeights
 
-SMOOTHING = 0.3  # of residual weights; chosen on the training split of a few hundred pictures
+SMOOTHING = 0.75  # of residual weights; chosen on the training split of a few hundred pictures
 
 
 class LabelSide(nn.Module):
@@ -80,12 +80,14 @@ class LabelSide(nn.Module):
         return LabelWeights(weights, graph, penalty)
 
     def _smoothing(self, units: Tensor) -> Tensor:
-        """How much each label takes of each trained label's own weights, [C, trained]: all of its own, and of
-        others' by the similarity of their vectors (*units*, of unit length), without what all have in common.
+        """Return how much each label takes of each trained label's own weights, [C, trained].
+
+        All of its own, and of another's by the squared similarity of their vectors (*units*, of unit length),
+        less what the vectors of all labels have in common; nothing of one that is dissimilar.
         """
         units = F.normalize(units - units[: self.trained].mean(dim=0), dim=1)
-        similarity = SMOOTHING * units @ units[: self.trained].T
-        return similarity.fill_diagonal_(1.0)
+        shares = SMOOTHING * (units @ units[: self.trained].T).clamp(min=0).square()
+        return shares.fill_diagonal_(1.0)
 
     def _rows_of_added(self, vectors: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
         """Return Â from added labels to trained ones, [added, trained], and to themselves, [added]."""

@@ -115,7 +115,10 @@ def graph_loss(graph: np.ndarray, reduction: str) -> np.ndarray:
 
 
 def mfc(F: np.ndarray, W: np.ndarray, p: Parameters, g: int, *, conditioned: bool) -> np.ndarray:
-    """Eq. 7: C times fusion with F, then one fc for all labels; *conditioned*: LayerNorm on M2."""
+    """Eq. 7: C times fusion with F, then one fc for all labels, whose bias comes later.
+
+    Conditioned: LayerNorm on M2.
+    """
     Y = []
     for W_i in W:
         M1, M2 = fc(F, p, "fc1"), fc(W_i, p, "fc2")
@@ -124,15 +127,28 @@ def mfc(F: np.ndarray, W: np.ndarray, p: Parameters, g: int, *, conditioned: boo
         product = M1 * M2
         groups = [product[:, start : start + g].sum(axis=1) for start in range(0, product.shape[1], g)]
         Y.append(np.stack(groups, axis=1) @ p["fc.weight"])
-    return np.stack(Y, axis=1) + p["bias"]  # the text's fc has one for all labels
+    return np.stack(Y, axis=1)
 
 
 def dot(F: np.ndarray, W: np.ndarray, p: Parameters, *, conditioned: bool) -> np.ndarray:
-    """LGLM without MFC; *conditioned*: LayerNorm on W, a weight per dimension, a bias per label."""
+    """LGLM without MFC; *conditioned*: LayerNorm on W, and a weight per dimension."""
     if not conditioned:
         return F @ W.T
     W = standardise(W, *moments(W, axis=1)) * p["norm.weight"] + p["norm.bias"]
-    return np.stack([F @ (W_i * p["fc.weight"]) for W_i in W], axis=1) + p["bias"]
+    return np.stack([F @ (W_i * p["fc.weight"]) for W_i in W], axis=1)
+
+
+def residual_weights(vectors: np.ndarray, R: np.ndarray) -> np.ndarray:
+    """Not in the paper: each label's own weights, and 0.3 of the others' by the similarity of their words."""
+    words = vectors / np.sqrt((vectors**2).sum(axis=1, keepdims=True))
+    words = words - words.mean(axis=0)
+    size = np.sqrt((words**2).sum(axis=1))
+    weights = R.astype(complex)
+    for i in range(len(R)):
+        for j in range(len(R)):
+            if i != j:
+                weights[i] += 0.3 * (words[i] @ words[j]) / (size[i] * size[j]) * R[j]
+    return weights if np.iscomplexobj(R) else weights.real
 
 
 def label_loss(Y: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -167,6 +183,7 @@ class Lglm:
     reduction: Literal["frobenius", "mean", "sum"] = "frobenius"
     leaky: bool = False
     fusion: Literal["mfc", "dot"] = "mfc"
+    residual: bool = False
     counts: tuple[np.ndarray, float, float] | None = None
     running: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -183,10 +200,16 @@ class Lglm:
             graph = normalised(A, by_absolute_values=self.normalisation == "absolute")
             L_A = graph_loss(graph, self.reduction)
         W = gcn(L, graph, p, leaky=self.leaky)
+        if self.conditioned:
+            W = W - W.mean(axis=0)
         if self.fusion == "mfc":
             Y = mfc(F, W, p, self.g, conditioned=self.conditioned)
         else:
             Y = dot(F, W, p, conditioned=self.conditioned)
+        if self.residual:  # beside which the fusion is divided by the root of its width
+            width = len(p["fc1.bias"]) if self.fusion == "mfc" else F.shape[1]
+            Y = Y / np.sqrt(width) + F @ residual_weights(self.vectors, p["R"]).T
+        Y = Y + p.get("bias", 0)  # the text has one for all labels, and none without MFC
         L_M = label_loss(Y, targets)
         return Result(Y, graph, L_M, L_A, L_M + self.lambda_ * L_A)  # Eq. 9
 

@@ -162,7 +162,11 @@ def test_one_labels_vector_reaches_the_scores_of_all_through_the_graph(head: Hea
     assert (moved > 1e-6).all()
 
 
-def test_with_the_identity_as_graph_a_labels_vector_reaches_its_own_scores_alone(head: Head, maps: Tensor):
+def test_with_the_identity_as_graph_a_labels_vector_reaches_its_own_scores_alone(
+    vectors: Tensor, maps: Tensor
+):
+    """As the text has it; ours also takes from every embedding what all have in common."""
+    head = build(vectors, conditioning="text").double()
     side: Any = head.label_side
     with torch.no_grad():
         side.graph.alpha.weight.zero_()

@@ -34,6 +34,7 @@ NAMES = {
     "norm.weight": "label_side.fusion.norm.weight",
     "norm.bias": "label_side.fusion.norm.bias",
     "bias": "image_side.bias",
+    "R": "label_side.residual",
 }
 """The paper's parameters and lglm_core's, where they have the same shape."""
 
@@ -70,6 +71,8 @@ def make_case(randomise: Callable[..., None]) -> Callable[..., "Case"]:
             for parameter_name, parameter in head.named_parameters():
                 if ".graph." in parameter_name:
                     parameter.mul_(0.5)  # A stays small, and Eq. 4 has a value
+                elif parameter_name.endswith("residual"):
+                    parameter.normal_()
         targets = (torch.rand(images, labels) < 0.4).to(torch.int8)
         maps = torch.randn(images, D, *cells)
         return Case(head.train(training), vectors, targets, maps, weight)
@@ -96,7 +99,9 @@ class Case:
                 self.reference, normalisation=config.normalisation, reduction=config.graph_loss
             )
         if isinstance(config, LglmConfig):
-            self.reference = replace(self.reference, fusion=config.fusion, g=config.group)
+            self.reference = replace(
+                self.reference, fusion=config.fusion, g=config.group, residual=config.residual
+            )
         if self.reference.conditioned and not head.training:
             norm = dict(head.named_buffers())
             mean, var = (norm[f"image_side.norm.norm.running_{what}"].numpy() for what in ("mean", "var"))
@@ -197,7 +202,7 @@ def test_as_it_trains(
     weight: float,
     training: bool,
 ):
-    """Unit vectors, degrees Σ|Ã|, standardised feature, LayerNorm on M2, a bias per label."""
+    """Unit vectors, degrees Σ|Ã|, standardised feature, centred W, LayerNorm on M2, a bias per label."""
     options = {"d_l": d_l, "m": m, "group": group, "layers": layers, "graph_width": 7}
     make_case("lglm", options, labels=labels, images=images, weight=weight, training=training).check()
 
@@ -207,6 +212,10 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "dot": ("lglm", {"fusion": "dot"}),
     "public": ("lglm", TEXT | {"normalisation": "public", "activation": "leaky", "graph_loss": "sum"}),
     "public-conditioned": ("lglm", {"normalisation": "public", "activation": "leaky", "layers": 3}),
+    "residual": ("lglm", {"residual": True}),
+    "residual-dot": ("lglm", {"residual": True, "fusion": "dot"}),
+    "residual-text": ("lglm", TEXT | {"residual": True}),
+    "residual-text-dot": ("lglm", TEXT | {"residual": True, "fusion": "dot"}),
     "text-leaky": ("lglm", TEXT | {"activation": "leaky", "layers": 4}),
     "conditioned-frobenius": ("lglm", {"graph_loss": "frobenius", "normalisation": "text"}),
     "a-gcn": ("a-gcn", {}),
