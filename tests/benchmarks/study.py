@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.study --dataset DATASET --label-embeddings LABELS --weights FILE --out STUDY
 
-Each head is trained as ``lglm train --freeze-backbone --views flip`` trains it, with its own learning rate, dropout
-and decay. Those are chosen on the training split alone: by training on half of it and measuring on the
-other half, never on the validation split. The backbone's features are computed once for all. Each system's
-result is a JSON file in STUDY, and one that is there is not made again; at last STUDY/table.md sums them up.
+Each head is trained as ``lglm train --freeze-backbone --views flip`` trains it, with its own learning rate,
+dropout and decay. Those are chosen on the training split alone: by training on half of it and measuring on
+the other half, never on the validation split. The backbone's features are computed once for all. Each
+system's result is a JSON file in STUDY, and one that is there is not made again; STUDY/table.md sums them up.
 """
 
 import argparse
@@ -62,6 +62,7 @@ class System:
 
 PROBE = "tuned linear probe"
 RESIDUAL = "LGLM with residual weights"
+SMALL = ("residual=true", "fusion_dropout=0.7", "d_l=256", "m=128", "graph_width=256")
 SYSTEMS = (
     System("linear, average pooling", "plain", ("pooling=average",), dropouts=(0.5, 0.8)),
     System("linear, max pooling", "plain", dropouts=(0.5, 0.8)),
@@ -71,9 +72,7 @@ SYSTEMS = (
     System("A-GCN", "a-gcn"),
     System("LGLM without MFC", "lglm", ("fusion=dot",)),
     System("LGLM", "lglm"),
-    System(
-        RESIDUAL, "lglm", ("residual=true", "d_l=256", "m=128", "graph_width=256"), weight_decays=(0.05, 5.0)
-    ),
+    System(RESIDUAL, "lglm", SMALL, weight_decays=(0.05, 5.0)),
     System("VACIT", "vacit", dropouts=(None,)),
     System("ADD-GCN", "add-gcn", dropouts=(None,), lrs=(3e-4, 1e-3)),
     System("SS-GRL", "ss-grl", dropouts=(None,), lrs=(3e-4, 1e-3)),

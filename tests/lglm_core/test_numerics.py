@@ -84,14 +84,21 @@ class Pictures:
         topics = torch.randint(len(self.shares), (count,), generator=self.rng)
         targets = (torch.rand(count, LABELS, generator=self.rng) < self.shares[topics]).to(torch.int8)
         size = 0.5 + torch.rand(count, LABELS, generator=self.rng)
-        noise = self.noise * (torch.randn(count, len(self.level), generator=self.rng) + torch.randn(count, 6, generator=self.rng) @ self.factors * 0.3)
+        noise = self.noise * (
+            torch.randn(count, len(self.level), generator=self.rng)
+            + torch.randn(count, 6, generator=self.rng) @ self.factors * 0.3
+        )
         return ((targets * size) @ self.traces + self.level + noise).relu() * self.scale, targets
 
     def batches(self, steps: int) -> Iterator[Batch]:
         for _ in range(steps):
             features, targets = self.draw(BATCH)
             yield Batch(
-                features[:, :, None, None], targets, torch.ones(BATCH), BATCH, np.arange(BATCH, dtype=np.int64)
+                features[:, :, None, None],
+                targets,
+                torch.ones(BATCH),
+                BATCH,
+                np.arange(BATCH, dtype=np.int64),
             )
 
 
