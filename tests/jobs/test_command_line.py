@@ -29,6 +29,7 @@ KINDS: dict[tuple[str, ...], type[Options]] = {
     ("search",): options.Search,
     ("explain",): options.Explain,
     ("tag",): options.Tag,
+    ("extend",): options.Extend,
     ("export",): options.Export,
     ("complexity",): options.Complexity,
     ("flow", "train-lglm"): TrainLglm,
@@ -228,7 +229,7 @@ def test_the_config_file_serves_the_kinds_of_source_too(tmp_path: Path):
         ("dataset: d\nepochs: ten\n", ["--epochs", "ten"]),
         ("dataset: d\nepochs: 0\n", ["--epochs"]),
         ("dataset: [d]\n", ["--dataset"]),
-        ("dataset: d\n", ["--label-embeddings"]),
+        ("dataset: d\n", ["--out"]),
         ("- dataset\n", ["config.yaml"]),
         ("just words\n", ["config.yaml"]),
         ("", ["config.yaml"]),
@@ -357,6 +358,8 @@ def random_options(kind: type[Options], rng: random.Random) -> Options:
         for name, info in kind.model_fields.items():
             candidates = values_of(info.annotation, rng)
             values[name] = next(value for value in candidates if value != info.default)
+        if "head_option" in values:  # which must suit the head
+            values |= {"head": "plain", "head_option": ("pooling=average", "feature_dropout=0.25")}
         try:
             return kind(**values)
         except ValidationError:

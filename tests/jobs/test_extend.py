@@ -1,8 +1,125 @@
-"""Labels known by their names alone, from the command line."""
+"""Labels added by their names alone, from the command line; what is refused leaves nothing behind."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.jobs.commands import Here, assert_refused
+from tests.jobs.commands import Commands, Result
+from tests.jobs.conftest import TINY_RECIPE
+
+Here = Callable[..., Result]
+WORDS = ("person", "parking", "meter", "cell", "phone", "dog", "cat", "red", "car")
+SMALL = ("--head-option", "m=16", "d_l=16", "graph_width=16")
+
+
+def write_glove(path: Path, seed: int = 0) -> Path:
+    vectors = np.random.default_rng(seed).normal(size=(len(WORDS), 6)).round(4)
+    lines = (" ".join([word, *map(str, vector)]) for word, vector in zip(WORDS, vectors, strict=True))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def glove(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_glove(tmp_path_factory.mktemp("glove") / "glove.txt")
+
+
+@pytest.fixture(scope="module")
+def without_dog(
+    tmp_path_factory: pytest.TempPathFactory, lglm: Commands, tiny_dataset: Path, glove: Path
+) -> Path:
+    """A model of the tiny data set that was never shown the label dog."""
+    folder = tmp_path_factory.mktemp("held-out")
+    lglm.done("label-embeddings", "--dataset", tiny_dataset, "--glove", glove, "--out", folder / "labels")
+    inputs = ("--dataset", tiny_dataset, "--label-embeddings", folder / "labels", "--hold-out", "dog")
+    lglm.done("train", *inputs, "--out", folder / "run", *TINY_RECIPE, *SMALL)
+    return folder / "run" / "model"
+
+
+@pytest.fixture
+def extend(here: Here, without_dog: Path, glove: Path, tmp_path: Path) -> Callable[..., Result]:
+    """Extend that model, or another, into ``extended``."""
+
+    def call(*labels: str, model: Path = without_dog, file: Path = glove, more: tuple = ()) -> Result:
+        places = ("--model", model, "--glove", file, "--out", tmp_path / "extended")
+        return here("extend", *places, "--label", *labels, *more)
+
+    return call
+
+
+def test_a_held_out_label_is_not_trained_and_extend_adds_it(
+    extend: Callable[..., Result], without_dog: Path, tmp_path: Path
+):
+    assert json.loads((without_dog / "labels.json").read_text()) == ["person", "parking meter", "cell phone"]
+    assert extend("dog", "red car").code == 0
+    room = tmp_path / "extended"
+    assert json.loads((room / "labels.json").read_text())[3:] == ["dog", "red car"]
+    assert json.loads((room / "thresholds.json").read_text())["dog"] == 0.5
+    card = (room / "README.md").read_text()
+    assert "Never trained, known by their names alone: dog, red car." in card
+    assert extend("dog", "red car").stdout.startswith(f"{room}: model, already complete")
+
+
+def test_an_extended_model_is_evaluated_by_name_on_labels_it_never_saw(
+    extend: Callable[..., Result], lglm: Commands, tiny_dataset: Path, tmp_path: Path
+):
+    """The dataset lists dog last and has no red car; the model lists red car before dog."""
+    assert extend("red car", "dog").code == 0
+    evaluation = ("evaluate", "--model", tmp_path / "extended", "--dataset", tiny_dataset)
+    metrics = lglm.done(*evaluation, "--out", tmp_path / "evaluation")["metrics"]
+    assert metrics["untrained_labels"] == ["dog"]
+    per_class = {row["label"]: row["ap"] for row in read_table(tmp_path / "evaluation" / "per_class.parquet")}
+    assert metrics["untrained_mAP"] == pytest.approx(per_class["dog"])
+
+
+def read_table(path: Path) -> list[dict]:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path).to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("labels", "naming"),
+    [(("person",), "'person' is named twice"), (("unicorn",), "unicorn"), (("dog", "dog"), "'dog'")],
+    ids=["there already", "no such word", "twice"],
+)
+def test_a_label_that_cannot_be_added_is_refused(
+    extend: Callable[..., Result], tmp_path: Path, labels: tuple[str, ...], naming: str
+):
+    refused(extend(*labels), naming, tmp_path)
+
+
+def test_other_word_vectors_than_the_models_are_refused(extend: Callable[..., Result], tmp_path: Path):
+    other = write_glove(tmp_path / "other.txt", seed=1)
+    refused(extend("dog", file=other), "not the word vectors that", tmp_path)
+
+
+def test_a_model_on_co_occurrence_vectors_is_refused(
+    extend: Callable[..., Result], tiny_model: Path, tmp_path: Path
+):
+    refused(extend("cat", model=tiny_model), "train with GloVe vectors", tmp_path)
+
+
+def test_a_label_to_hold_out_that_is_not_there_is_refused(
+    here: Here, tiny_dataset: Path, tiny_labels: Path, tmp_path: Path
+):
+    inputs = ("--dataset", tiny_dataset, "--label-embeddings", tiny_labels, "--out", tmp_path / "extended")
+    result = here("train", *inputs, *TINY_RECIPE, "--hold-out", "dgo")
+    refused(result, "no label 'dgo'; the closest are dog", tmp_path)
+
+
+def test_a_model_that_lacks_a_label_of_the_dataset_is_not_evaluated_on_it(
+    here: Here, without_dog: Path, tiny_dataset: Path, tmp_path: Path
+):
+    inputs = ("--model", without_dog, "--dataset", tiny_dataset, "--out", tmp_path / "extended")
+    refused(here("evaluate", *inputs), "does not know 1 of the labels", tmp_path)
+
+
+def refused(result: Result, naming: str, folder: Path) -> None:
+    assert result.code == 2, result.stderr
+    assert naming in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert not (folder / "extended").exists()

@@ -139,15 +139,16 @@ def dot(F: np.ndarray, W: np.ndarray, p: Parameters, *, conditioned: bool) -> np
 
 
 def residual_weights(vectors: np.ndarray, R: np.ndarray) -> np.ndarray:
-    """Not in the paper: each label's own weights, and 0.3 of the others' by the similarity of their words."""
+    """Not in the paper: a label's own weights, and 0.75 of others' by the squared similarity of their words."""
     words = vectors / np.sqrt((vectors**2).sum(axis=1, keepdims=True))
     words = words - words.mean(axis=0)
     size = np.sqrt((words**2).sum(axis=1))
     weights = R.astype(complex)
     for i in range(len(R)):
         for j in range(len(R)):
-            if i != j:
-                weights[i] += 0.3 * (words[i] @ words[j]) / (size[i] * size[j]) * R[j]
+            similarity = (words[i] @ words[j]) / (size[i] * size[j])
+            if i != j and similarity.real > 0:
+                weights[i] += 0.75 * similarity**2 * R[j]
     return weights if np.iscomplexobj(R) else weights.real
 
 
