@@ -27,7 +27,18 @@ EXCEPTIONS = {
 }
 OPEN_TO_PIPELINES = {"jobs.options", "jobs.command_line"}
 VERBS = (
-    *("shard", "label_embeddings", "train", "evaluate", "embed", "search", "explain", "extend", "tag", "export"),
+    *(
+        "shard",
+        "label_embeddings",
+        "train",
+        "evaluate",
+        "embed",
+        "search",
+        "explain",
+        "extend",
+        "tag",
+        "export",
+    ),
     "complexity",
 )
 

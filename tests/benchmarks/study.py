@@ -84,7 +84,7 @@ HELD_OUT = 16
 
 @dataclass(frozen=True)
 class Part(Dataset):
-    """A dataset with some training pictures, measured on others: the validation split, or more training ones."""
+    """A dataset with some training pictures, measured on others: the validation split, or held ones."""
 
     train: tuple[int, ...] = ()
     held: tuple[int, ...] | None = None
@@ -214,7 +214,7 @@ def open_study(dataset: str, label_embeddings: str, weights: str, kept: Path) ->
 
 
 def choose(study: Study, system: System) -> dict[str, Any]:
-    """Choose among a system's choices on the training split: train on half of it, measure on the other half."""
+    """Choose on the training split among a system's choices: train on half of it, measure on the other."""
     choices = list(system.choices())
     if len(choices) == 1:
         return choices[0]
@@ -231,7 +231,7 @@ def measure(study: Study, system: System) -> dict[str, Any]:
     """Train a system on each number of pictures from each seed; measure on the validation split.
 
     Returns:
-        The choice made, the seconds it all took, and by number of pictures the mAPs and the scores of each seed.
+        The choice made, the seconds it took, and by number of pictures the mAPs and the scores of each seed.
     """
     started = time.perf_counter()
     samples = len(study.dataset.split("train"))

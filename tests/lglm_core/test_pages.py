@@ -176,7 +176,7 @@ def test_a_label_without_positives_is_shown_as_such():
 
 
 def test_the_interval_stands_beside_map_and_is_left_out_where_there_is_none():
-    shown = "gives 69.9 to 72.6% (95% bootstrap interval)"
+    shown = "would give 69.9 to 72.6% (95% bootstrap interval)"
     assert shown in Page(report_page(small_report())).text
     nothing = replace(small_report(), metrics={**METRICS, "mAP_low": None, "mAP_high": None})
     earlier = {name: value for name, value in METRICS.items() if name not in ("mAP_low", "mAP_high")}

@@ -139,7 +139,7 @@ def dot(F: np.ndarray, W: np.ndarray, p: Parameters, *, conditioned: bool) -> np
 
 
 def residual_weights(vectors: np.ndarray, R: np.ndarray) -> np.ndarray:
-    """Not in the paper: a label's own weights, and 0.75 of others' by the squared similarity of their words."""
+    """Not in the paper: a label's own weights, and 0.75 of others' by the squared similarity of words."""
     words = vectors / np.sqrt((vectors**2).sum(axis=1, keepdims=True))
     words = words - words.mean(axis=0)
     size = np.sqrt((words**2).sum(axis=1))
