@@ -237,7 +237,7 @@ def test_each_operation_does_what_torchvisions_does(name: str, step: int, sign: 
             assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("name", OPERATIONS.keys() - {"identity"})
+@pytest.mark.parametrize("name", sorted(OPERATIONS.keys() - {"identity"}))
 def test_each_operation_changes_a_picture_and_leaves_the_original(name: str):
     image = texture()
     before = image.clone()
