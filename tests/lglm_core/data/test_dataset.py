@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lglm_core import rooms
-from lglm_core.data.dataset import Dataset, Split, commit_dataset
+from lglm_core.data.dataset import Dataset, commit_dataset
 from lglm_core.data.plan import make_plan
 from lglm_core.data.shards import write_shard
 from lglm_core.data.source import LabelledImage
@@ -50,7 +50,7 @@ def test_targets_do_not_depend_on_how_the_table_is_chunked(dataset: Dataset):
     train = dataset.split("train")
     pieces = pa.concat_tables([train.index.slice(row, 1) for row in range(len(train))])
     assert pieces.column("labels").num_chunks == 4
-    chunked = Split(train.dataset, train.name, pieces, train.labels)
+    chunked = replace(train, index=pieces)
     np.testing.assert_array_equal(chunked.targets, train.targets)
 
 
@@ -177,3 +177,11 @@ def test_nothing_in_the_room_tells_where_or_when_it_was_made(dataset: Dataset):
         assert not (path.is_file() and home in path.read_bytes()), path
     manifest = json.loads(Path(dataset.url, "manifest.json").read_text())
     assert not [name for name in manifest if "time" in name or "date" in name]
+
+
+def test_without_some_labels_the_others_keep_their_targets(dataset: Dataset):
+    first, *rest = dataset.labels
+    kept = dataset.without([first])
+    assert list(kept.labels) == rest
+    np.testing.assert_array_equal(kept.split("train").targets, dataset.split("train").targets[:, 1:])
+    np.testing.assert_array_equal(kept.training_shares(), dataset.training_shares()[1:])
