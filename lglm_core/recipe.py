@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lglm_core.model.config import TRAINABLE, HeadConfig, LabelReduction, RidgeConfig, head_config
+from lglm_core.model.config import TRAINABLE, HeadConfig, LabelLoss, LabelReduction, RidgeConfig, head_config
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -116,7 +116,7 @@ class TrainingRecipe(BaseModel):
     """Peak learning rate of the backbone; default lr / 10, or lr with --weights none."""
     weight_decay: Weight | None = None
     """Decay of weight matrices; 0.05, or 1e-4 with the recipes paper and modern."""
-    loss: Literal["bce", "asymmetric"] | None = None
+    loss: LabelLoss | None = None
     """L_M: binary cross-entropy (Eq. 8), or the asymmetric loss."""
     label_reduction: LabelReduction | None = None
     """L_M of a picture: sum over labels, or mean."""
@@ -188,7 +188,7 @@ class FullRecipe(TrainingRecipe):
     lr: Rate
     backbone_lr: Rate
     weight_decay: Weight
-    loss: Literal["bce", "asymmetric"]
+    loss: LabelLoss
     label_reduction: LabelReduction
     gamma_neg: Weight
     gamma_pos: Weight

@@ -144,7 +144,9 @@ class TrainingRun:
             schedule=make_schedule(self.optimizer, recipe, self.training.steps),
             device=device,
             world_size=world_size,
-            penalty_weight=model.head.config.penalty_weight(recipe.label_reduction, targets.shape[1]),
+            penalty_weight=model.head.config.penalty_weight(
+                recipe.label_reduction, targets.shape[1], recipe.loss
+            ),
             average=average,
             reads_maps=keeps_features,
         )

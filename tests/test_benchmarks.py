@@ -26,6 +26,7 @@ SMALL: dict[str, Callable[[], Measured]] = {
     "fusion-80-loop-of-batches": partial(fusion.fusion_80_loop_of_batches, **PART),
     "fusion-5000-loop-of-batches": partial(fusion.fusion_5000_loop_of_batches, **PART, timed=2),
     "fusion-80-at-once": partial(fusion.fusion_80_at_once, **PART),
+    "fusion-80-at-once-few": partial(fusion.fusion_80_at_once_few, **PART),
     "fusion-5000-at-once": partial(fusion.fusion_5000_at_once, **PART),
     "fusion-memory-growth": partial(fusion.fusion_memory_growth, images=(2, 4), labels=50, width=8, m=32),
     "fusion-memory": partial(fusion.fusion_memory, images=4, labels=50, width=8, m=32),

@@ -161,12 +161,21 @@ def list_files(url: str) -> list[StoredFile]:
 
 def read_parquet(url: str, columns: list[str] | None = None) -> "pa.Table":
     """Read a Parquet file into an Arrow table."""
+    return parse_parquet(read_bytes(url), url, columns)
+
+
+def parse_parquet(data: bytes, url: str, columns: list[str] | None = None) -> "pa.Table":
+    """Turn the bytes of a Parquet file into an Arrow table; *url* is for the error.
+
+    Without Arrow's threads: one that still holds the data while Python ends takes the process down (SIGABRT),
+    though all is done.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    data = pa.py_buffer(read_bytes(url))
     try:
-        return pq.read_table(pa.BufferReader(data), columns=columns)
+        file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(data)), pre_buffer=False)
+        return file.read(columns=columns, use_threads=False)
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{url}: not a readable Parquet file ({error})") from error
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet
 
 from lglm_core.data import storage
 from lglm_core.data.source import LabelledImage, key_of, split_of
@@ -95,7 +94,7 @@ def _parse(data: bytes, url: str) -> Columns:
     suffix = url.rpartition(".")[2].lower()
     try:
         if suffix == "parquet":
-            return pyarrow.parquet.read_table(io.BytesIO(data)).to_pydict()
+            return storage.parse_parquet(data, url).to_pydict()
         if suffix in ("jsonl", "ndjson"):
             return _parse_jsonl(data, url)
         if suffix == "csv":

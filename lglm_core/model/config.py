@@ -17,6 +17,7 @@ Normalisation = Literal["absolute", "text", "public"]
 Conditioning = Literal["conditioned", "text"]
 LabelReduction = Literal["sum", "mean"]
 GraphReduction = Literal["mean", "frobenius", "sum"]
+LabelLoss = Literal["bce", "asymmetric"]
 Width = Annotated[int, Field(ge=1, le=65536)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -34,12 +35,13 @@ class HeadConfig(BaseModel):
     foldable: ClassVar[bool] = True
     """Whether it is one linear layer after the pooled feature once it is trained."""
 
-    def penalty_weight(self, reduction: LabelReduction, labels: int) -> float:
+    def penalty_weight(self, reduction: LabelReduction, labels: int, loss: LabelLoss = "bce") -> float:
         """λ, by which the head's own loss is added to the classification loss.
 
         Args:
             reduction: How the classification loss reduces over labels.
             labels: C.
+            loss: The classification loss.
         """
         return 0.0
 
@@ -75,13 +77,15 @@ class LearnedGraphConfig(GraphConfig):
     graph_loss: GraphReduction = "mean"
     """L_A (Eq. 6) as the mean of absolute differences, the Frobenius norm, or the sum."""
     graph_weight: Weight | None = None
-    """λ of Eq. 9; default 1 with L_M summed over labels, and 1/C, the same balance, with its mean."""
+    """λ of Eq. 9; default 1 with the cross-entropy summed over labels, 0.1 with the asymmetric loss, which is
+    several times smaller; with the mean over labels a C-th of that, the same balance."""
 
-    def penalty_weight(self, reduction: LabelReduction, labels: int) -> float:
+    def penalty_weight(self, reduction: LabelReduction, labels: int, loss: LabelLoss = "bce") -> float:
         """See :attr:`graph_weight`."""
         if self.graph_weight is not None:
             return self.graph_weight
-        return 1.0 if reduction == "sum" else 1.0 / labels
+        weight = 1.0 if loss == "bce" else 0.1
+        return weight if reduction == "sum" else weight / labels
 
 
 class LglmConfig(LearnedGraphConfig):
@@ -211,7 +215,7 @@ class VacitConfig(HeadConfig):
     feature_dropout: Share = 0.0
     """Share of the pooled feature dropped in training; not published."""
 
-    def penalty_weight(self, reduction: LabelReduction, labels: int) -> float:
+    def penalty_weight(self, reduction: LabelReduction, labels: int, loss: LabelLoss = "bce") -> float:
         """See :attr:`consistency_weight`."""
         if self.consistency_weight is not None:
             return self.consistency_weight

@@ -117,6 +117,7 @@ class Commands:
         self.environment = {
             **kept,
             "OMP_NUM_THREADS": "1",
+            "PYTHONFAULTHANDLER": "1",  # a crash of native code says where
             "RAY_TMPDIR": str(ray_temporary),
             "TMPDIR": str(temporary),
         }
@@ -140,7 +141,7 @@ class Commands:
     def done(self, verb: str, *arguments: object) -> dict[str, Any]:
         """Run a verb with ``--json``; it has to succeed."""
         result = self(verb, *arguments, "--json")
-        assert result.code == 0, result.stderr
+        assert result.code == 0, f"exit code {result.code}: {result.stderr}"
         return result.object
 
     def python(self, code: str) -> Result:

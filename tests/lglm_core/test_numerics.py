@@ -20,7 +20,7 @@ from lglm_core.data.loader import Batch
 from lglm_core.glove import glove_embeddings
 from lglm_core.labels import LabelVocabulary
 from lglm_core.model.backbone import Backbone
-from lglm_core.model.config import head_config
+from lglm_core.model.config import LglmConfig, head_config
 from lglm_core.model.head import LabelKnowledge
 from lglm_core.model.heads import build_head
 from lglm_core.model.recogniser import Recogniser
@@ -61,7 +61,7 @@ def vectors() -> Tensor:
 
 
 class Pictures:
-    """Endless pooled features and labels: as rare as COCO's, 2.9 a picture, and together by topic.
+    """Pooled features and labels: as rare as COCO's, 2.9 a picture, and together by topic.
 
     Each label leaves its trace in a tenth of the features, similar words similar ones. Features are as a ReLU
     and a maximum leave them: not negative, skewed, of different scales.
@@ -91,16 +91,13 @@ class Pictures:
         noise = noise + torch.randn(count, len(self.level), generator=self.rng)
         return ((targets * sizes) @ self.traces + self.level + 2 * noise).relu() * self.scale, targets
 
-    def batches(self, steps: int) -> Iterator[Batch]:
+    def batches(self, steps: int, count: int) -> Iterator[Batch]:
+        """Draw *count* pictures, and batches of them again and again."""
+        features, targets = self.draw(count)
         for _ in range(steps):
-            features, targets = self.draw(BATCH)
-            yield Batch(
-                features[:, :, None, None],
-                targets,
-                torch.ones(BATCH),
-                BATCH,
-                np.arange(BATCH, dtype=np.int64),
-            )
+            rows = torch.randint(count, (BATCH,), generator=self.rng)
+            maps = features[rows][:, :, None, None]
+            yield Batch(maps, targets[rows], torch.ones(BATCH), BATCH, rows.numpy())
 
 
 class NoBackbone(nn.Module):
@@ -118,9 +115,16 @@ class Outcome:
 
 
 def train(
-    preset: Preset, options: dict[str, Any], vectors: Tensor, *, width: int, seed: int, steps: int
+    preset: Preset,
+    options: dict[str, Any],
+    vectors: Tensor,
+    *,
+    width: int,
+    seed: int,
+    steps: int,
+    count: int = 4000,
 ) -> Outcome:
-    """Train as a run does, but on drawn features; fail at the first number that is not finite."""
+    """Train as a run does, but on *count* drawn features; fail at the first number that is not finite."""
     torch.manual_seed(seed)
     pictures = Pictures(vectors, width, seed)
     recipe = TrainingRecipe(recipe=preset, epochs=steps // STEPS_PER_EPOCH).filled_in()
@@ -137,14 +141,14 @@ def train(
         optimizer=optimizer,
         schedule=make_schedule(optimizer, recipe, STEPS_PER_EPOCH),
         device=torch.device("cpu"),
-        penalty_weight=head.config.penalty_weight(recipe.label_reduction, LABELS),
+        penalty_weight=head.config.penalty_weight(recipe.label_reduction, LABELS, recipe.loss),
         average=averaged(model, recipe.ema) if recipe.ema else None,
         reads_maps=True,
     )
     first_share = off_diagonal_share(model)
     kept = [*model.parameters(), *model.buffers(), *trainer.used.parameters(), *trainer.used.buffers()]
     losses = []
-    for step in trainer.fit(pictures.batches(steps)):
+    for step in trainer.fit(pictures.batches(steps, count)):
         slopes = [cast(Tensor, parameter.grad) for parameter in model.parameters()]
         # A sum is not finite where any of its terms is not.
         sums = [
@@ -176,26 +180,35 @@ def test_from_twenty_seeds_five_hundred_steps_stay_finite_and_learn(
     options = NARROW | {"fusion": fusion}
     outcomes = [train(preset, options, vectors, width=64, seed=seed, steps=500) for seed in range(20)]
     assert all(outcome.last_loss < 0.98 * outcome.first_loss for outcome in outcomes)
-    if preset != "paper":  # see below
+    if preset != "paper":  # whose graph fades, see below
         assert all(outcome.last_share > outcome.first_share for outcome in outcomes)
 
 
 @pytest.mark.slow
 @EVERY_FUSION
 @EVERY_PRESET
-def test_at_full_width_training_learns_and_the_graph_stays_a_graph(
+def test_at_full_width_training_learns_and_its_penalty_leaves_the_graph_a_graph(
     preset: Preset, fusion: str, vectors: Tensor
 ):
-    """Of the graph's weight at least a tenth stays off its diagonal with AdamW, λ = 1 or not.
+    """On few pictures, soon known by heart: L_M fades, and L_A could take the graph to the identity.
 
-    SGD lets the graph fade, with λ = 0 as with its default: the slopes of its branches are tens of times
-    smaller than the other layers', which AdamW makes up for. It must be no worse for L_A.
+    It may cost no more than a part of what lies off the diagonal at λ = 0. How much that is depends on the
+    optimiser: the slopes of the graph's branches are ten times smaller than those of other layers. AdamW
+    makes up for it; with SGD the graph fades whatever λ is.
     """
-    outcome = train(preset, {"fusion": fusion}, vectors, width=1024, seed=0, steps=500)
-    assert outcome.last_loss < 0.6 * outcome.first_loss
-    if preset == "paper":
-        options = {"fusion": fusion, "graph_weight": 0}
-        free = train(preset, options, vectors, width=1024, seed=0, steps=500)
-        assert outcome.last_share > 0.8 * free.last_share
-    else:
-        assert 0.1 < outcome.last_share < 0.9
+    sizes: dict[str, Any] = {"width": 1024, "seed": 0, "steps": 500, "count": 320}
+    outcome = train(preset, {"fusion": fusion}, vectors, **sizes)
+    free = train(preset, {"fusion": fusion, "graph_weight": 0}, vectors, **sizes)
+    assert outcome.last_loss < 0.3 * outcome.first_loss
+    assert outcome.last_share > 0.4 * free.last_share
+    if preset != "paper":
+        assert 0.08 < outcome.last_share < 0.9
+
+
+def test_lambda_is_smaller_with_the_asymmetric_loss():
+    """It is several times smaller than cross-entropy: with λ = 1 the modern recipe leaves 0.04 of a graph."""
+    config = LglmConfig()
+    assert config.penalty_weight("sum", 80, "bce") == 1
+    assert config.penalty_weight("sum", 80, "asymmetric") == pytest.approx(0.1)
+    assert config.penalty_weight("mean", 80, "asymmetric") == pytest.approx(0.1 / 80)
+    assert LglmConfig(graph_weight=1).penalty_weight("sum", 80, "asymmetric") == 1

@@ -1,7 +1,10 @@
+import io
 import os
+import sys
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lglm_core.data import storage
@@ -137,6 +140,16 @@ def test_tables_come_back(tmp_path: Path):
     storage.write_parquet(f"{tmp_path}/x.parquet", table)
     assert storage.read_parquet(f"{tmp_path}/x.parquet").equals(table)
     assert storage.read_parquet(f"{tmp_path}/x.parquet", ["key"]).column_names == ["key"]
+
+
+def test_no_thread_holds_a_table_that_was_read():
+    """While Python ends, such a thread aborts the process; ``pq.read_table`` fails here nearly every time."""
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"a": [1, 2], "b": ["x", "y"]}), sink)
+    for _ in range(1000):
+        data = bytes(bytearray(sink.getvalue()))  # bytes of its own each time
+        storage.parse_parquet(data, "x.parquet")
+        assert sys.getrefcount(data) == 2  # the name, and the argument
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PAR1 but no more"])

@@ -155,7 +155,7 @@ def test_new_rows_move_no_old_picture_to_the_other_side(tmp_path: Path):
 )
 def test_a_broken_table_is_refused_by_name(tmp_path: Path, name: str, content: bytes):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=rf"{name}: not a readable \.{name.split('.')[1]} table"):
+    with pytest.raises(InputError, match=f"{name}: not a readable "):
         TableSource(f"{tmp_path}/{name}", str(tmp_path)).labels()
 
 
