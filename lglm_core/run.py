@@ -117,7 +117,7 @@ class TrainingRun:
         }
         self.training = self.loaders["train"]
         targets = self.splits["train"].targets
-        model.start_at_prior((targets == 1).sum(axis=0), len(targets))
+        model.start_at_prior(targets)
         self.model = model.to(device).to(memory_format=torch.channels_last)
         self.features = {} if features is None else features
         self.batches: Mapping[str, Batches] = self.loaders

@@ -257,6 +257,8 @@ def train_epochs(
             sums += torch.stack([step.classification, step.penalty, torch.ones_like(step.penalty)]).double()
             if on_step:
                 on_step(epoch, step)
+        if trainer.world_size > 1:
+            _take_first_label_side(trainer)
         trained = time.perf_counter() - started
         classification, penalty, taken = _mean_over_workers(sums, trainer.world_size).tolist()
         classification, penalty = classification / taken, penalty / taken
@@ -313,6 +315,15 @@ def _validation_map(trainer: Trainer, batches: Batches, targets: np.ndarray) -> 
         everything[part_rows] = part_scores
     ap = metrics.average_precisions(everything, targets)
     return 100 * float(np.nanmean(ap)) if not np.isnan(ap).all() else 0.0
+
+
+@torch.no_grad()
+def _take_first_label_side(trainer: Trainer) -> None:
+    """Every worker computes its own; on unlike GPUs their last bits differ, and would drift apart."""
+    for model in dict.fromkeys((trainer.model, trainer.used)):
+        side = model.head.label_side
+        for parameter in [] if side is None else side.parameters():
+            dist.broadcast(parameter, src=0)
 
 
 def _mean_over_workers(sums: Tensor, world_size: int) -> Tensor:

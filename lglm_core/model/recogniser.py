@@ -35,14 +35,14 @@ class Recogniser(nn.Module):
         prediction: Prediction = self.head(self.backbone(images))
         return prediction
 
-    def start_at_prior(self, label_counts: np.ndarray, samples: int) -> None:
+    def start_at_prior(self, targets: np.ndarray) -> None:
         """Start each label's bias, where it has one, at the log-odds of its share in the training split.
 
         Args:
-            label_counts: int [C], in how many training samples each label is there.
-            samples: How many training samples there are.
+            targets: int8 [N, C], 1 where a training sample has the label, 0 where not, -1 where unknown.
         """
-        share = (torch.as_tensor(label_counts, dtype=torch.float64) + 0.5) / (samples + 1.0)
+        present, known = (targets == 1).sum(axis=0), (targets != -1).sum(axis=0)
+        share = (torch.as_tensor(present, dtype=torch.float64) + 0.5) / (torch.as_tensor(known) + 1.0)
         self.head.image_side.start_at_prior(torch.logit(share))
 
 

@@ -65,6 +65,12 @@ def work(rank: int, folder: str, dataset: str) -> None:
     for name, (variant, values) in {**CASES, **WITH_BATCH_STATISTICS}.items():
         torch.save(result(finish(start(variant, values))), Path(folder, f"{name} {rank}.pt"))
 
+    apart = start(*CASES["label side"])
+    with torch.no_grad():  # as rounding does on unlike GPUs, in time
+        for parameter in apart.model.head.label_side.parameters():
+            parameter += 1e-3 * rank
+    torch.save(result(finish(apart)), Path(folder, f"apart {rank}.pt"))
+
     stopped = start(*RESUMED)
     next(stopped.epochs())
     if rank == 0:  # as Ray Train does
@@ -126,7 +132,7 @@ def test_two_processes_train_what_one_does(
     assert_nearly(load(two, case), alone)
 
 
-@pytest.mark.parametrize("case", [*CASES, *WITH_BATCH_STATISTICS, "resumed"])
+@pytest.mark.parametrize("case", [*CASES, *WITH_BATCH_STATISTICS, "apart", "resumed"])
 def test_all_processes_end_with_the_same_weights_and_tell_the_same(two: Path, case: str):
     first, second = load(two, case, 0), load(two, case, 1)
     assert repr(first["told"]) == repr(second["told"])

@@ -131,7 +131,7 @@ def train(
     head = build_head("lglm", head_config("lglm", options), width, LabelKnowledge(LABELS, vectors))
     model = Recogniser(cast(Backbone, NoBackbone()), head).train()
     _, known = pictures.draw(2000)
-    model.start_at_prior(known.numpy().sum(axis=0), len(known))
+    model.start_at_prior(known.numpy())
     optimizer = make_optimizer(model, recipe)
     trainer = Trainer(
         model=model,
