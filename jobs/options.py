@@ -4,13 +4,14 @@ Imports nothing heavy, so that help, refusals and flows start fast.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from lglm_core.data import storage
-from lglm_core.recipe import PositiveInt, Seed, Share, TrainingRecipe
+from lglm_core.recipe import PositiveInt, Seed, Share, TrainingRecipe, Weight
 
+Unlabelled = Literal["keep", "drop"]
 ToySamples = Annotated[int, Field(ge=5, le=900_000)]
 
 
@@ -53,7 +54,10 @@ class OnRay(Options):
 
 
 class Shard(OnRay):
-    """What all sources of labelled pictures share."""
+    """What all sources of labelled pictures share; a source's own options are its class's arguments."""
+
+    source: ClassVar[str]
+    """Where the source's class is: ``module:name``, loaded when it is needed."""
 
     out: Url
     """Dataset folder to write."""
@@ -64,10 +68,16 @@ class Shard(OnRay):
 class ShardCoco(Shard):
     """Shard COCO, 2014 or 2017."""
 
+    source = "lglm_core.data.coco:CocoSource"
+
     root: Url
-    """Folder with {train,val}20xx/ and annotations/instances_{train,val}20xx.json."""
-    unlabelled: Literal["keep", "drop"] = "keep"
+    """Folder with {train,val}20xx/ and annotations/instances_{train,val}20xx.json, or .json.gz."""
+    unlabelled: Unlabelled = "keep"
     """Pictures without any annotation: keep them as negatives, or drop them."""
+    crowds: Literal["keep", "drop"] = "keep"
+    """Whether annotations of crowds count, as the field has it."""
+    min_area: Weight = 0.0
+    """Annotations of a smaller area, in square pixels, do not count."""
     year: Literal["2014", "2017"] | None = None
     """Which COCO, where the root holds both."""
 
@@ -78,8 +88,40 @@ class ShardCoco(Shard):
         return str(year) if isinstance(year, int) else year
 
 
+class ShardMirflickr(Shard):
+    """Shard MIRFLICKR-25K."""
+
+    source = "lglm_core.data.mirflickr:MirflickrSource"
+
+    root: Url
+    """Folder with mirflickr/im*.jpg and annotations/*.txt."""
+    labels: Literal["24", "38"] = "24"
+    """The 24 potential labels, or with the 14 relevant ones 38."""
+    unlabelled: Unlabelled = "keep"
+    """Pictures without any label: keep them as negatives, or drop them."""
+    split_seed: Seed = 0
+    """Seed of the split: one half for train, the other for val."""
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels_as_text(cls, labels: object) -> object:
+        """YAML reads them as a number."""
+        return str(labels) if isinstance(labels, int) else labels
+
+
+class ShardVoc(Shard):
+    """Shard Pascal VOC, 2007 (trainval and test) or 2012 (train and val)."""
+
+    source = "lglm_core.data.voc:VocSource"
+
+    root: Url
+    """Folder VOC2007 or VOC2012, with JPEGImages/ and ImageSets/Main/."""
+
+
 class ShardTable(Shard):
     """Shard your own pictures from a CSV, JSONL or Parquet table."""
+
+    source = "lglm_core.data.table:TableSource"
 
     table: Url
     """File with the columns image, labels (a list, or separated by |) and optionally split."""

@@ -1,10 +1,13 @@
 """Shard labelled pictures into WebDataset tar files with an index.
 
 lglm shard coco --root COCO --out DATASET
+lglm shard mirflickr --root MIRFLICKR --out DATASET
+lglm shard voc --root VOCdevkit/VOC2007 --out DATASET
 lglm shard table --table labels.csv --image-root PICTURES --out DATASET
 lglm shard toy --out DATASET
 """
 
+import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,33 +16,45 @@ from typing import TYPE_CHECKING
 
 from jobs import command_line
 from jobs.command_line import Outcome
-from jobs.options import Options, Shard, ShardCoco, ShardTable, ShardToy
+from jobs.options import Options, Shard, ShardCoco, ShardMirflickr, ShardTable, ShardToy, ShardVoc
 from lglm_core import rooms
 from lglm_core.data import storage
 
 if TYPE_CHECKING:
     from lglm_core.data.source import Source
 
-SOURCES: dict[str, type[Options]] = {"coco": ShardCoco, "table": ShardTable, "toy": ShardToy}
+SOURCES: dict[str, type[Options]] = {
+    "coco": ShardCoco,
+    "mirflickr": ShardMirflickr,
+    "voc": ShardVoc,
+    "table": ShardTable,
+    "toy": ShardToy,
+}
 
 
 def run(options: Shard) -> Outcome:
     """Plan the shards, write those that are missing, and commit the dataset."""
     if isinstance(options, ShardToy):
         return _shard_toy(options)
-    from lglm_core.data.coco import CocoSource
-    from lglm_core.data.table import TableSource
-
-    if isinstance(options, ShardCoco):
-        root = storage.absolute(options.root)
-        return _shard(CocoSource(root, unlabelled=options.unlabelled, year=options.year), options)
-    assert isinstance(options, ShardTable)
-    return _shard(
-        TableSource(
-            options.table, storage.absolute(options.image_root), validation_share=options.validation_share
-        ),
-        options,
+    source = _source(options)
+    recipe = rooms.Recipe(
+        "dataset",
+        source.inputs(),
+        {**source.options(), "max_samples_per_shard": options.max_samples_per_shard},
     )
+    manifest = rooms.find(options.out, recipe)
+    if manifest:
+        return _outcome(options.out, manifest, "already complete")
+    return _write(source, recipe, options)
+
+
+def _source(options: Shard) -> "Source":
+    module, _, name = options.source.partition(":")
+    absolute = options.absolute()
+    arguments = {field: getattr(absolute, field) for field in type(options).model_fields}
+    own = {field: value for field, value in arguments.items() if field not in Shard.model_fields}
+    source: Source = getattr(importlib.import_module(module), name)(**own)
+    return source
 
 
 def _shard_toy(options: ShardToy) -> Outcome:
@@ -70,18 +85,6 @@ def _shard_toy(options: ShardToy) -> Outcome:
 
             write_toy_coco(root, samples=options.samples, seed=options.seed, progress=show)
         return _write(CocoSource(root), recipe, options)
-
-
-def _shard(source: "Source", options: Shard) -> Outcome:
-    recipe = rooms.Recipe(
-        "dataset",
-        source.inputs(),
-        {**source.options(), "max_samples_per_shard": options.max_samples_per_shard},
-    )
-    manifest = rooms.find(options.out, recipe)
-    return (
-        _outcome(options.out, manifest, "already complete") if manifest else _write(source, recipe, options)
-    )
 
 
 def _write(source: "Source", recipe: rooms.Recipe, options: Shard) -> Outcome:

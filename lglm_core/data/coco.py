@@ -1,7 +1,9 @@
 """COCO instances, 2014 and 2017: which picture shows objects of which categories."""
 
+import gzip
 import io
 import json
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
@@ -26,17 +28,31 @@ FIELDS: dict[str, dict[str, type]] = {  # what we use of each table, and its typ
 
 
 class CocoSource:
-    """``ROOT/{train,val}20xx/`` and ``ROOT/annotations/instances_{train,val}20xx.json``.
+    """``ROOT/{train,val}20xx/`` and ``ROOT/annotations/instances_{train,val}20xx.json``, or ``.json.gz``.
 
     Labels are the categories by ascending id. A picture has a label if it has any annotation of
-    that category, crowds included, as the field counts them.
+    that category that counts; by default all do, crowds included, as the field has it.
+
+    Args:
+        unlabelled: What becomes of pictures without any annotation that counts.
+        crowds: Whether annotations of crowds count.
+        min_area: The least area of an annotation that counts, in square pixels.
+        year: Which COCO, where the root holds both.
     """
 
     def __init__(
-        self, root: str, *, unlabelled: Literal["keep", "drop"] = "keep", year: str | None = None
+        self,
+        root: str,
+        *,
+        unlabelled: Literal["keep", "drop"] = "keep",
+        crowds: Literal["keep", "drop"] = "keep",
+        min_area: float = 0.0,
+        year: str | None = None,
     ) -> None:
         self.root = root
         self.unlabelled = unlabelled
+        self.crowds = crowds
+        self.min_area = min_area
         self.year = year or self._find_year()
         self.dropped = 0  # unlabelled pictures left out, counted as images() goes
         for split in SPLITS:
@@ -45,12 +61,14 @@ class CocoSource:
                 raise InputError(f"{folder}: no such folder; COCO's {split} pictures were expected there")
 
     def inputs(self) -> Mapping[str, str]:
-        """Digests of both annotation files."""
+        """Digests of both annotation files, unpacked."""
         return {f"instances_{split}{self.year}.json": digest(self._bytes[split]) for split in SPLITS}
 
     def options(self) -> Mapping[str, Any]:
-        """The year and what becomes of unlabelled pictures."""
-        return {"source": "coco", "year": self.year, "unlabelled": self.unlabelled}
+        """The year, what counts, and what becomes of unlabelled pictures."""
+        filters: dict[str, Any] = {} if self.crowds == "keep" else {"crowds": self.crowds}
+        filters |= {} if self.min_area == 0 else {"min_area": self.min_area}
+        return {"source": "coco", "year": self.year, "unlabelled": self.unlabelled, **filters}
 
     def labels(self) -> LabelVocabulary:
         """The categories of the training file, by ascending id; both files must agree."""
@@ -69,7 +87,7 @@ class CocoSource:
             coco, categories = self._annotations[split], self._categories(split)
             folder = f"{split}{self.year}"
             for image_id in sorted(coco.imgs):
-                found = {annotation["category_id"] for annotation in coco.imgToAnns[image_id]}
+                found = {a["category_id"] for a in coco.imgToAnns[image_id] if self._counts(a, split)}
                 if not found and self.unlabelled == "drop":
                     self.dropped += 1
                     continue
@@ -81,6 +99,16 @@ class CocoSource:
                     source=f"{folder}/{file_name}",
                     labels=tuple(name for category, name in categories.items() if category in found),
                 )
+
+    def _counts(self, annotation: dict[str, Any], split: str) -> bool:
+        for used, name in ((self.crowds == "drop", "iscrowd"), (self.min_area > 0, "area")):
+            if used and not isinstance(annotation.get(name), int | float):
+                raise InputError(
+                    f"{self._url(split)}: annotation {annotation['id']} has no number {name!r} to go by"
+                )
+        if self.crowds == "drop" and annotation["iscrowd"]:
+            return False
+        return self.min_area == 0 or annotation["area"] >= self.min_area
 
     def _find_year(self) -> str:
         found = [year for year in YEARS if storage.is_file(self._url("train", year))]
@@ -94,7 +122,9 @@ class CocoSource:
         )
 
     def _url(self, split: str, year: str | None = None) -> str:
-        return storage.join(self.root, "annotations", f"instances_{split}{year or self.year}.json")
+        """Where an annotation file is; packed, if only that is there."""
+        url = storage.join(self.root, "annotations", f"instances_{split}{year or self.year}.json")
+        return f"{url}.gz" if not storage.is_file(url) and storage.is_file(f"{url}.gz") else url
 
     def _categories(self, split: str) -> dict[int, str]:
         return {
@@ -104,11 +134,21 @@ class CocoSource:
 
     @cached_property
     def _bytes(self) -> dict[str, bytes]:
-        return {split: storage.read_bytes(self._url(split)) for split in SPLITS}
+        return {split: _read(self._url(split)) for split in SPLITS}
 
     @cached_property
     def _annotations(self) -> dict[str, COCO]:
         return {split: _parse(self._bytes[split], self._url(split)) for split in SPLITS}
+
+
+def _read(url: str) -> bytes:
+    data = storage.read_bytes(url)
+    if not url.endswith(".gz"):
+        return data
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{url}: not a whole gzip file ({error})") from error
 
 
 def _parse(data: bytes, url: str) -> COCO:

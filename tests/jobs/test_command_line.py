@@ -68,7 +68,7 @@ def test_every_verb_and_flow_is_tested_here():
         (["--frobnicate"], "--frobnicate"),
         (["flow", "nope"], "nope"),
         (["flow"], "no flow"),
-        (["shard"], "coco|table|toy"),
+        (["shard"], "coco|mirflickr|voc|table|toy"),
         (["shard", "voc"], "voc"),
         (["shard", "toy", "--out", "o", "--samples", "0"], "--samples"),
         (["shard", "toy", "--out", "o", "--samples", "3"], "samples"),

@@ -1,3 +1,4 @@
+import gzip
 import json
 from collections import defaultdict
 from collections.abc import Callable
@@ -205,6 +206,56 @@ def test_inputs_are_the_digests_of_both_files_without_their_place(write: Write):
 def test_what_becomes_of_unlabelled_pictures_is_an_option(write: Write):
     root = str(write())
     assert CocoSource(root).options() != CocoSource(root, unlabelled="drop").options()
+
+
+def test_crowds_may_count_for_nothing(write: Write):
+    root = str(write())
+    labels = {image.key: image.labels for image in CocoSource(root, crowds="drop").images()}
+    assert labels["000000000005"] == ()
+    assert labels["000000000009"] == ("person", "dog")
+    assert CocoSource(root, crowds="drop").options() != CocoSource(root).options()
+
+
+def test_small_annotations_may_count_for_nothing(write: Write):
+    small = annotation(2, 9, 1) | {"area": 0.5}
+    root = str(write(TRAIN | {"annotations": [annotation(1, 9, 18), small]}))
+    labels = {image.key: image.labels for image in CocoSource(root, min_area=1).images()}
+    assert labels["000000000009"] == ("dog",)
+    assert CocoSource(root, min_area=1).options() != CocoSource(root).options()
+
+
+def test_pictures_left_without_an_annotation_that_counts_are_unlabelled(write: Write):
+    source = CocoSource(str(write()), crowds="drop", unlabelled="drop")
+    assert [image.key for image in source.images()] == ["000000000009", "000000000002"]
+    assert source.dropped == 4
+
+
+@pytest.mark.parametrize(("options", "name"), [({"crowds": "drop"}, "iscrowd"), ({"min_area": 1}, "area")])
+def test_what_a_filter_goes_by_must_be_there(write: Write, options: Any, name: str):
+    without = {key: value for key, value in annotation(7, 9, 18).items() if key != name}
+    source = CocoSource(str(write(TRAIN | {"annotations": [without]})), **options)
+    with pytest.raises(InputError, match=rf"instances_train2017\.json: annotation 7 has no number '{name}'"):
+        list(source.images())
+
+
+def test_packed_annotations_are_the_same_dataset(write: Write):
+    plain = CocoSource(str(write()))
+    expected = list(plain.images()), plain.inputs(), plain.options()
+    for path in Path(plain.root, "annotations").iterdir():
+        Path(f"{path}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    packed = CocoSource(plain.root)
+    assert (list(packed.images()), packed.inputs(), packed.options()) == expected
+
+
+@pytest.mark.parametrize("keep", [5, 10, 60])
+def test_a_packed_file_that_was_cut_is_refused_by_name(write: Write, keep: int):
+    root = write()
+    path = root / "annotations" / "instances_val2017.json"
+    Path(f"{path}.gz").write_bytes(gzip.compress(path.read_bytes())[:keep])
+    path.unlink()
+    with pytest.raises(InputError, match=r"instances_val2017\.json\.gz: not a whole gzip file"):
+        list(CocoSource(str(root)).images())
 
 
 needs_real_coco = pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/data/coco, the real subset")
