@@ -37,7 +37,18 @@ def run(options: Extend) -> Outcome:
     manifest = manifest or _extend(options, aliases, model, recipe)
     added = ", ".join(options.label)
     summary = f"{options.out}: model, {status}: {manifest.counts['labels']} labels, of which by name: {added}"
+    for name, words in _missing_words(options).items():
+        summary += f"\n  {name!r} goes without {', '.join(words)}, which the word vectors lack"
     return Outcome(status, options.out, summary, counts=manifest.counts)
+
+
+def _missing_words(options: Extend) -> dict[str, tuple[str, ...]]:
+    """Per added label, the words of its name that it had to do without."""
+    from lglm_core.label_embeddings import FILE, LabelEmbeddings
+
+    embeddings = LabelEmbeddings.load(storage.join(options.out, FILE))
+    missing = dict(zip(embeddings.labels, embeddings.missing, strict=True))
+    return {name: missing[name] for name in options.label if missing[name]}
 
 
 def _extend(
@@ -51,6 +62,9 @@ def _extend(
 
     bundle = load_bundle(options.model)
     check_extensible(bundle.model)
+    for name in aliases:
+        if name not in options.label:
+            raise InputError(f"--alias for {name!r}, which is none of the labels to add")
     labels = LabelVocabulary([*bundle.labels, *options.label])  # refuses a name that is there already
     embeddings = _embeddings(options, aliases, bundle, labels)
     vectors = torch.from_numpy(embeddings.vectors[len(bundle.labels) :].copy())

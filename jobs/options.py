@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from lglm_core.data import storage
+from lglm_core.model.config import LearnedGraphConfig
 from lglm_core.recipe import PositiveInt, Seed, Share, TrainingRecipe, Weight
 
 Unlabelled = Literal["keep", "drop"]
@@ -185,6 +186,12 @@ class Train(Recipe, OnRay):
     """Ray Train workers; 0 trains in this process, without Ray."""
 
     @model_validator(mode="after")
+    def _held_labels_can_be_added(self) -> Self:
+        if self.hold_out and not isinstance(self.head_config, LearnedGraphConfig):
+            raise ValueError(f"--hold-out is for labels that lglm extend adds; it cannot to {self.head}")
+        return self
+
+    @model_validator(mode="after")
     def _vectors_are_named(self) -> Self:
         if self.head_config.needs_vectors and not self.label_embeddings:
             raise ValueError(f"the head {self.head} reads label vectors; name them with --label-embeddings")
@@ -196,7 +203,7 @@ class Extend(Options):
 
     model: Url
     """Model folder; one that learned its label graph from GloVe vectors."""
-    label: tuple[str, ...]
+    label: Annotated[tuple[str, ...], Field(min_length=1)]
     """Names of the labels to add."""
     glove: Url
     """The GloVe text file that the model's label vectors came from."""

@@ -75,7 +75,7 @@ def _nearest(
                 key=table.column("key")[hit.row].as_py(),
                 jpeg=thumbnail(to_rgb(split.read_image(hit.row))) if split and options.out else None,
                 similarity=hit.similarity,
-                labels=tuple(tagger.labels[column] for column in columns),
+                labels=tuple(split.labels.names[column] for column in columns) if split else (),
                 scores=scores,
             )
         )

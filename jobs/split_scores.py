@@ -37,11 +37,12 @@ def open_inputs(options: OnSplit) -> SplitInputs:
     theirs, ours = (
         LabelVocabulary.load(storage.join(room, "labels.json")) for room in (options.dataset, options.model)
     )
-    missing = [name for name in theirs if name not in ours.names]
+    known = set(ours)
+    missing = [name for name in theirs if name not in known]
     if missing:
         raise InputError(
             f"{options.model}: does not know {len(missing)} of the labels of {options.dataset}, such as "
-            f"{missing[0]!r}; evaluate it on a dataset whose labels it was trained on"
+            f"{missing[0]!r}; take a dataset whose labels it was trained on, or add them with lglm extend"
         )
     splits = dataset.details["splits"]
     if not splits.get(options.split, {}).get("samples"):

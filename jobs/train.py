@@ -114,6 +114,11 @@ def _open_inputs(options: Train) -> "tuple[Dataset, LabelEmbeddings | None, Full
             f"{options.label_embeddings}: co-occurrence vectors of another dataset than {options.dataset}; "
             "run lglm label-embeddings for this one"
         )
+    if options.hold_out and embeddings.source == "ppmi":
+        raise InputError(
+            f"{options.label_embeddings}: these vectors know which pictures show {options.hold_out[0]!r}; "
+            "to hold labels out, run lglm label-embeddings with --glove"
+        )
     return dataset, embeddings.only(dataset.labels), recipe
 
 

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from lglm_core.model.backbone import Backbone
+from lglm_core.model.backbone import Backbone, refuse_too_small
 from lglm_core.model.config import HeadConfig, LglmConfig
 from lglm_core.model.head import Head, LabelKnowledge
 from lglm_core.model.heads import build_head
-from lglm_core.run import refuse_too_small
 
 PART_NAMES = {
     "label_side.graph": "label graph",

@@ -40,7 +40,9 @@ def glove_embeddings(
     Raises:
         InputError: a ragged file, an alias for no label, or, with ``oov="error"``, labels without a vector.
     """
-    return LabelEmbeddings(labels, *name_vectors(labels, url, aliases=aliases, oov=oov), "glove")
+    advice = "give other words with --alias 'label=words', or take --oov zero"
+    named = name_vectors(labels, url, aliases=aliases, oov=oov, advice=advice)
+    return LabelEmbeddings(labels, *named, "glove")
 
 
 def name_vectors(
@@ -49,8 +51,9 @@ def name_vectors(
     *,
     aliases: Mapping[str, str] | None = None,
     oov: Literal["error", "zero"] = "error",
+    advice: str = "give other words with --alias 'label=words'",
 ) -> tuple[np.ndarray, tuple[tuple[str, ...], ...], tuple[tuple[str, ...], ...]]:
-    """Do what :func:`glove_embeddings` does, for any names.
+    """Do what :func:`glove_embeddings` does, for any names; *advice* is for names without a vector.
 
     Returns:
         Vectors float32 [names, d], and per name the words they came from and the words that are missing.
@@ -64,10 +67,7 @@ def name_vectors(
     used = tuple(tuple(word for word in words if word in found) for words in wanted)
     lost = [name for name, words in zip(names, used, strict=True) if not words]
     if lost and oov == "error":
-        raise InputError(
-            f"{url}: holds no word of {_with_closest(lost, seen)}. "
-            "Give other words with --alias 'label=words', or take --oov zero"
-        )
+        raise InputError(f"{url}: holds no word of {_with_closest(lost, seen)}; {advice}")
     width = len(next(iter(found.values()))) if found else 0
     if not width:
         raise InputError(f"{url}: holds no word of any of the {len(names)} labels")

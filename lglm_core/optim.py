@@ -72,10 +72,10 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     beginning.
     """
 
-    def update(averages: Sequence[Tensor], currents: Sequence[Tensor], updates: Tensor | int) -> None:
-        now = min(decay, (1 + int(updates)) / (10 + int(updates)))
-        floats = averages[0].is_floating_point()
-        if floats:
+    def update(averages: Sequence[Tensor], currents: Sequence[Tensor], _: Tensor | int) -> None:
+        updates = int(average.n_averaged)  # where it is, and not the copy on the device that is handed over
+        now = min(decay, (1 + updates) / (10 + updates))
+        if averages[0].is_floating_point():
             torch._foreach_lerp_(list(averages), list(currents), 1 - now)
         else:  # a count of batches
             torch._foreach_copy_(list(averages), list(currents))

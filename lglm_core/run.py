@@ -15,7 +15,7 @@ from lglm_core.data.transforms import Augmentation
 from lglm_core.errors import InputError
 from lglm_core.features import FeatureLoader, Features, fits
 from lglm_core.label_embeddings import LabelEmbeddings
-from lglm_core.model.backbone import Backbone
+from lglm_core.model.backbone import Backbone, refuse_too_small
 from lglm_core.model.config import RidgeConfig
 from lglm_core.model.head import LabelKnowledge, PooledSide
 from lglm_core.model.heads import build_head
@@ -45,28 +45,20 @@ def build_model(recipe: FullRecipe, knowledge: LabelKnowledge) -> Recogniser:
     """Build the model with seeded random weights; pretrained ones are loaded separately.
 
     Raises:
-        InputError: no such backbone, pictures smaller than its stride, or a head without what it needs.
+        InputError: no such backbone, pictures smaller than its stride, a head without what it needs, or a
+            label graph that is not finite.
     """
     torch.manual_seed(recipe.seed)
     backbone = Backbone(recipe.backbone)
     refuse_too_small(backbone, recipe.image_size)
     head = build_head(recipe.head, recipe.head_config, backbone.width, knowledge)
+    weights = head.label_weights()
+    if weights is not None and not weights.weights.isfinite().all():
+        raise InputError(
+            "the label graph is not finite at the start: the text's normalisation takes roots of sums, and "
+            "some are negative for these vectors and this seed; take --head-option normalisation=absolute"
+        )
     return Recogniser(backbone, head, frozen=recipe.freeze_backbone)
-
-
-def refuse_too_small(backbone: Backbone, image_size: int) -> None:
-    """Try the smallest batch: above the stride, some networks still pool a picture to nothing."""
-    too_small = InputError(
-        f"image size {image_size} is too small for {backbone.name}, whose stride is {backbone.stride} pixels"
-    )
-    if image_size < backbone.stride:
-        raise too_small
-    try:
-        with torch.no_grad():
-            backbone.eval()(torch.zeros(1, 3, image_size, image_size))
-        backbone.train()
-    except RuntimeError as error:
-        raise too_small from error
 
 
 class TrainingRun:

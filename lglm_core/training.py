@@ -295,7 +295,7 @@ def score(trainer: Trainer, batches: Batches) -> tuple[np.ndarray, np.ndarray]:
         inputs = trainer.prepare(batch.images[real])
         with trainer.autocast():
             maps = inputs if trainer.reads_maps else model.backbone(inputs)
-            logits = model.head.image_side(maps, weights).logits
+        logits = model.head.image_side(maps.float(), weights).logits  # of bf16's few bits, scores would tie
         scores.append(logits.float().sigmoid().cpu())
         rows.append(batch.rows[real.numpy()])
     return torch.cat(scores).numpy(), np.concatenate(rows)

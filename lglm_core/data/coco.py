@@ -62,7 +62,7 @@ class CocoSource:
 
     def inputs(self) -> Mapping[str, str]:
         """Digests of both annotation files, unpacked."""
-        return {f"instances_{split}{self.year}.json": digest(self._bytes[split]) for split in SPLITS}
+        return self._digests
 
     def options(self) -> Mapping[str, Any]:
         """The year, what counts, and what becomes of unlabelled pictures."""
@@ -137,8 +137,14 @@ class CocoSource:
         return {split: _read(self._url(split)) for split in SPLITS}
 
     @cached_property
+    def _digests(self) -> dict[str, str]:
+        return {f"instances_{split}{self.year}.json": digest(self._bytes[split]) for split in SPLITS}
+
+    @cached_property
     def _annotations(self) -> dict[str, COCO]:
-        return {split: _parse(self._bytes[split], self._url(split)) for split in SPLITS}
+        """The annotations by split; they are many times as large as the bytes, which go for them."""
+        self.inputs()
+        return {split: _parse(self._bytes.pop(split), self._url(split)) for split in SPLITS}
 
 
 def _read(url: str) -> bytes:
@@ -169,6 +175,9 @@ def _parse(data: bytes, url: str) -> COCO:
                         f"{table}[{number}] has no {name!r} of type {kind.__name__}"
                     )
     _check_references(content, url)
+    for annotation in content["annotations"]:  # of which only labels count
+        annotation.pop("segmentation", None)
+        annotation.pop("bbox", None)
     coco = COCO()
     coco.dataset = content
     with redirect_stdout(io.StringIO()):  # pycocotools prints its progress on stdout

@@ -214,9 +214,9 @@ class Dataset:
         return tuple(self.indexed.column(name) for name in self.labels)
 
     def training_shares(self) -> np.ndarray:
-        """In which share of the training samples each label is, float64 [C]."""
-        training = self.manifest.details["splits"]["train"]
-        return np.array(training["label_counts"])[[*self._columns]] / training["samples"]
+        """In which share of the training samples each label is, of those where it is known, float64 [C]."""
+        targets = self.split("train").targets
+        return (targets == 1).sum(axis=0) / np.maximum(1, (targets != -1).sum(axis=0))
 
     def has_split(self, name: str) -> bool:
         """Tell whether the split is there and has samples."""

@@ -1,12 +1,13 @@
 """The sharding plan: which picture goes into which shard, fixed before any is opened."""
 
+import hashlib
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from lglm_core.data.source import LabelledImage, Source
 from lglm_core.errors import InputError
 from lglm_core.labels import LabelVocabulary
-from lglm_core.rooms import digest
+from lglm_core.rooms import to_json
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ def _fingerprint(
     labels: LabelVocabulary, splits: dict[str, list[LabelledImage]], max_samples_per_shard: int
 ) -> str:
     """Digest what decides the bytes of the shards; where the raw folder stands does not."""
-    described = {
-        split: [{name: value for name, value in asdict(image).items() if name != "uri"} for image in images]
-        for split, images in splits.items()
-    }
-    return digest([list(labels), max_samples_per_shard, described])
+    described = hashlib.sha256(to_json([list(labels), max_samples_per_shard]))
+    for split, images in sorted(splits.items()):
+        for image in images:
+            described.update(to_json([split, image.key, image.source, image.labels, image.unknown]))
+    return described.hexdigest()

@@ -11,7 +11,7 @@ from lglm_core.labels import LabelVocabulary
 MAX_KEY_LENGTH = 80  # characters, of the 100 that a ustar header holds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there are millions of them
 class LabelledImage:
     """One picture as its source describes it, before anyone opened it.
 

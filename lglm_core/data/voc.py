@@ -21,7 +21,8 @@ class VocSource:
     """``ROOT/JPEGImages/<ID>.jpg`` and ``ROOT/ImageSets/Main/<class>_<list>.txt``, ROOT being a ``VOC20xx``.
 
     2007, whose test labels are public, is trained on ``trainval`` and measured on ``test``, as the field
-    does; 2012 on ``train`` and ``val``. Where all objects of a class are difficult, it is unknown.
+    does; 2012 on ``train`` and ``val``. Where all objects of a class are difficult, it is unknown,
+    and left out of loss and metrics alike; much published work trains them as there.
     """
 
     def __init__(self, root: str) -> None:

@@ -87,6 +87,21 @@ class Backbone(nn.Module):
         self.cnn.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
 
 
+def refuse_too_small(backbone: Backbone, image_size: int) -> None:
+    """Try the smallest batch: above the stride, some networks still pool a picture to nothing."""
+    too_small = InputError(
+        f"image size {image_size} is too small for {backbone.name}, whose stride is {backbone.stride} pixels"
+    )
+    if image_size < backbone.stride:
+        raise too_small
+    try:
+        with torch.no_grad():
+            backbone.eval()(torch.zeros(1, 3, image_size, image_size))
+        backbone.train()
+    except RuntimeError as error:
+        raise too_small from error
+
+
 def check_backbone(name: str) -> None:
     """Refuse a name that is no CNN of torchvision's or timm's, with the closest ones that are."""
     if name.startswith(TIMM):
@@ -171,20 +186,20 @@ def _timm() -> Any:
 
 def _timm_network(name: str) -> nn.Module:
     check_backbone(name)
-    network: nn.Module = _timm().create_model(
-        name.removeprefix(TIMM), pretrained=False, num_classes=0, global_pool=""
-    )
-    refusal = f"backbone {name!r} is no CNN: it gives no feature map for pictures of any size"
+    refusal = f"backbone {name!r} gives no feature map for pictures of any size before its pooling"
     try:
+        network: nn.Module = _timm().create_model(
+            name.removeprefix(TIMM), pretrained=False, num_classes=0, global_pool=""
+        )
         with torch.no_grad():
             small, large = (
-                network.eval()(torch.zeros(1, 3, size, size))
+                tuple(network.eval()(torch.zeros(1, 3, size, size)).shape)
                 for size in (PROBE_SIZE, PROBE_SIZE + PROBE_STEP)
             )
-    except (AssertionError, RuntimeError) as error:
+    except (AssertionError, AttributeError, RuntimeError, TypeError) as error:
         raise InputError(refusal) from error
     # A map [B, D, h, w] grows in its last dimension; tokens [B, n, D] and maps [B, h, w, D] do not.
-    if small.ndim != 4 or small.shape[1] != large.shape[1] or small.shape[-1] >= large.shape[-1]:
+    if len(small) != 4 or small[1] != large[1] or small[-1] >= large[-1]:
         raise InputError(refusal)
     return network
 

@@ -1,5 +1,6 @@
 """The model room: everything a trained model needs to be used, and nothing that needs trust."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -136,20 +137,26 @@ def load_bundle(url: str) -> Bundle:
         embeddings_url = storage.join(url, EMBEDDINGS_FILE)
         embeddings = LabelEmbeddings.load(embeddings_url)
         _refuse_another(embeddings_url, embeddings.digest, config["label_embeddings_digest"])
-    thresholds = read_json(storage.join(url, "thresholds.json"))
-    missing = [label for label in labels if label not in thresholds]
-    if missing:
-        raise InputError(f"{storage.join(url, 'thresholds.json')}: no threshold for {missing[0]!r}")
     return Bundle(
         model=_load_model(url, config, labels, embeddings, manifest),
         labels=labels,
         embeddings=embeddings,
         untrained=tuple(config["untrained_labels"]),
-        thresholds=tuple(float(thresholds[label]) for label in labels),
+        thresholds=_read_thresholds(storage.join(url, "thresholds.json"), labels),
         preprocessing=_preprocessing(config["preprocessing"]),
         facts=config["facts"],
         fingerprint=manifest.fingerprint,
     )
+
+
+def _read_thresholds(url: str, labels: LabelVocabulary) -> tuple[float, ...]:
+    """Read what people may edit: one number per label."""
+    thresholds = read_json(url)
+    for label in labels:
+        value = thresholds.get(label) if isinstance(thresholds, dict) else None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise InputError(f"{url}: {label!r} has {value!r}; a number from 0 to 1 was expected")
+    return tuple(float(thresholds[label]) for label in labels)
 
 
 def _refuse_another(url: str, found: str, expected: str) -> None:
@@ -170,15 +177,16 @@ def _load_model(
         raise DamageError(
             f"{weights_url}: not the file that was written (its sha256 differs from the manifest)"
         )
-    knowledge = LabelKnowledge(
-        len(labels),
-        None if embeddings is None else torch.from_numpy(embeddings.vectors.copy()),
-        torch.eye(len(labels), dtype=torch.int64),  # the counts' graph comes with the weights
-        trained=len(labels) - len(config["untrained_labels"]),
-    )
     try:
         backbone = Backbone(config["backbone"])
         options = head_config(config["head"], config["head_config"])
+        knowledge = LabelKnowledge(
+            len(labels),
+            None if embeddings is None else torch.from_numpy(embeddings.vectors.copy()),
+            # The graph that was counted comes with the weights.
+            torch.eye(len(labels), dtype=torch.int64) if options.needs_counts else None,
+            trained=len(labels) - len(config["untrained_labels"]),
+        )
         head = build_head(config["head"], options, backbone.width, knowledge)
     except InputError as error:
         raise InputError(f"{storage.join(url, 'config.json')}: {error}") from error
@@ -208,5 +216,8 @@ def _read_config(url: str) -> dict[str, Any]:
     )
     missing = [name for name in names if not isinstance(config, dict) or name not in config]
     if missing:
-        raise InputError(f"{url}: not the description of a model: it has no {missing[0]!r}")
+        raise InputError(
+            f"{url}: not the description of a model: it has no {missing[0]!r}; one that lglm before 0.3 "
+            "wrote has to be trained again"
+        )
     return dict(config)

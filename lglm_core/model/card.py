@@ -62,11 +62,12 @@ def _measured(metrics: Mapping[str, Any] | None) -> str:
     if metrics is None:
         return ""
     header = " | ".join(MEASURES)
+    low, high = metrics["mAP_low"], metrics["mAP_high"]
+    interval = "" if low is None else f"95% interval {low:.1f} to {high:.1f}; "
     lines = [
         "",
         f"Measured on {metrics['n_images']} pictures: mAP {metrics['mAP']:.1f} "
-        f"(95% interval {metrics['mAP_low']:.1f} to {metrics['mAP_high']:.1f}; predicting the prior: "
-        f"{metrics['prior_mAP']:.1f}).",
+        f"({interval}predicting the prior: {metrics['prior_mAP']:.1f}).",
         "",
         f"| predicted | {header} |",
         "|---|" + "---:|" * len(MEASURES),

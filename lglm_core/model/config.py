@@ -189,7 +189,7 @@ class SsGrlConfig(HeadConfig):
     """d_1: width of the product of position and word vector."""
     d_2: Width = 1024
     """d_2: width of the layer behind it."""
-    steps: Annotated[int, Field(ge=0, le=10)] = 3
+    steps: Annotated[int, Field(ge=1, le=10)] = 3
     """T: steps of the gated graph network."""
     state_width: Width | None = None
     """Width of a label's state; default the feature's, as published. It sets most of the cost."""

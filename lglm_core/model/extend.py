@@ -29,6 +29,9 @@ def extend(model: Recogniser, vectors: Tensor) -> Recogniser:
 
     Args:
         vectors: float32 [added, d], from where the trained labels' came.
+
+    Raises:
+        InputError: the head takes no labels by name, or the graph is not finite for these.
     """
     check_extensible(model)
     side = model.head.label_side
@@ -42,4 +45,10 @@ def extend(model: Recogniser, vectors: Tensor) -> Recogniser:
     if bias is not None and len(bias) > 1:
         state["image_side.bias"] = torch.cat([bias, bias[: side.trained].mean().expand(len(vectors))])
     head.load_state_dict(state)
+    weights = head.label_weights()
+    if weights is not None and not weights.weights.isfinite().all():
+        raise InputError(
+            "an added label's row of the label graph is not finite: the text's normalisation takes roots of "
+            "sums that may be negative; train with --head-option normalisation=absolute to add labels"
+        )
     return Recogniser(model.backbone, head).eval()

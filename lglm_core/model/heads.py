@@ -17,22 +17,15 @@ from lglm_core.model.vacit import Vacit
 Sides = tuple[ImageSide, nn.Module | None]
 
 
-def _plain(width: int, knowledge: LabelKnowledge, config: Any) -> Sides:
-    dropout = config.feature_dropout
+def _plain(width: int, knowledge: LabelKnowledge, config: Any, conditioned: bool = False) -> Sides:
+    dropout = getattr(config, "feature_dropout", 0.0)
     return LinearScores(
-        width, knowledge.labels, pooling=config.pooling, conditioned=False, feature_dropout=dropout
+        width, knowledge.labels, pooling=config.pooling, conditioned=conditioned, feature_dropout=dropout
     ), None
 
 
 def _probe(width: int, knowledge: LabelKnowledge, config: Any) -> Sides:
-    dropout = config.feature_dropout
-    return LinearScores(
-        width, knowledge.labels, pooling=config.pooling, conditioned=True, feature_dropout=dropout
-    ), None
-
-
-def _linear(width: int, knowledge: LabelKnowledge, config: Any) -> Sides:
-    return LinearScores(width, knowledge.labels, pooling=config.pooling, conditioned=False), None
+    return _plain(width, knowledge, config, conditioned=True)
 
 
 def _add_gcn(width: int, knowledge: LabelKnowledge, config: Any) -> Sides:
@@ -51,13 +44,13 @@ BUILDERS: dict[str, Callable[[int, LabelKnowledge, Any], Sides]] = {
     "lglm": lglm_sides,
     "plain": _plain,
     "probe": _probe,
-    "ridge": _linear,
+    "ridge": _plain,
     "ml-gcn": lglm_sides,
     "a-gcn": lglm_sides,
     "add-gcn": _add_gcn,
     "ss-grl": _ss_grl,
     "vacit": _vacit,
-    "folded": _linear,
+    "folded": _plain,
 }
 
 

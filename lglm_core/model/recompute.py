@@ -21,7 +21,7 @@ def in_parts(function: Callable[..., Tensor], *rows: Tensor, row_size: int, part
         row_size: Numbers that the largest tensor within *function* has per row.
         part_size: Numbers that it may have at a time, unless one row alone has more.
     """
-    at_once = max(1, part_size // row_size)
+    at_once = max(1, part_size // max(1, row_size))
     if len(rows[0]) <= at_once:
         return function(*rows)
     parts = zip(*(tensor.split(at_once) for tensor in rows), strict=True)

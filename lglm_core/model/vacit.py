@@ -17,17 +17,18 @@ backbone alone, and nothing at all where that is frozen; here W takes part, unle
 otherwise. λ = 1 goes with the classification loss summed over labels, as the public code has it.
 
 Conditioned (not published): the map is standardised per channel, the weights start at 0, the biases at the
-labels' log-odds. All of it folds.
+labels' log-odds. Standardising commutes with means over positions, so all of it folds.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lglm_core.model.config import VacitConfig
-from lglm_core.model.head import LabelKnowledge, PooledSide, Prediction, Standardise, pool
+from lglm_core.model.head import LabelKnowledge, Prediction, pool
+from lglm_core.model.linear import LinearScores
 
 
-class Vacit(PooledSide):
+class Vacit(LinearScores):
     """The whole head. In training it takes maps [2B, D, h, w], the B mirror images last.
 
     Args:
@@ -38,20 +39,19 @@ class Vacit(PooledSide):
     wants_mirror = True
 
     def __init__(self, feature_width: int, knowledge: LabelKnowledge, config: VacitConfig) -> None:
-        super().__init__("average")
-        self.conditioned = config.conditioning == "conditioned"
-        self.norm = Standardise(feature_width) if self.conditioned else None
-        self.dropout = nn.Dropout(config.feature_dropout)
-        self.linear = nn.Linear(feature_width, knowledge.labels)
+        super().__init__(
+            feature_width,
+            knowledge.labels,
+            pooling="average",
+            conditioned=config.conditioning == "conditioned",
+            feature_dropout=config.feature_dropout,
+        )
         self.hold_weights = config.penalty_trains == "backbone"
-        if self.conditioned:
-            nn.init.zeros_(self.linear.weight)
-            nn.init.zeros_(self.linear.bias)
 
     def forward(self, feature_map: Tensor, label_weights: Tensor | None = None) -> Prediction:
         """Score feature maps: [2B, C] and ℓ_a [B] of pairs in training, [B, C] alone in eval mode."""
         if not self.training:
-            return super().forward(feature_map)
+            return super().forward(feature_map, label_weights)
         if self.norm is not None:
             feature_map = self.norm(feature_map.flatten(2)).view(feature_map.shape)
         logits = self.linear(self.dropout(pool(feature_map, self.pooling)))
@@ -65,22 +65,3 @@ class Vacit(PooledSide):
         maps = weight @ difference
         precise = torch.promote_types(maps.dtype, torch.float32)
         return maps.to(precise).square().mean(dim=(1, 2))
-
-    def score(self, features: Tensor, label_weights: Tensor | None = None) -> Tensor:
-        """Return logits [B, C] of pooled features [B, D], in eval mode: standardising commutes with means."""
-        if self.norm is not None:
-            features = self.norm(features)
-        logits: Tensor = self.linear(self.dropout(features))
-        return logits
-
-    @torch.no_grad()
-    def affine(self, label_weights: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the layer with the standardisation moved into it."""
-        weight, bias = self.linear.weight.double(), self.linear.bias.double()
-        return self.norm.folded_into(weight, bias) if self.norm is not None else (weight, bias)
-
-    @torch.no_grad()
-    def start_at_prior(self, log_odds: Tensor) -> None:
-        """Start the biases of a conditioned head at the labels' log-odds."""
-        if self.conditioned:
-            self.linear.bias.copy_(log_odds)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lglm_core.data.dataset import Dataset
 from tests.jobs.commands import Commands, Result
 from tests.jobs.conftest import TINY_RECIPE
 
@@ -73,6 +74,28 @@ def test_an_extended_model_is_evaluated_by_name_on_labels_it_never_saw(
     assert metrics["untrained_labels"] == ["dog"]
     per_class = {row["label"]: row["ap"] for row in read_table(tmp_path / "evaluation" / "per_class.parquet")}
     assert metrics["untrained_mAP"] == pytest.approx(per_class["dog"])
+
+
+def test_a_search_names_labels_as_the_dataset_does(
+    here: Here, lglm: Commands, tiny_dataset: Path, glove: Path, tmp_path: Path
+):
+    """The dataset lists person first; the extended model lists it last."""
+    labels, run = tmp_path / "labels", tmp_path / "run"
+    lglm.done("label-embeddings", "--dataset", tiny_dataset, "--glove", glove, "--out", labels)
+    inputs = ("--dataset", tiny_dataset, "--label-embeddings", labels, "--hold-out", "person")
+    lglm.done("train", *inputs, "--out", run, *TINY_RECIPE, *SMALL, "--num-workers", "0")
+    model, embeddings = ("--model", tmp_path / "extended"), tmp_path / "embeddings"
+    added = ("--model", run / "model", "--glove", glove, "--label", "person")
+    assert here("extend", *added, "--out", tmp_path / "extended").code == 0
+    lglm.done("embed", *model, "--dataset", tiny_dataset, "--split", "val", "--out", embeddings)
+    query = tmp_path / "query.jpg"
+    dataset = Dataset.open(str(tiny_dataset))
+    split = dataset.split("val")
+    query.write_bytes(split.read_image(0))
+    found = here("search", *model, "--embeddings", embeddings, "--query", query, "-k", len(split)).stdout
+    for key, columns in zip(split.keys, split.index.column("labels").to_pylist(), strict=True):
+        (line,) = [line for line in found.splitlines() if f". {key} " in line]
+        assert line.split("  ")[-1] == ", ".join(split.labels.names[column] for column in columns)
 
 
 def read_table(path: Path) -> list[dict]:

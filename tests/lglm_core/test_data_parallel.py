@@ -33,6 +33,9 @@ WITH_BATCH_STATISTICS = {  # of their own on every worker
     "learned graph": ("lglm", {}),
     "counted graph": ("ml-gcn", {"accumulate": 1}),
     "averaged": ("probe", {"ema": 0.9}),
+    # Of six pictures to measure on in batches of four, the second process has none in the last batch.
+    "a graph of each picture's own": ("add-gcn", FEATURES),
+    "words that look at the picture": ("ss-grl", FEATURES),
 }
 RESUMED = ("ridge", {**FEATURES, "head_option": ("ridge=0.1",), "epochs": 3})
 REPOSITORY = Path(__file__).parents[2]

@@ -128,7 +128,16 @@ def test_thresholds_are_read_by_label(room: Path):
 
 def test_a_label_without_threshold_is_refused_by_name(room: Path):
     (room / "thresholds.json").write_text('{"bright": 0.5, "red": 0.5}')
-    with pytest.raises(InputError, match=r"thresholds\.json: no threshold for 'striped'"):
+    with pytest.raises(InputError, match=r"thresholds\.json: 'striped' has None; a number from 0 to 1"):
+        load_bundle(str(room))
+
+
+@pytest.mark.parametrize("value", ["0,5", None, [0.5], True, float("nan")])
+def test_a_threshold_that_is_no_number_is_refused_by_name(room: Path, value: object):
+    edit(room / "thresholds.json", red=value)
+    with pytest.raises(
+        InputError, match=r"thresholds\.json: 'red' has .*; a number from 0 to 1 was expected"
+    ):
         load_bundle(str(room))
 
 

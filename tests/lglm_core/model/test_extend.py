@@ -82,6 +82,25 @@ def test_its_bias_is_the_mean_of_the_trained_ones(backbone: Backbone, randomise:
     np.testing.assert_allclose(extended.head.state_dict()["image_side.bias"][5:], -3.0)
 
 
+def test_a_graph_that_is_not_finite_for_an_added_label_is_refused(backbone: Backbone):
+    """The text's degrees are sums of terms of both signs, which may be negative."""
+    config = LglmConfig(**SMALL, m=12, group=3, normalisation="text", conditioning="text")
+    refusals = 0
+    for seed in range(20):
+        torch.manual_seed(seed)
+        head = build_head("lglm", config, backbone.width, LabelKnowledge(5, vectors(5, seed=1)))
+        sound = head.label_weights().weights.isfinite().all()
+        for added in range(20):
+            try:
+                extended = extend(Recogniser(backbone, head), vectors(1, seed=added))
+            except InputError as error:
+                assert "normalisation=absolute" in str(error)
+                refusals += bool(sound)
+            else:
+                assert extended.head.label_weights().weights.isfinite().all()
+    assert refusals
+
+
 @pytest.mark.parametrize(
     ("name", "config", "why"),
     [

@@ -454,15 +454,13 @@ def test_counts_of_nothing_and_vectors_of_nothing_are_no_nan(conditioning: str):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in image_side.parameters())
 
 
-def test_without_steps_labels_do_not_hear_each_other():
+def test_labels_hear_each_other_along_the_graph():
     known = knowledge()
     assert known.counts is not None
     alone = LabelKnowledge(C, known.vectors, torch.diag(known.counts.diagonal()))
-    for steps, equal in ((0, True), (3, False)):
-        one, other = (
-            as_if_trained(side("ss-grl", k, conditioning="text", steps=steps)) for k in (known, alone)
-        )
-        assert torch.allclose(one(maps(4)).logits, other(maps(4)).logits, atol=1e-6) == equal
+    one, other, again = (as_if_trained(side("ss-grl", k, conditioning="text")) for k in (known, alone, known))
+    torch.testing.assert_close(one(maps(4)).logits, again(maps(4)).logits)
+    assert not torch.allclose(one(maps(4)).logits, other(maps(4)).logits, atol=1e-3)
 
 
 # VACIT
