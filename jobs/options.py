@@ -125,11 +125,13 @@ class ShardTable(Shard):
     source = "lglm_core.data.table:TableSource"
 
     table: Url
-    """File with the columns image, labels (a list, or separated by |) and optionally split."""
+    """File with the columns image, labels (a list, or separated by |) and optionally unknown and split."""
     image_root: Url
-    """Folder that the column image is relative to."""
+    """Folder that the column image is relative to, where it holds no addresses."""
     validation_share: Share = 0.2
     """Share of the pictures that go to val, where the table has no column split."""
+    label_order: UrlOrNone = None
+    """File with all labels in the order wanted, a JSON list or one a line; default: alphabetical."""
 
 
 class ShardToy(Shard):

@@ -21,53 +21,74 @@ Columns = dict[str, list[Any]]
 
 
 class TableSource:
-    """Columns ``image`` (a path below *image_root*), ``labels`` (a list, or separated by ``|``)
-    and, if the table decides it, ``split``.
+    """Columns ``image`` (a path below *image_root*, or an address of its own), ``labels`` (a list, or separated
+    by ``|``) and, if the table has them, ``unknown``, labels of which nobody said whether they are there, and
+    ``split``.
 
-    Where no split is named, *validation_share* of the pictures go to ``val`` by the hash of their
-    key. Labels stand in alphabetical order.
+    Args:
+        validation_share: How many pictures go to ``val``, by the hash of their key, where no split is named.
+        label_order: A file with all labels in the order of their columns, as a JSON list or one a line; default
+            those that occur, in alphabetical order.
     """
 
-    def __init__(self, table: str, image_root: str, *, validation_share: float = 0.2) -> None:
+    def __init__(
+        self, table: str, image_root: str, *, validation_share: float = 0.2, label_order: str | None = None
+    ) -> None:
         if not storage.is_folder(image_root):
             raise InputError(f"{image_root}: no such folder; the pictures of {table} were expected there")
         self.url = table
         self.dropped = 0
         self.image_root = image_root
         self.validation_share = validation_share
+        self.label_order = label_order
 
     def inputs(self) -> Mapping[str, str]:
-        """The digest of the table."""
-        return {"table": digest(self._bytes)}
+        """The digests of the table and, where an order of labels is given, of that."""
+        order = {"label_order": self._order.digest} if self._order else {}
+        return {"table": digest(self._bytes), **order}
 
     def options(self) -> Mapping[str, Any]:
         """The share that goes to ``val`` where the table names no split."""
         return {"source": "table", "validation_share": self.validation_share}
 
     def labels(self) -> LabelVocabulary:
-        """All labels that occur, in alphabetical order."""
-        return LabelVocabulary(sorted({name for names in self._labels for name in names}))
+        """All labels, in the order given, or in alphabetical order."""
+        occur = {name for column in ("labels", "unknown") for names in self._names(column) for name in names}
+        if self._order is None:
+            return LabelVocabulary(sorted(occur))
+        if lacking := sorted(occur - set(self._order)):
+            raise InputError(
+                f"{self.url}: {len(lacking)} labels are not among the {len(self._order)} of {self.label_order}, "
+                f"such as {lacking[0]!r}"
+            )
+        return self._order
 
     def images(self) -> Iterator[LabelledImage]:
         """Every row, in the table's order."""
         images = self._columns["image"]
         splits = self._columns.get("split", [None] * len(images))
         seen: dict[str, int] = {}
-        for row, (image, labels, split) in enumerate(zip(images, self._labels, splits, strict=True), start=1):
+        rows = zip(images, self._names("labels"), self._names("unknown"), splits, strict=True)
+        for row, (image, labels, unknown, split) in enumerate(rows, start=1):
             if not image:
                 raise InputError(f"{self.url}, row {row}: the column 'image' is empty")
             key = key_of(str(image))
             if key in seen:
                 raise InputError(f"{self.url}, row {row}: image {image!r} stands in row {seen[key]} already")
             seen[key] = row
+            if both := set(labels) & set(unknown):
+                raise InputError(
+                    f"{self.url}, row {row}: {min(both)!r} is said to be there, and to be unknown"
+                )
             yield LabelledImage(
                 key=key,
                 split=_split_name(split, f"{self.url}, row {row}")
                 if split
                 else split_of(key, self.validation_share),
-                uri=storage.join(self.image_root, str(image)),
+                uri=_place(str(image), self.image_root),
                 source=str(image),
                 labels=labels,
+                unknown=unknown,
             )
 
     @cached_property
@@ -81,13 +102,32 @@ class TableSource:
         if missing:
             raise InputError(
                 f"{self.url}: no column {missing[0]!r}; found {', '.join(columns) or 'none'}, "
-                f"expected image, labels and, if you like, split"
+                f"expected image, labels and, if you like, unknown and split"
             )
         return columns
 
+    def _names(self, column: str) -> list[tuple[str, ...]]:
+        """The label names in each row of a column; none where there is no such column."""
+        return [
+            _label_names(cell) for cell in self._columns.get(column, [None] * len(self._columns["image"]))
+        ]
+
     @cached_property
-    def _labels(self) -> list[tuple[str, ...]]:
-        return [_label_names(cell) for cell in self._columns["labels"]]
+    def _order(self) -> LabelVocabulary | None:
+        if self.label_order is None:
+            return None
+        if self.label_order.endswith(".json"):
+            return LabelVocabulary.load(self.label_order)
+        try:
+            lines = storage.read_bytes(self.label_order).decode().splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self.label_order}: not UTF-8 text ({error.reason})") from error
+        return LabelVocabulary(line.strip() for line in lines if line.strip())
+
+
+def _place(image: str, root: str) -> str:
+    """Where a picture lies: below the root, unless it has an address of its own."""
+    return image if "://" in image or image.startswith("/") else storage.join(root, image)
 
 
 def _parse(data: bytes, url: str) -> Columns:
@@ -99,7 +139,8 @@ def _parse(data: bytes, url: str) -> Columns:
             return _parse_jsonl(data, url)
         if suffix == "csv":
             as_text = pyarrow.csv.ConvertOptions(  # a label that looks like a number is still a name
-                column_types=dict.fromkeys((*COLUMNS, "split"), pa.string()), strings_can_be_null=False
+                column_types=dict.fromkeys((*COLUMNS, "unknown", "split"), pa.string()),
+                strings_can_be_null=False,
             )
             return pyarrow.csv.read_csv(io.BytesIO(data), convert_options=as_text).to_pydict()
     except (pa.ArrowInvalid, OSError) as error:

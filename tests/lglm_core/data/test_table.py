@@ -41,6 +41,12 @@ def write(tmp_path: Path) -> Write:
     return write
 
 
+def order(tmp_path: Path, name: str, text: str) -> TableSource:
+    (tmp_path / name).write_text(text)
+    (tmp_path / "labels.csv").write_text("image,labels,unknown\na.jpg,dog|cat,\nb.jpg,,sheep\n")
+    return TableSource(f"{tmp_path}/labels.csv", str(tmp_path), label_order=f"{tmp_path}/{name}")
+
+
 FORMATS = pytest.mark.parametrize("format", ["csv", "jsonl", "parquet"])
 
 
@@ -192,3 +198,41 @@ def test_a_missing_picture_folder_is_refused(tmp_path: Path):
 def test_the_input_is_the_digest_of_the_table(tmp_path: Path):
     text = "image,labels\na.jpg,cat|dog\n"
     assert csv(tmp_path, text).inputs() == {"table": hashlib.sha256(text.encode()).hexdigest()}
+
+
+@FORMATS
+def test_labels_nobody_spoke_of_are_unknown(write: Write, format: str):
+    rows = [{**row, "unknown": ["sheep"] if row["image"] == "c.jpg" else []} for row in ROWS]
+    source = write(format, rows)
+    assert [image.unknown for image in source.images()] == [(), (), ("sheep",)]
+    assert source.labels().names == ("cat", "dog", "sheep", "stop sign")
+
+
+def test_a_label_cannot_be_there_and_unknown(write: Write):
+    rows = [{**row, "unknown": ["cat"]} for row in ROWS]
+    with pytest.raises(InputError, match="row 1: 'cat' is said to be there, and to be unknown"):
+        list(write("jsonl", rows).images())
+
+
+def test_a_picture_may_have_an_address_of_its_own(tmp_path: Path):
+    source = csv(tmp_path, "image,labels\ns3://photos/a.jpg,x\n/disk/b.jpg,y\nc.jpg,\n")
+    assert [image.uri for image in source.images()] == [
+        "s3://photos/a.jpg",
+        "/disk/b.jpg",
+        f"{tmp_path}/c.jpg",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("o.json", '["dog", "sheep", "cat", "x"]'), ("o", "dog\nsheep\n\ncat\nx")]
+)
+def test_labels_stand_in_the_order_given(tmp_path: Path, name: str, text: str):
+    source = order(tmp_path, name, text)
+    assert source.labels().names == ("dog", "sheep", "cat", "x")
+    assert source.inputs()["label_order"] == source.labels().digest
+
+
+def test_a_label_that_the_order_lacks_is_refused_by_name(tmp_path: Path):
+    source = order(tmp_path, "o", "dog\ncat")
+    with pytest.raises(InputError, match=r"1 labels are not among the 2 of .*/o, such as 'sheep'"):
+        source.labels()
