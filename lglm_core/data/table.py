@@ -21,14 +21,14 @@ Columns = dict[str, list[Any]]
 
 
 class TableSource:
-    """Columns ``image`` (a path below *image_root*, or an address of its own), ``labels`` (a list, or separated
-    by ``|``) and, if the table has them, ``unknown``, labels of which nobody said whether they are there, and
-    ``split``.
+    """Columns ``image`` (a path below *image_root*, or an address of its own), ``labels`` (a list, or
+    separated by ``|``) and, if the table has them, ``unknown``, labels of which nobody said whether they are
+    there, and ``split``.
 
     Args:
         validation_share: How many pictures go to ``val``, by the hash of their key, where no split is named.
-        label_order: A file with all labels in the order of their columns, as a JSON list or one a line; default
-            those that occur, in alphabetical order.
+        label_order: A file with all labels in the order of their columns, as a JSON list or one a line;
+            default those that occur, in alphabetical order.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class TableSource:
             return LabelVocabulary(sorted(occur))
         if lacking := sorted(occur - set(self._order)):
             raise InputError(
-                f"{self.url}: {len(lacking)} labels are not among the {len(self._order)} of {self.label_order}, "
-                f"such as {lacking[0]!r}"
+                f"{self.url}: {len(lacking)} labels are not among the {len(self._order)} of "
+                f"{self.label_order}, such as {lacking[0]!r}"
             )
         return self._order
 
@@ -77,9 +77,7 @@ class TableSource:
                 raise InputError(f"{self.url}, row {row}: image {image!r} stands in row {seen[key]} already")
             seen[key] = row
             if both := set(labels) & set(unknown):
-                raise InputError(
-                    f"{self.url}, row {row}: {min(both)!r} is said to be there, and to be unknown"
-                )
+                raise InputError(f"{self.url}, row {row}: {min(both)!r} is both a label and unknown")
             yield LabelledImage(
                 key=key,
                 split=_split_name(split, f"{self.url}, row {row}")

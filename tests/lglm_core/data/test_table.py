@@ -210,7 +210,7 @@ def test_labels_nobody_spoke_of_are_unknown(write: Write, format: str):
 
 def test_a_label_cannot_be_there_and_unknown(write: Write):
     rows = [{**row, "unknown": ["cat"]} for row in ROWS]
-    with pytest.raises(InputError, match="row 1: 'cat' is said to be there, and to be unknown"):
+    with pytest.raises(InputError, match="row 1: 'cat' is both a label and unknown"):
         list(write("jsonl", rows).images())
 
 
