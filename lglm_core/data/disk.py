@@ -118,4 +118,5 @@ class DiskPlace:
         return sorted(files, key=lambda file: file.name)
 
     def _unreadable(self, error: OSError) -> UnreadableFile:
-        return UnreadableFile(f"{self.url}: cannot be read ({error.strerror or error})")
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        return UnreadableFile(f"{self.url}: cannot be read ({error.strerror or error})", missing=missing)

@@ -10,7 +10,11 @@ from lglm_core.errors import InputError
 
 
 class UnreadableFile(InputError):
-    """One file is missing, or not ours to read; the place it was looked for in answers well."""
+    """One file is *missing*, or not ours to read; the place it was looked for in answers well."""
+
+    def __init__(self, message: str, *, missing: bool = False) -> None:
+        super().__init__(message)
+        self.missing = missing
 
 
 @dataclass(frozen=True)

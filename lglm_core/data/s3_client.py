@@ -179,7 +179,7 @@ def _explained(url: str, error: Exception) -> Exception:
         return InputError(f"{url}: not an address S3 can use ({reason})")
     code, bucket = code_of(error), url.removeprefix("s3://").partition("/")[0]
     if code in MISSING:
-        return UnreadableFile(f"{url}: no such object")
+        return UnreadableFile(f"{url}: no such object", missing=True)
     if code == "NoSuchBucket":
         return InputError(
             f"{url}: there is no bucket {bucket!r} at {s3.endpoint}; create it, or mend the address"

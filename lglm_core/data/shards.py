@@ -93,8 +93,10 @@ def _write_tar(target: Path, plan: ShardPlan, labels: LabelVocabulary) -> tuple[
     rejects: list[Reject] = []
     with tarfile.open(target, "w", format=tarfile.USTAR_FORMAT) as tar:
         for image, data in _read(plan.images):
-            if data is None:
-                rejects.append(_reject(image, "missing", "no such file, or it cannot be read"))
+            if isinstance(data, storage.UnreadableFile):
+                # Without its address: the raw folder may stand elsewhere next time.
+                reason = str(data).removeprefix(f"{image.uri}: ")
+                rejects.append(_reject(image, "missing" if data.missing else "unreadable", reason))
                 continue
             try:
                 info = inspect(data)
@@ -119,14 +121,14 @@ def _write_tar(target: Path, plan: ShardPlan, labels: LabelVocabulary) -> tuple[
     return index, rejects
 
 
-def _read(images: Sequence[LabelledImage]) -> Iterator[tuple[LabelledImage, bytes | None]]:
-    """Read the pictures in order, several at a time; of one that cannot be read there is None."""
+def _read(images: Sequence[LabelledImage]) -> Iterator[tuple[LabelledImage, bytes | storage.UnreadableFile]]:
+    """Read the pictures in order, several at a time; of one that cannot be read there is the reason."""
 
-    def read(image: LabelledImage) -> bytes | None:
+    def read(image: LabelledImage) -> bytes | storage.UnreadableFile:
         try:
             return storage.read_bytes(image.uri)
-        except storage.UnreadableFile:
-            return None
+        except storage.UnreadableFile as error:
+            return error
 
     with ThreadPoolExecutor(storage.READERS, thread_name_prefix="reader") as pool:
         for first in range(0, len(images), storage.READERS):

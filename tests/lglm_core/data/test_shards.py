@@ -52,7 +52,7 @@ BAD = {
     "empty": "empty",
     "truncated": "corrupt",
     "letter": "not_an_image",
-    "folder": "missing",
+    "folder": "unreadable",
 }
 
 
