@@ -64,6 +64,10 @@ class Shard(OnRay):
     """Dataset folder to write."""
     max_samples_per_shard: PositiveInt = 1000
     """Pictures per tar file, at most."""
+    max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Share of the pictures that may be unreadable; with more, the dataset is not completed."""
+    retry_rejected: bool = False
+    """Read the pictures again that could not be read before."""
 
 
 class ShardCoco(Shard):

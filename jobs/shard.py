@@ -43,7 +43,7 @@ def run(options: Shard) -> Outcome:
         {**source.options(), "max_samples_per_shard": options.max_samples_per_shard},
     )
     manifest = rooms.find(options.out, recipe)
-    if manifest:
+    if manifest and not (options.retry_rejected and manifest.counts["rejected"]):
         return _outcome(options.out, manifest, "already complete")
     return _write(source, recipe, options)
 
@@ -97,9 +97,14 @@ def _write(source: "Source", recipe: rooms.Recipe, options: Shard) -> Outcome:
     out = storage.absolute(options.out)
     with ray_cluster(options.ray_address):
         rooms.begin(options.out, recipe)
-        receipts = run_tasks(write_shard, [(shard, plan.labels, out) for shard in plan.shards], "shard")
+        if options.retry_rejected:
+            rooms.reopen(options.out)
+        calls = [(shard, plan.labels, out, options.retry_rejected) for shard in plan.shards]
+        receipts = run_tasks(write_shard, calls, "shard")
     try:
-        manifest = commit_dataset(options.out, recipe, plan, receipts, dropped=source.dropped)
+        manifest = commit_dataset(
+            options.out, recipe, plan, receipts, dropped=source.dropped, max_rejected=options.max_rejected
+        )
     except NothingReadable:  # the folder would only stand in the way of the next try
         storage.remove(options.out)
         raise

@@ -147,6 +147,12 @@ def begin(room: str, recipe: Recipe) -> None:
             raise
 
 
+def reopen(room: str) -> None:
+    """Take the manifest off a room that was begun again, to be completed anew."""
+    if storage.is_file(storage.join(room, MANIFEST)):
+        storage.remove(storage.join(room, MANIFEST))
+
+
 def commit(room: str, manifest: Manifest) -> Manifest:
     """Complete a room: its manifest is the last file written, and never one in place of another."""
     storage.remove_unfinished(room)

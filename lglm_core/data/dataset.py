@@ -37,12 +37,15 @@ class NothingReadable(InputError):
     """Not one training picture could be read."""
 
 
-def commit_dataset(url: str, recipe: Recipe, plan: Plan, receipts: list[Receipt], dropped: int) -> Manifest:
+def commit_dataset(
+    url: str, recipe: Recipe, plan: Plan, receipts: list[Receipt], dropped: int, max_rejected: float = 1.0
+) -> Manifest:
     """Write index, labels and rejects, and last the manifest.
 
     Args:
         receipts: Those of all shards of the plan, in plan order.
         dropped: Unlabelled pictures the source left out of the plan.
+        max_rejected: The share of rejected pictures above which the dataset is not completed.
     """
     written = sum(len(receipt.index) for receipt in receipts)
     rejects = [reject for receipt in receipts for reject in receipt.rejects]
@@ -52,6 +55,12 @@ def commit_dataset(url: str, recipe: Recipe, plan: Plan, receipts: list[Receipt]
         )
     if not any(receipt.index for receipt in receipts if receipt.split == "train"):
         raise NothingReadable(f"{url}: no picture of the split 'train' could be read; {_commonest(rejects)}")
+    if len(rejects) > max_rejected * plan.planned:
+        raise InputError(
+            f"{url}: {len(rejects)} of {plan.planned} pictures could not be read, more than --max-rejected "
+            f"{max_rejected:g} allows: {_commonest(rejects)}. Mend them and run the same with "
+            "--retry-rejected, or allow more; what was written is kept"
+        )
     splits = {}
     for split in sorted({receipt.split for receipt in receipts}):
         rows = list(rows_of(receipts, split))
@@ -107,10 +116,14 @@ def _table(rows: list[IndexRow] | list[Reject], schema: pa.Schema) -> pa.Table:
 
 
 def _commonest(rejects: list[Reject]) -> str:
+    """Say which statuses there are, the commonest first, each with its first picture."""
     if not rejects:
         return "none was planned"
-    first = rejects[0]
-    return f"the first, {first.source}: {first.error}"
+    first = {reject.status: reject for reject in reversed(rejects)}
+    return "; ".join(
+        f"{status} {count}, such as {first[status].source}: {first[status].error}"
+        for status, count in Counter(reject.status for reject in rejects).most_common()
+    )
 
 
 @dataclass(frozen=True)

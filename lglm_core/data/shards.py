@@ -65,13 +65,20 @@ def shard_url(dataset: str, split: str, name: str) -> str:
     return storage.join(dataset, "shards", split, f"{name}.tar")
 
 
-def write_shard(plan: ShardPlan, labels: LabelVocabulary, dataset: str) -> Receipt:
-    """Write one shard and its receipt, unless a whole one is there already."""
+def write_shard(
+    plan: ShardPlan, labels: LabelVocabulary, dataset: str, retry_rejected: bool = False
+) -> Receipt:
+    """Write one shard and its receipt, unless a whole one is there already.
+
+    Args:
+        retry_rejected: Whether a whole one that pictures were rejected from is written again.
+    """
     receipt_url = storage.join(dataset, "receipts", f"{plan.name}.json")
     url = shard_url(dataset, plan.split, plan.name)
     if storage.is_file(receipt_url):
         receipt = _read_receipt(receipt_url)
-        if receipt and receipt.plan == plan.fingerprint and _is_whole(url, receipt):
+        again = receipt is not None and retry_rejected and receipt.rejects
+        if receipt and receipt.plan == plan.fingerprint and not again and _is_whole(url, receipt):
             return receipt
     with storage.write_whole(url) as staged:
         index, rejects = _write_tar(staged, plan, labels)

@@ -89,6 +89,36 @@ def test_a_broken_picture_is_a_row_in_rejects(from_coco: Path):
     assert absent["error"]
 
 
+def test_too_many_broken_pictures_stop_it_and_what_was_mended_is_read_again(
+    lglm: Commands, damaged_coco: Path, from_coco: Path, tmp_path: Path
+):
+    """Allowing as many completes the room from what was written; mended, it is as if nothing had been."""
+    root, out = tmp_path / "coco", tmp_path / "room"
+    shutil.copytree(damaged_coco, root)
+    arguments = ("shard", "coco", "--root", root, "--out", out, "--max-samples-per-shard", PER_SHARD)
+    refused = lglm(*arguments, "--max-rejected", "0.1")
+    assert refused.code == 2
+    (line,) = [line for line in refused.stderr.splitlines() if line.startswith("lglm shard:")]
+    assert "2 of 12 pictures could not be read, more than --max-rejected 0.1 allows" in line
+    assert f"corrupt 1, such as train2017/{CUT}: " in line
+    assert f"missing 1, such as val2017/{ABSENT}: cannot be read (No such file or directory)" in line
+    assert not (out / "manifest.json").exists()
+    assert lglm.done(*arguments)["counts"]["rejected"] == 2
+    assert contents(out) == contents(from_coco)
+
+    write_coco(tmp_path / "sound")
+    for name in (f"train2017/{CUT}", f"val2017/{ABSENT}"):
+        shutil.copy(tmp_path / "sound" / name, root / name)
+    assert lglm.done(*arguments)["status"] == "already complete"
+    counts = lglm.done(*arguments, "--retry-rejected")["counts"]
+    assert (counts["written"], counts["rejected"]) == (12, 0)
+    assert_complete(out)
+    assert lglm.done(*arguments, "--retry-rejected")["status"] == "already complete"
+    anew = tmp_path / "anew"
+    shard(lglm, root, anew)
+    assert contents(out) == contents(anew)
+
+
 def test_ray_writes_what_one_process_writes(from_coco: Path, damaged_coco: Path, tmp_path: Path):
     alone = make_dataset(CocoSource(str(damaged_coco)), tmp_path / "alone", max_samples_per_shard=PER_SHARD)
     assert contents(from_coco) == contents(alone)

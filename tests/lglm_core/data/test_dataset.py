@@ -150,7 +150,7 @@ def test_training_pictures_that_cannot_be_read_are_refused_with_the_first_reason
     tmp_path: Path, write_dataset: WriteDataset
 ):
     with pytest.raises(
-        InputError, match="no picture of the split 'train' could be read; the first, s0: 0 bytes"
+        InputError, match="no picture of the split 'train' could be read; empty 1, such as s0: 0 bytes"
     ):
         write_dataset(tmp_path, NAMES, [("train", b"", ["cat"], [])])
     assert not (tmp_path / "dataset" / "manifest.json").exists()
