@@ -13,6 +13,7 @@ from lglm_core.model.config import LearnedGraphConfig
 from lglm_core.recipe import PositiveInt, Seed, Share, TrainingRecipe, Weight
 
 Unlabelled = Literal["keep", "drop"]
+MaxRejected = Annotated[float, Field(ge=0, le=1)]
 ToySamples = Annotated[int, Field(ge=5, le=900_000)]
 
 
@@ -64,7 +65,7 @@ class Shard(OnRay):
     """Dataset folder to write."""
     max_samples_per_shard: PositiveInt = 1000
     """Pictures per tar file, at most."""
-    max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.2
+    max_rejected: MaxRejected = 0.2
     """Share of the pictures that may be unreadable; with more, the dataset is not completed."""
     retry_rejected: bool = False
     """Read the pictures again that could not be read before."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from jobs.options import Options, Recipe, Share, ToySamples, Url, UrlOrNone
+from jobs.options import MaxRejected, Options, Recipe, Share, ToySamples, Unlabelled, Url, UrlOrNone
 
 Code = Literal["sent", "image"]
 
@@ -24,14 +24,16 @@ class TrainLglm(Recipe, Cluster):
 
     out: Url
     """Folder for everything: dataset, labels, run, evaluation, embeddings, tags."""
-    source: Literal["toy", "coco", "table"]
-    """Where labelled pictures come from: drawn here, COCO's layout, or a table of your own."""
+    source: Literal["toy", "coco", "mirflickr", "voc", "table"]
+    """Where labelled pictures come from: drawn here, a public collection, or a table of your own."""
     root: UrlOrNone = None
-    """With source coco: its folder. With source toy: where to keep the drawn pictures; default OUT/raw."""
+    """The collection's folder. With source toy: where to keep the drawn pictures; default OUT/raw."""
     year: Literal["2014", "2017"] | None = None
     """With source coco: which, where the root holds both."""
-    unlabelled: Literal["keep", "drop"] = "keep"
-    """With source coco: pictures without any annotation."""
+    unlabelled: Unlabelled = "keep"
+    """With source coco or mirflickr: pictures without any label."""
+    max_rejected: MaxRejected = 0.2
+    """Share of the pictures that may be unreadable; with more, nothing is trained."""
     table: UrlOrNone = None
     """With source table: a CSV, JSONL or Parquet file with the columns image and labels."""
     image_root: UrlOrNone = None
@@ -55,7 +57,7 @@ class TrainLglm(Recipe, Cluster):
 
     @model_validator(mode="after")
     def _source_is_named(self) -> "TrainLglm":
-        needed = {"coco": ("root",), "table": ("table", "image_root"), "toy": ()}[self.source]
+        needed = {"table": ("table", "image_root"), "toy": ()}.get(self.source, ("root",))
         for name in needed:
             if getattr(self, name) is None:
                 raise ValueError(f"source {self.source} needs the option --{name.replace('_', '-')}")

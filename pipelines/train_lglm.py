@@ -22,9 +22,16 @@ from lglm_core.data import storage
 from lglm_core.errors import InputError
 from pipelines.form import with_form
 from pipelines.launch import run_job
-from pipelines.options import TrainLglm
+from pipelines.options import Cluster, TrainLglm
 
 ROOMS = ("dataset", "labels", "run", "evaluation", "embeddings", "tags")
+SOURCES: dict[str, type[jobs.Shard]] = {
+    "toy": jobs.ShardToy,
+    "coco": jobs.ShardCoco,
+    "mirflickr": jobs.ShardMirflickr,
+    "voc": jobs.ShardVoc,
+    "table": jobs.ShardTable,
+}
 HEADLINE = ("mAP", "CF1", "OF1")
 
 
@@ -69,13 +76,10 @@ def _page(options: TrainLglm) -> str:
 
 
 def _shard(options: TrainLglm, out: str) -> Options:
-    if options.source == "toy":
-        return jobs.ShardToy(samples=options.samples, seed=options.seed, root=_raw(options), out=out)
-    if options.source == "coco":
-        named = options.model_dump(include={"root", "year", "unlabelled"})
-        return jobs.ShardCoco.model_validate(named | {"out": out})
-    named = options.model_dump(include={"table", "image_root", "validation_share"})
-    return jobs.ShardTable.model_validate(named | {"out": out})
+    """Hand on the options that the source has too."""
+    kind = SOURCES[options.source]
+    given = options.model_dump(include=set(kind.model_fields) - set(Cluster.model_fields)) | {"out": out}
+    return kind.model_validate(given | {"root": _raw(options)} if options.source == "toy" else given)
 
 
 def _refuse_without_validation(dataset: str) -> None:

@@ -35,7 +35,7 @@ def test_every_option_is_a_field_with_its_help_and_default(kind: type):
 
 def test_the_form_keeps_choices_and_bounds():
     fields = parameter_schema(with_form("train-lglm", TrainLglm)(tag)).properties
-    assert fields["source"]["enum"] == ["toy", "coco", "table"]
+    assert fields["source"]["enum"] == ["toy", "coco", "mirflickr", "voc", "table"]
     assert fields["batch_size"]["exclusiveMinimum"] == 0
 
 
