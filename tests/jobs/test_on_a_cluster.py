@@ -281,8 +281,10 @@ def test_a_flow_that_is_cancelled_stops_its_job(
     places = {"dataset": str(tiny_dataset), "label_embeddings": str(tiny_labels), "out": f"{tmp_path}/run"}
     options = Train(**places, **RECIPE, epochs=100_000, num_workers=2)
     script = (
-        "import sys\nfrom jobs.options import Train\nfrom pipelines.launch import launch\n"
+        "import signal\nfrom jobs.options import Train\nfrom pipelines.launch import launch\n"
         "from pipelines.options import Cluster\n"
+        # A shell starts what it puts in the background with SIGINT ignored, and children inherit that.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"launch('train', Train.model_validate_json({options.model_dump_json()!r}), "
         f"Cluster(ray_address={let_in!r}), say=lambda line: print(line, flush=True))"
     )

@@ -179,7 +179,8 @@ def test_from_twenty_seeds_five_hundred_steps_stay_finite_and_learn(
 ):
     options = NARROW | {"fusion": fusion}
     outcomes = [train(preset, options, vectors, width=64, seed=seed, steps=500) for seed in range(20)]
-    assert all(outcome.last_loss < 0.98 * outcome.first_loss for outcome in outcomes)
+    ratios = [outcome.last_loss / outcome.first_loss for outcome in outcomes]
+    assert max(ratios) < 1 and np.mean(ratios) < 0.95
     if preset != "paper":  # whose graph fades, see below
         assert all(outcome.last_share > outcome.first_share for outcome in outcomes)
 
