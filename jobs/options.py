@@ -6,7 +6,7 @@ Imports nothing heavy, so that help, refusals and flows start fast.
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from lglm_core.data import storage
 from lglm_core.model.config import LearnedGraphConfig
@@ -14,6 +14,8 @@ from lglm_core.recipe import PositiveInt, Seed, Share, TrainingRecipe, Weight
 
 Unlabelled = Literal["keep", "drop"]
 MaxRejected = Annotated[float, Field(ge=0, le=1)]
+# YAML reads a year as a number.
+NUMBER_AS_TEXT = BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)
 ToySamples = Annotated[int, Field(ge=5, le=900_000)]
 
 
@@ -84,14 +86,8 @@ class ShardCoco(Shard):
     """Whether annotations of crowds count, as the field has it."""
     min_area: Weight = 0.0
     """Annotations of a smaller area, in square pixels, do not count."""
-    year: Literal["2014", "2017"] | None = None
+    year: Annotated[Literal["2014", "2017"] | None, NUMBER_AS_TEXT] = None
     """Which COCO, where the root holds both."""
-
-    @field_validator("year", mode="before")
-    @classmethod
-    def _year_as_text(cls, year: object) -> object:
-        """YAML reads a year as a number."""
-        return str(year) if isinstance(year, int) else year
 
 
 class ShardMirflickr(Shard):
@@ -101,18 +97,12 @@ class ShardMirflickr(Shard):
 
     root: Url
     """Folder with mirflickr/im*.jpg and annotations/*.txt."""
-    labels: Literal["24", "38"] = "24"
+    labels: Annotated[Literal["24", "38"], NUMBER_AS_TEXT] = "24"
     """The 24 potential labels, or with the 14 relevant ones 38."""
     unlabelled: Unlabelled = "keep"
     """Pictures without any label: keep them as negatives, or drop them."""
     split_seed: Seed = 0
     """Seed of the split: one half for train, the other for val."""
-
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _labels_as_text(cls, labels: object) -> object:
-        """YAML reads them as a number."""
-        return str(labels) if isinstance(labels, int) else labels
 
 
 class ShardVoc(Shard):
@@ -148,6 +138,15 @@ class ShardToy(Shard):
     """Seed of the drawing."""
     root: UrlOrNone = None
     """Folder to keep the drawn COCO-format files in; default: a temporary one."""
+
+
+SOURCES: dict[str, type[Shard]] = {
+    "coco": ShardCoco,
+    "mirflickr": ShardMirflickr,
+    "voc": ShardVoc,
+    "table": ShardTable,
+    "toy": ShardToy,
+}
 
 
 class MakeLabelEmbeddings(Options):

@@ -68,18 +68,22 @@ def _nearest(
     neighbours = []
     for rank, hit in enumerate(hits, start=1):
         scores = _highest(tagger, table.column("scores")[hit.row].values.to_numpy())
-        columns = split.index.column("labels")[hit.row].as_py() if split else []
         neighbours.append(
             Neighbour(
                 rank=rank,
                 key=table.column("key")[hit.row].as_py(),
                 jpeg=thumbnail(to_rgb(split.read_image(hit.row))) if split and options.out else None,
                 similarity=hit.similarity,
-                labels=tuple(split.labels.names[column] for column in columns) if split else (),
+                labels=_labels(split, hit.row) if split else (),
                 scores=scores,
             )
         )
     return neighbours
+
+
+def _labels(split: "Split", row: int) -> tuple[str, ...]:
+    """Name the labels of a picture as the dataset does; the model may list them in another order."""
+    return tuple(split.labels[column] for column in split.index.column("labels")[row].as_py())
 
 
 def _split(embeddings: rooms.Manifest) -> "Split | None":

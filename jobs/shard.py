@@ -16,20 +16,12 @@ from typing import TYPE_CHECKING
 
 from jobs import command_line
 from jobs.command_line import Outcome
-from jobs.options import Options, Shard, ShardCoco, ShardMirflickr, ShardTable, ShardToy, ShardVoc
+from jobs.options import SOURCES, Shard, ShardToy
 from lglm_core import rooms
 from lglm_core.data import storage
 
 if TYPE_CHECKING:
     from lglm_core.data.source import Source
-
-SOURCES: dict[str, type[Options]] = {
-    "coco": ShardCoco,
-    "mirflickr": ShardMirflickr,
-    "voc": ShardVoc,
-    "table": ShardTable,
-    "toy": ShardToy,
-}
 
 
 def run(options: Shard) -> Outcome:

@@ -25,13 +25,6 @@ from pipelines.launch import run_job
 from pipelines.options import Cluster, TrainLglm
 
 ROOMS = ("dataset", "labels", "run", "evaluation", "embeddings", "tags")
-SOURCES: dict[str, type[jobs.Shard]] = {
-    "toy": jobs.ShardToy,
-    "coco": jobs.ShardCoco,
-    "mirflickr": jobs.ShardMirflickr,
-    "voc": jobs.ShardVoc,
-    "table": jobs.ShardTable,
-}
 HEADLINE = ("mAP", "CF1", "OF1")
 
 
@@ -77,7 +70,7 @@ def _page(options: TrainLglm) -> str:
 
 def _shard(options: TrainLglm, out: str) -> Options:
     """Hand on the options that the source has too."""
-    kind = SOURCES[options.source]
+    kind = jobs.SOURCES[options.source]
     given = options.model_dump(include=set(kind.model_fields) - set(Cluster.model_fields)) | {"out": out}
     return kind.model_validate(given | {"root": _raw(options)} if options.source == "toy" else given)
 

@@ -13,8 +13,7 @@ from pydantic import ValidationError
 
 from jobs import command_line, options
 from jobs.command_line import Outcome, to_arguments
-from jobs.options import Options
-from jobs.shard import SOURCES
+from jobs.options import SOURCES, Options
 from lglm_core.errors import DamageError, InputError, RunError
 from pipelines.cli import FLOWS, JOBS
 from pipelines.options import TagBucket, TrainLglm
