@@ -67,10 +67,32 @@ class Shard(OnRay):
     """Dataset folder to write."""
     max_samples_per_shard: PositiveInt = 1000
     """Pictures per tar file, at most."""
+    max_bytes_per_shard: PositiveInt | None = None
+    """Bytes of pictures per tar file, at most; by their size where they lie now."""
+    verify: Literal["decode", "header"] = "decode"
+    """Decode every picture to its end, or look at its header and its last bytes alone, which is faster."""
+    max_side: PositiveInt | None = None
+    """Scale pictures with a longer side down to it, in pixels, as JPEGs; default: all keep their bytes."""
+    quality: Annotated[int, Field(ge=1, le=95)] = 90
+    """Quality of those JPEGs."""
+    duplicates: Literal["keep", "drop"] = "keep"
+    """Pictures with the same bytes as another: keep and report them, or make rejects of all but one."""
     max_rejected: MaxRejected = 0.2
     """Share of the pictures that may be unreadable; with more, the dataset is not completed."""
     retry_rejected: bool = False
     """Read the pictures again that could not be read before."""
+    append: bool = False
+    """Add what the source has and the complete dataset lacks, as new shards; what stands in it stays."""
+    extend_labels: bool = False
+    """When adding, allow labels that the dataset does not have; they are unknown in older pictures."""
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> Self:
+        if self.extend_labels and not self.append:
+            raise ValueError("--extend-labels is for adding to a dataset; it needs --append")
+        if "quality" in self.model_fields_set and self.max_side is None:
+            raise ValueError("--quality is of the pictures that --max-side scales down; it needs that")
+        return self
 
 
 class ShardCoco(Shard):
@@ -125,6 +147,8 @@ class ShardTable(Shard):
     """Folder that the column image is relative to, where it holds no addresses."""
     validation_share: Share = 0.2
     """Share of the pictures that go to val, where the table has no column split."""
+    split_seed: Seed = 0
+    """Seed of that division; each picture's side depends on its name alone."""
     label_order: UrlOrNone = None
     """File with all labels in the order wanted, a JSON list or one a line; default: alphabetical."""
 
@@ -138,6 +162,12 @@ class ShardToy(Shard):
     """Seed of the drawing."""
     root: UrlOrNone = None
     """Folder to keep the drawn COCO-format files in; default: a temporary one."""
+
+    @model_validator(mode="after")
+    def _drawn_at_once(self) -> Self:
+        if self.append:
+            raise ValueError("--append adds a source's new pictures; scenes are drawn all at once")
+        return self
 
 
 SOURCES: dict[str, type[Shard]] = {

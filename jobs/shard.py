@@ -9,18 +9,24 @@ lglm shard toy --out DATASET
 
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.options import SOURCES, Shard, ShardToy
 from lglm_core import rooms
 from lglm_core.data import storage
+from lglm_core.errors import DamageError, InputError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lglm_core.data.intake import Intake
+    from lglm_core.data.plan import Plan
+    from lglm_core.data.shards import Receipt
     from lglm_core.data.source import Source
 
 
@@ -29,15 +35,10 @@ def run(options: Shard) -> Outcome:
     if isinstance(options, ShardToy):
         return _shard_toy(options)
     source = _source(options)
-    recipe = rooms.Recipe(
-        "dataset",
-        source.inputs(),
-        {**source.options(), "max_samples_per_shard": options.max_samples_per_shard},
-    )
-    manifest = rooms.find(options.out, recipe)
-    if manifest and not (options.retry_rejected and manifest.counts["rejected"]):
-        return _outcome(options.out, manifest, "already complete")
-    return _write(source, recipe, options)
+    if options.append:
+        return _append(source, options)
+    recipe = _recipe(source.inputs(), source.options(), options)
+    return _complete(recipe, options) or _write(source, recipe, options)
 
 
 def _source(options: Shard) -> "Source":
@@ -49,21 +50,49 @@ def _source(options: Shard) -> "Source":
     return source
 
 
+def _recipe(inputs: Mapping[str, str], of_source: Mapping[str, Any], options: Shard) -> rooms.Recipe:
+    """What decides the bytes of the shards."""
+    settings: dict[str, Any] = {**of_source, "max_samples_per_shard": options.max_samples_per_shard}
+    if options.max_bytes_per_shard is not None:
+        settings["max_bytes_per_shard"] = options.max_bytes_per_shard
+    if options.duplicates == "drop":
+        settings["duplicates"] = "drop"
+    return rooms.Recipe("dataset", inputs, {**settings, **_intake(options).options()})
+
+
+def _intake(options: Shard) -> "Intake":
+    from lglm_core.data.intake import Intake
+
+    return Intake(options.verify, options.max_side, options.quality)
+
+
+def _complete(recipe: rooms.Recipe, options: Shard) -> Outcome | None:
+    """What there is to say of a dataset that is complete; None if shards are to be written."""
+    manifest = rooms.find(options.out, recipe)
+    if manifest is None:
+        return None
+    from lglm_core.data.integrity import check_sizes, told
+
+    damages = check_sizes(options.out, manifest)
+    again = options.retry_rejected and manifest.counts["rejected"]
+    if not damages and not again:
+        return _outcome(options.out, manifest, "already complete")
+    if len(manifest.details["parts"]) > 1:
+        if damages:
+            raise DamageError(f"{told(options.out, damages)}; it was added to, so bring back a copy of that")
+        raise InputError(
+            f"{options.out}: was added to, and what stands in it stays; with --append --retry-rejected, "
+            "pictures that can be read now become new shards"
+        )
+    return None
+
+
 def _shard_toy(options: ShardToy) -> Outcome:
     """Draw, then shard as any other COCO; a complete dataset is recognised before anything is drawn."""
-    recipe = rooms.Recipe(
-        "dataset",
-        inputs={},
-        options={
-            "source": "toy",
-            "samples": options.samples,
-            "seed": options.seed,
-            "max_samples_per_shard": options.max_samples_per_shard,
-        },
-    )
-    manifest = rooms.find(options.out, recipe)
-    if manifest:
-        return _outcome(options.out, manifest, "already complete")
+    drawn = {"source": "toy", "samples": options.samples, "seed": options.seed}
+    recipe = _recipe({}, drawn, options)
+    if outcome := _complete(recipe, options):
+        return outcome
     from jobs.cluster import progress_bar
     from lglm_core.data.coco import CocoSource
     from lglm_core.data.toy import write_toy_coco
@@ -80,27 +109,91 @@ def _shard_toy(options: ShardToy) -> Outcome:
 
 
 def _write(source: "Source", recipe: rooms.Recipe, options: Shard) -> Outcome:
-    from jobs.cluster import ray_cluster, run_tasks
-    from lglm_core.data.dataset import NothingReadable, commit_dataset
+    from jobs.cluster import ray_cluster
+    from lglm_core.data.commit import NothingReadable, commit_dataset
     from lglm_core.data.plan import make_plan
-    from lglm_core.data.shards import write_shard
 
-    plan = make_plan(source, options.max_samples_per_shard)
-    out = storage.absolute(options.out)
+    plan = make_plan(source, options.max_samples_per_shard, options.max_bytes_per_shard)
     with ray_cluster(options.ray_address):
         rooms.begin(options.out, recipe)
-        if options.retry_rejected:
-            rooms.reopen(options.out)
-        calls = [(shard, plan.labels, out, options.retry_rejected) for shard in plan.shards]
-        receipts = run_tasks(write_shard, calls, "shard")
+        rooms.reopen(options.out)  # of a dataset that is damaged, or whose rejects are taken again
+        receipts, duplicates = _write_shards(plan, options, {})
     try:
         manifest = commit_dataset(
-            options.out, recipe, plan, receipts, dropped=source.dropped, max_rejected=options.max_rejected
+            options.out,
+            recipe,
+            plan,
+            receipts,
+            counts={"unlabelled_dropped": source.dropped},
+            duplicates=duplicates,
+            max_rejected=options.max_rejected,
         )
     except NothingReadable:  # the folder would only stand in the way of the next try
-        storage.remove(options.out)
+        rooms.abandon(options.out)
         raise
     return _outcome(options.out, manifest, "done")
+
+
+def _append(source: "Source", options: Shard) -> Outcome:
+    """Write what the source has and the dataset lacks as new shards; nothing that stands is touched."""
+    from jobs.cluster import ray_cluster
+    from lglm_core.data.addition import Addition
+    from lglm_core.data.commit import commit_dataset
+    from lglm_core.data.dataset import Dataset
+    from lglm_core.data.integrity import foreign_files
+    from lglm_core.data.plan import make_plan
+
+    dataset = Dataset.open(options.out)
+    base = dataset.manifest
+    addition = Addition(source, dataset, options.extend_labels, options.retry_rejected)
+    plan = make_plan(
+        addition, options.max_samples_per_shard, options.max_bytes_per_shard, numbers=addition.numbers()
+    )
+    if not plan.planned:
+        return _outcome(options.out, base, f"nothing new, {addition.standing} pictures are in it already")
+    with ray_cluster(options.ray_address):
+        if not rooms.begin_addition(options.out, _recipe(addition.inputs(), source.options(), options), base):
+            for name in foreign_files(options.out, base):  # of an addition that was given up
+                storage.remove(storage.join(options.out, name))
+        standing = {name: dataset.split(name).index for name in base.details["splits"]}
+        receipts, duplicates = _write_shards(plan, options, standing)
+    manifest = commit_dataset(
+        options.out,
+        _recipe(source.inputs(), source.options(), options),
+        plan,
+        receipts,
+        counts={"unlabelled_dropped": source.dropped},
+        duplicates=duplicates,
+        max_rejected=options.max_rejected,
+        base=base,
+    )
+    added = manifest.counts["written"] - base.counts["written"]
+    return _outcome(options.out, manifest, f"done, {added} samples added to {base.counts['written']}")
+
+
+def _write_shards(
+    plan: "Plan", options: Shard, standing: "Mapping[str, pa.Table]"
+) -> "tuple[list[Receipt], pa.Table]":
+    """Write all shards of a plan as Ray tasks; return their receipts, and the duplicates that are kept."""
+    from jobs.cluster import run_tasks
+    from lglm_core.data.duplicates import find_duplicates, twins_by_shard
+    from lglm_core.data.shards import write_shard
+
+    where = (plan.labels, storage.absolute(options.out), _intake(options))
+    calls: list[tuple[Any, ...]] = [(shard, *where, None, options.retry_rejected) for shard in plan.shards]
+    receipts = run_tasks(write_shard, calls, "shard")
+    duplicates = find_duplicates(receipts, standing)
+    if options.duplicates == "keep" or not len(duplicates):
+        return receipts, duplicates
+    twins = twins_by_shard(duplicates)
+    number = {shard.name: position for position, shard in enumerate(plan.shards)}
+    again = [number[name] for name in twins]
+    calls = [
+        (plan.shards[n], *where, {**receipts[n].duplicates, **twins[plan.shards[n].name]}) for n in again
+    ]
+    for n, receipt in zip(again, run_tasks(write_shard, calls, "drop duplicates"), strict=True):
+        receipts[n] = receipt
+    return receipts, duplicates.slice(0, 0)
 
 
 def _outcome(out: str, manifest: rooms.Manifest, status: str) -> Outcome:
@@ -114,7 +207,12 @@ def _outcome(out: str, manifest: rooms.Manifest, status: str) -> Outcome:
         lines.append(f"  {counts['unlabelled_dropped']} pictures without a label were dropped")
     if counts["rejected"]:
         lines.append(f"  why: {storage.join(out, 'rejects.parquet')}")
-    return Outcome(status, out, "\n".join(lines), counts=counts)
+    if counts["duplicates"]:
+        lines.append(
+            f"  {counts['duplicates']} pictures have the same bytes as another: "
+            f"{storage.join(out, 'duplicates.parquet')}, or dropped: rejects.parquet"
+        )
+    return Outcome(status.partition(",")[0], out, "\n".join(lines), counts=counts)
 
 
 @contextmanager

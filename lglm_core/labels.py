@@ -6,7 +6,7 @@ from typing import overload
 
 from lglm_core.data import storage
 from lglm_core.errors import InputError
-from lglm_core.rooms import digest, read_json, to_json
+from lglm_core.rooms import digest, parse_json, to_json
 
 
 class LabelVocabulary(Sequence[str]):
@@ -60,7 +60,12 @@ class LabelVocabulary(Sequence[str]):
     @classmethod
     def load(cls, url: str) -> "LabelVocabulary":
         """Read what :meth:`save` wrote."""
-        names = read_json(url)
+        return cls.parse(storage.read_bytes(url), url)
+
+    @classmethod
+    def parse(cls, data: bytes, url: str) -> "LabelVocabulary":
+        """Turn the bytes of such a file into a vocabulary; *url* is for the error."""
+        names = parse_json(data, url)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise InputError(f"{url}: expected a JSON list of label names")
         return cls(names)

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from lglm_core import lease
 from lglm_core.data import storage
-from lglm_core.errors import InputError
+from lglm_core.errors import DamageError, InputError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
 
@@ -35,6 +36,12 @@ def to_json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(
         errors="backslashreplace"  # a file name need not be valid text
     )
+
+
+def compact_json(value: Any) -> bytes:
+    """Write JSON of many rows, which only programs read, on one line."""
+    text = json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+    return text.encode(errors="backslashreplace")
 
 
 def digest(value: Any) -> str:
@@ -72,22 +79,41 @@ class Manifest:
     details: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
+    def to_json(self) -> bytes:
+        """The bytes of its file; a digest in them makes any other bytes recognisable."""
+        content = asdict(self)
+        return to_json({**content, "digest": digest(content)})
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the room was made from."""
+        return Recipe(self.kind, self.inputs, self.options)
+
 
 def read_json(url: str) -> Any:
     """Read a JSON file; refuse, by name, what is none."""
-    return _parse_json(storage.read_bytes(url), url)
+    return parse_json(storage.read_bytes(url), url)
 
 
 def read_manifest(room: str) -> Manifest | None:
     """Return the manifest of a complete room, or None where there is none."""
     url = storage.join(room, MANIFEST)
-    if not storage.is_file(url):
-        return None
-    manifest = _parse_manifest(storage.read_bytes(url), url)
-    if manifest.format_version != FORMAT_VERSION:
-        raise InputError(
-            f"{url}: format version {manifest.format_version}; this lglm reads version {FORMAT_VERSION}"
-        )
+    return parse_manifest(storage.read_bytes(url), url) if storage.is_file(url) else None
+
+
+def parse_manifest(data: bytes, url: str) -> Manifest:
+    """Read a manifest; refuse, by name, one that is damaged or of another format version."""
+    record = parse_json(data, url)
+    version = record.get("format_version") if isinstance(record, dict) else None
+    if isinstance(version, int) and version != FORMAT_VERSION:
+        raise InputError(f"{url}: format version {version}; this lglm reads version {FORMAT_VERSION}")
+    try:
+        record.pop("digest", None)
+        manifest = Manifest(**record)
+    except (AttributeError, TypeError) as error:
+        raise InputError(f"{url}: not the manifest of an lglm room ({error})") from error
+    if manifest.to_json() != data:
+        raise DamageError(f"{url}: is damaged; what it says is not what was written")
     return manifest
 
 
@@ -115,10 +141,10 @@ def find(room: str, recipe: Recipe) -> Manifest | None:
     manifest = read_manifest(room)
     unfinished = storage.join(room, UNFINISHED)
     if manifest is not None:
-        _refuse_difference(room, recipe, Recipe(manifest.kind, manifest.inputs, manifest.options))
-        if storage.is_file(unfinished):  # killed between the last two steps of commit
-            storage.remove(unfinished)
-            storage.remove_unfinished(room)
+        _refuse_difference(room, recipe, manifest.recipe)
+        if _is_begun_from(room, recipe):  # killed between the last steps of commit
+            _tidy(room)
+            storage.remove(storage.join(room, lease.FILE))
     elif storage.is_file(unfinished):
         _refuse_difference(room, recipe, _parse_recipe(storage.read_bytes(unfinished), unfinished))
     elif storage.is_file(room):
@@ -132,19 +158,36 @@ def begin(room: str, recipe: Recipe) -> None:
     """Begin making a room, or go on with one that was begun from the same recipe.
 
     Called once everything that can be refused has been, so that a refusal leaves nothing behind. Of two
-    that begin one room from different recipes at once, one is refused.
+    processes that write one room at once, one is refused, whatever their recipes.
     """
-    storage.remove_unfinished(room)
     unfinished = storage.join(room, UNFINISHED)
     standing = storage.create(unfinished, to_json(asdict(recipe)))
     _refuse_difference(room, recipe, _parse_recipe(standing, unfinished))
+    lease.take(room)
+    storage.remove_unfinished(room)
     manifest = read_manifest(room)  # of another that completed the room since it was looked for
     if manifest is not None:
         try:
-            _refuse_difference(room, recipe, Recipe(manifest.kind, manifest.inputs, manifest.options))
+            _refuse_difference(room, recipe, manifest.recipe)
         except InputError:
-            storage.remove(unfinished)
+            _tidy(room)
             raise
+
+
+def begin_addition(room: str, recipe: Recipe, base: Manifest) -> bool:
+    """Begin adding to a complete room; tell whether an addition from the same recipe was begun already.
+
+    An addition that was begun from something else, and whose process is gone, is given up.
+    """
+    lease.take(room)
+    manifest = read_manifest(room)
+    if manifest != base:
+        lease.release(room)
+        raise InputError(f"{room}: another run changed this room meanwhile; run the same command again")
+    same = _is_begun_from(room, recipe)
+    storage.write_bytes(storage.join(room, UNFINISHED), to_json(asdict(recipe)))
+    storage.remove_unfinished(room)
+    return same
 
 
 def reopen(room: str) -> None:
@@ -153,32 +196,54 @@ def reopen(room: str) -> None:
         storage.remove(storage.join(room, MANIFEST))
 
 
+def abandon(room: str) -> None:
+    """Remove a room that came to nothing."""
+    lease.release(room)
+    storage.remove(room)
+
+
 def commit(room: str, manifest: Manifest) -> Manifest:
     """Complete a room: its manifest is the last file written, and never one in place of another."""
-    storage.remove_unfinished(room)
+    lease.confirm(room)
     url = storage.join(room, MANIFEST)
-    standing = _parse_manifest(storage.create(url, to_json(asdict(manifest))), url)
+    standing = parse_manifest(storage.create(url, manifest.to_json()), url)
     if standing.fingerprint != manifest.fingerprint:
         raise InputError(f"{room}: another run completed this room meanwhile; name another folder")
-    storage.remove(storage.join(room, UNFINISHED))
+    _tidy(room)
     return manifest
 
 
-def _parse_manifest(data: bytes, url: str) -> Manifest:
-    try:
-        return Manifest(**_parse_json(data, url))
-    except TypeError as error:
-        raise InputError(f"{url}: not the manifest of an lglm room ({error})") from error
+def commit_addition(room: str, manifest: Manifest, base: Manifest, earlier: str) -> Manifest:
+    """Complete an addition: *base* is kept as the file *earlier*, and *manifest* takes its place."""
+    lease.confirm(room)
+    storage.write_bytes(storage.join(room, earlier), base.to_json())
+    storage.write_bytes(storage.join(room, MANIFEST), manifest.to_json())
+    _tidy(room)
+    return manifest
+
+
+def _is_begun_from(room: str, recipe: Recipe) -> bool:
+    """Tell whether a room, or what is added to it, was begun from *recipe* and not finished."""
+    url = storage.join(room, UNFINISHED)
+    return storage.is_file(url) and storage.read_bytes(url) == to_json(asdict(recipe))
+
+
+def _tidy(room: str) -> None:
+    """Remove what belongs to a room in the making alone."""
+    storage.remove(storage.join(room, UNFINISHED))
+    lease.release(room)
+    storage.remove_unfinished(room)
 
 
 def _parse_recipe(data: bytes, url: str) -> Recipe:
     try:
-        return Recipe(**_parse_json(data, url))
+        return Recipe(**parse_json(data, url))
     except TypeError as error:
         raise InputError(f"{url}: does not say what the room is made from ({error})") from error
 
 
-def _parse_json(data: bytes, url: str) -> Any:
+def parse_json(data: bytes, url: str) -> Any:
+    """Turn the bytes of a JSON file into what it holds; *url* is for the error."""
     try:
         return json.loads(data)
     except ValueError as error:

@@ -1,129 +1,24 @@
-"""The dataset room: committing one from receipts, and reading one through its index."""
+"""The dataset room, read through its index."""
 
 import difflib
-from collections import Counter
-from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lglm_core import rooms
 from lglm_core.data import storage
-from lglm_core.data.plan import Plan
-from lglm_core.data.shards import IndexRow, Receipt, Reject, rows_of, shard_url
+from lglm_core.data.extents import Extents
+from lglm_core.data.integrity import REMEDY, check_sizes, read_checked, told
+from lglm_core.data.parts import earlier_manifest, in_part
+from lglm_core.data.shards import shard_name
 from lglm_core.errors import DamageError, InputError
 from lglm_core.labels import LabelVocabulary
-from lglm_core.rooms import Manifest, Recipe, commit, digest, require
-
-INDEX_SCHEMA = pa.schema(
-    {
-        "key": pa.string(),
-        "shard": pa.string(),
-        "offset": pa.int64(),
-        "size": pa.int64(),
-        "width": pa.int32(),
-        "height": pa.int32(),
-        "labels": pa.list_(pa.int32()),
-        "unknown": pa.list_(pa.int32()),
-        "sha256": pa.string(),
-    }
-)
-REJECTS_SCHEMA = pa.schema(dict.fromkeys(("key", "split", "source", "status", "error"), pa.string()))
-
-
-class NothingReadable(InputError):
-    """Not one training picture could be read."""
-
-
-def commit_dataset(
-    url: str, recipe: Recipe, plan: Plan, receipts: list[Receipt], dropped: int, max_rejected: float = 1.0
-) -> Manifest:
-    """Write index, labels and rejects, and last the manifest.
-
-    Args:
-        receipts: Those of all shards of the plan, in plan order.
-        dropped: Unlabelled pictures the source left out of the plan.
-        max_rejected: The share of rejected pictures above which the dataset is not completed.
-    """
-    written = sum(len(receipt.index) for receipt in receipts)
-    rejects = [reject for receipt in receipts for reject in receipt.rejects]
-    if plan.planned != written + len(rejects):
-        raise DamageError(
-            f"{url}: {plan.planned} pictures planned, but {written} written and {len(rejects)} rejected"
-        )
-    if not any(receipt.index for receipt in receipts if receipt.split == "train"):
-        raise NothingReadable(f"{url}: no picture of the split 'train' could be read; {_commonest(rejects)}")
-    if len(rejects) > max_rejected * plan.planned:
-        raise InputError(
-            f"{url}: {len(rejects)} of {plan.planned} pictures could not be read, more than --max-rejected "
-            f"{max_rejected:g} allows: {_commonest(rejects)}. Mend them and run the same with "
-            "--retry-rejected, or allow more; what was written is kept"
-        )
-    splits = {}
-    for split in sorted({receipt.split for receipt in receipts}):
-        rows = list(rows_of(receipts, split))
-        storage.write_parquet(storage.join(url, "index", f"{split}.parquet"), _table(rows, INDEX_SCHEMA))
-        splits[split] = {
-            "samples": len(rows),
-            "label_counts": _count_labels(rows, len(plan.labels)),
-        }
-    storage.write_parquet(storage.join(url, "rejects.parquet"), _table(rejects, REJECTS_SCHEMA))
-    plan.labels.save(storage.join(url, "labels.json"))
-    unlabelled = sum(not row.labels for receipt in receipts for row in receipt.index)
-    shards = [
-        {
-            "name": receipt.shard,
-            "split": receipt.split,
-            "samples": len(receipt.index),
-            "bytes": receipt.bytes,
-            "sha256": receipt.sha256,
-        }
-        for receipt in receipts
-    ]
-    return commit(
-        url,
-        Manifest(
-            kind="dataset",
-            fingerprint=digest([plan.labels.digest, [(shard["name"], shard["sha256"]) for shard in shards]]),
-            inputs=recipe.inputs,
-            options=recipe.options,
-            counts={
-                "planned": plan.planned,
-                "written": written,
-                "rejected": len(rejects),
-                "unlabelled": unlabelled,
-                "unlabelled_dropped": dropped,
-            },
-            details={
-                "plan": plan.fingerprint,
-                "labels": plan.labels.digest,
-                "splits": splits,
-                "shards": shards,
-            },
-        ),
-    )
-
-
-def _count_labels(rows: list[IndexRow], labels: int) -> list[int]:
-    counts = Counter(column for row in rows for column in row.labels)
-    return [counts[column] for column in range(labels)]
-
-
-def _table(rows: list[IndexRow] | list[Reject], schema: pa.Schema) -> pa.Table:
-    return pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
-
-
-def _commonest(rejects: list[Reject]) -> str:
-    """Say which statuses there are, the commonest first, each with its first picture."""
-    if not rejects:
-        return "none was planned"
-    first = {reject.status: reject for reject in reversed(rejects)}
-    return "; ".join(
-        f"{status} {count}, such as {first[status].source}: {first[status].error}"
-        for status, count in Counter(reject.status for reject in rejects).most_common()
-    )
+from lglm_core.rooms import Manifest, require
 
 
 @dataclass(frozen=True)
@@ -131,6 +26,7 @@ class Split:
     """The samples of one split, in shard order, read through the index.
 
     ``labels`` are those that targets tell of, ``columns`` where they stand among the *indexed* ones.
+    ``parts`` tells of each part of the dataset how many samples it has here, and how many labels it knew.
     """
 
     dataset: str
@@ -139,6 +35,8 @@ class Split:
     labels: LabelVocabulary
     columns: tuple[int, ...]
     indexed: int
+    parts: tuple[tuple[int, int], ...]
+    shard_bytes: Mapping[str, int] = field(repr=False)
 
     def __len__(self) -> int:
         return int(self.index.num_rows)
@@ -150,41 +48,40 @@ class Split:
 
     @cached_property
     def targets(self) -> np.ndarray:
-        """int8 [samples, C]: 1 = the label is there, 0 = it is not, -1 = nobody said."""
+        """int8 [samples, C]: 1 = the label is there, 0 = it is not, -1 = nobody said.
+
+        Nobody said so of labels that came with a later part of the dataset than the sample.
+        """
         targets = np.zeros((len(self), self.indexed), dtype=np.int8)
+        first = 0
+        for samples, known in self.parts:
+            targets[first : first + samples, known:] = -1
+            first += samples
         for column, value in (("labels", 1), ("unknown", -1)):
             lists = self.index.column(column)
             targets[pc.list_parent_indices(lists).to_numpy(), pc.list_flatten(lists).to_numpy()] = value
         return targets[:, self.columns]
 
     @cached_property
-    def _places(self) -> tuple[list[str], np.ndarray, np.ndarray, list[str]]:
-        index = self.index
-        return (
-            index.column("shard").to_pylist(),
-            index.column("offset").to_numpy(),
-            index.column("size").to_numpy(),
-            index.column("sha256").to_pylist(),
-        )
+    def _extents(self) -> Extents:
+        return Extents(self.index, self.shard_bytes)
 
     def read_image(self, row: int) -> bytes:
-        """Read the encoded image of one sample; refuse, by name, bytes that are not the indexed ones."""
-        shards, offsets, sizes, hashes = self._places
-        url = shard_url(self.dataset, self.name, shards[row])
+        """Read the encoded image of one sample; refuse, by name, one that is not as it was written."""
+        extent = self._extents[row]
+        name = shard_name(self.name, extent.shard)
         try:
-            data = storage.read_range(url, int(offsets[row]), int(sizes[row]))
+            data = storage.read_range(storage.join(self.dataset, name), extent.start, extent.size)
         except InputError as error:
             raise DamageError(str(error)) from error
-        if digest(data) != hashes[row]:
-            raise DamageError(
-                f"{url}: the image {self.keys[row]} is not the one that was written (its sha256 differs from "
-                "the index). Remove the dataset folder and run lglm shard again"
-            )
-        return data
+        if problem := extent.problem(data):
+            where = f"{storage.join(self.dataset, name)}, sample {self.keys[row]}"
+            raise DamageError(f"{where}: {problem}; {REMEDY}")
+        return extent.image(data)
 
     def image_name(self, row: int) -> str:
         """Name one sample's image within the dataset: ``shards/val/val-000000.tar#key``."""
-        return f"shards/{self.name}/{self._places[0][row]}.tar#{self.keys[row]}"
+        return f"{shard_name(self.name, self._extents[row].shard)}#{self.keys[row]}"
 
 
 @dataclass(frozen=True)
@@ -197,12 +94,28 @@ class Dataset:
     indexed: LabelVocabulary
 
     @classmethod
-    def open(cls, url: str) -> "Dataset":
-        """Open a complete dataset, or refuse by name."""
+    def open(cls, url: str, part: int | None = None) -> "Dataset":
+        """Open a complete dataset.
+
+        Args:
+            part: As it was when this part was its last, 0 for the first; default: as it is now.
+
+        Raises:
+            InputError: no complete dataset is there.
+            DamageError: files are missing, or are not those that were written.
+        """
         manifest = require(url, "dataset")
-        labels = LabelVocabulary.load(storage.join(url, "labels.json"))
-        if labels.digest != manifest.details["labels"]:
-            raise DamageError(f"{url}: labels.json is not the one this dataset was written with")
+        if part is not None and part != len(manifest.details["parts"]) - 1:
+            manifest = _earlier(url, part, manifest)
+        if damages := check_sizes(url, manifest):
+            raise DamageError(f"{told(url, damages)}; {REMEDY}")
+        files = manifest.details["files"]
+        small = {
+            name: read_checked(url, name, files[name]) for name in files if not name.startswith("index/")
+        }
+        every = [in_part("labels.json", number) for number in range(len(manifest.details["parts"]))]
+        last = [name for name in every if name in files][-1]
+        labels = LabelVocabulary.parse(small[last], storage.join(url, last))
         return cls(url, manifest, labels, labels)
 
     def without(self, names: Collection[str]) -> "Dataset":
@@ -219,12 +132,28 @@ class Dataset:
         splits = self.manifest.details["splits"]
         if name not in splits:
             raise InputError(f"{self.url}: no split {name!r}; it has {', '.join(sorted(splits))}")
-        index = storage.read_parquet(storage.join(self.url, "index", f"{name}.parquet"))
-        return Split(self.url, name, index, self.labels, self._columns, len(self.indexed))
+        parts, files = self.manifest.details["parts"], self.manifest.details["files"]
+        names = [in_part(f"index/{name}.parquet", number) for number in range(len(parts))]
+        tables = [self._table(file, files[file]) for file in names if file in files]
+        return Split(
+            self.url,
+            name,
+            pa.concat_tables(tables).combine_chunks(),
+            self.labels,
+            tuple(self.indexed.column(label) for label in self.labels),
+            len(self.indexed),
+            tuple((part["samples"].get(name, 0), part["labels"]) for part in parts),
+            {shard["name"]: shard["bytes"] for shard in self.manifest.details["shards"]},
+        )
 
-    @property
-    def _columns(self) -> tuple[int, ...]:
-        return tuple(self.indexed.column(name) for name in self.labels)
+    def _table(self, name: str, written: Mapping[str, Any]) -> pa.Table:
+        return storage.parse_parquet(read_checked(self.url, name, written), storage.join(self.url, name))
+
+    def rejects(self) -> pa.Table:
+        """The pictures that became no sample, of all parts: key, split, source, status, error."""
+        files = self.manifest.details["files"]
+        names = [in_part("rejects.parquet", number) for number in range(len(self.manifest.details["parts"]))]
+        return pa.concat_tables([self._table(name, files[name]) for name in names])
 
     def training_shares(self) -> np.ndarray:
         """In which share of the training samples each label is, of those where it is known, float64 [C]."""
@@ -234,3 +163,11 @@ class Dataset:
     def has_split(self, name: str) -> bool:
         """Tell whether the split is there and has samples."""
         return bool(self.manifest.details["splits"].get(name, {}).get("samples"))
+
+
+def _earlier(url: str, part: int, now: Manifest) -> Manifest:
+    parts = len(now.details["parts"])
+    if not 0 <= part < parts:
+        raise InputError(f"{url}: no part {part}; it has {parts}, the first is 0")
+    file = storage.join(url, earlier_manifest(part))
+    return rooms.parse_manifest(storage.read_bytes(file), file)

@@ -25,6 +25,10 @@ class DiskPlace:
         """Tell whether something that is no folder is there."""
         return self.path.exists() and not self.path.is_dir()
 
+    def size(self) -> int:
+        """Return the size of a file in bytes, 0 where there is none."""
+        return self.path.stat().st_size if self.path.is_file() else 0
+
     def is_folder(self) -> bool:
         """Tell whether a folder is there."""
         return self.path.is_dir()

@@ -3,7 +3,7 @@
 import io
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,6 +23,13 @@ EXTENSIONS = {
     "GIF": "gif",
     "BMP": "bmp",
     "TIFF": "tiff",
+}
+# Of these formats a whole file can be told by its end. In a JPEG's coded pixels an end marker does not occur,
+# and more bytes of tables stand between a thumbnail's end and the scan than are looked at here.
+ENDS_WELL: dict[str, Callable[[bytes], bool]] = {
+    "JPEG": lambda data: b"\xff\xd9" in data[-128:],
+    "PNG": lambda data: data[-12:] == b"\0\0\0\0IEND\xaeB`\x82",
+    "WEBP": lambda data: len(data) >= 8 + int.from_bytes(data[4:8], "little"),
 }
 EXIF_ORIENTATION = 0x0112
 # What makes a picture upright. Pillow's exif_transpose also rewrites the EXIF data, and fails on broken ones.
@@ -80,9 +87,12 @@ def _open_header(data: bytes) -> Image.Image:
     return image
 
 
-def _decoded(data: bytes) -> Image.Image:
+def _decoded(data: bytes, least_side: int | None = None) -> Image.Image:
+    """Decode to the end; a JPEG perhaps at 1/2, 1/4 or 1/8 of its size, but no side below *least_side*."""
     image = _open_header(data)
     with _reasons():
+        if least_side:
+            image.draft(None, (least_side, least_side))
         image.load()
     return image
 
@@ -97,16 +107,47 @@ def _orientation(image: Image.Image) -> int:
 
 def inspect(data: bytes) -> ImageInfo:
     """Decode a picture to its end and say what it is, or raise :class:`UnreadableImage`."""
-    image = _decoded(data)
+    return _info(_decoded(data))
+
+
+def inspect_header(data: bytes) -> ImageInfo:
+    """Say what a picture is without decoding it, or raise :class:`UnreadableImage`.
+
+    That it is whole is taken from its end; where that says nothing, the picture is decoded after all.
+    """
+    image = _open_header(data)
+    ends_well = ENDS_WELL.get(image.format or "")
+    return _info(image) if ends_well is not None and ends_well(data) else inspect(data)
+
+
+def _info(image: Image.Image) -> ImageInfo:
     width, height = image.size
     if _orientation(image) >= 5:  # 5 to 8 lie on their side
         width, height = height, width
     return ImageInfo(EXTENSIONS.get(image.format or "", "img"), width, height)
 
 
-def to_rgb(data: bytes) -> Image.Image:
-    """Decode to an upright RGB Pillow image, or raise :class:`UnreadableImage`."""
-    image = _decoded(data)
+def shrink(data: bytes, max_side: int, quality: int) -> bytes:
+    """Scale a picture down, upright, to a longer side of *max_side* pixels; return a JPEG.
+
+    Raises:
+        UnreadableImage: it cannot be decoded to its end.
+    """
+    image = to_rgb(data, least_side=max_side)
+    scale = max_side / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    encoded = io.BytesIO()
+    image.resize((width, height), Image.Resampling.LANCZOS).save(encoded, "JPEG", quality=quality)
+    return encoded.getvalue()
+
+
+def to_rgb(data: bytes, least_side: int | None = None) -> Image.Image:
+    """Decode to an upright RGB Pillow image, or raise :class:`UnreadableImage`.
+
+    Args:
+        least_side: Pixels that suffice for each side; a JPEG of many times that is decoded faster.
+    """
+    image = _decoded(data, least_side)
     with _reasons():
         if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8 instead of scaling them
             upright = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

@@ -36,6 +36,9 @@ class Place(Protocol):
     def is_file(self) -> bool:
         """Tell whether a file is there."""
 
+    def size(self) -> int:
+        """Return the size of a file in bytes, 0 where there is none."""
+
     def is_folder(self) -> bool:
         """Tell whether a folder is there (on object storage: a prefix that holds something)."""
 

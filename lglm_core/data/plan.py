@@ -2,8 +2,10 @@
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from lglm_core.data import storage
 from lglm_core.data.source import LabelledImage, Source
 from lglm_core.errors import InputError
 from lglm_core.labels import LabelVocabulary
@@ -39,9 +41,45 @@ class Plan:
         return sum(len(shard.images) for shard in self.shards)
 
 
-def make_plan(source: Source, max_samples_per_shard: int) -> Plan:
-    """Divide a source's pictures into shards of at most *max_samples_per_shard*, in source order."""
+def make_plan(
+    source: Source,
+    max_samples_per_shard: int,
+    max_bytes_per_shard: int | None = None,
+    *,
+    numbers: Mapping[str, int] | None = None,
+) -> Plan:
+    """Divide a source's pictures into shards, in source order.
+
+    Args:
+        max_samples_per_shard: The most pictures in a shard.
+        max_bytes_per_shard: The most bytes of pictures in a shard, by their size where they lie now; one that
+            is larger alone is a shard of its own. None: their sizes are not looked up.
+        numbers: Of each split's first shard, in a plan that adds to a dataset; default 0.
+
+    Raises:
+        InputError: two pictures have one key, or there is none in the split ``train``.
+    """
     labels = source.labels()
+    splits = _by_split(source)
+    if not splits.get("train") and numbers is None:
+        raise InputError(
+            f"no picture is in the split 'train'; found {', '.join(sorted(splits)) or 'no picture at all'}"
+        )
+    numbers = numbers or {}
+    divided = {
+        split: list(_divide(images, max_samples_per_shard, max_bytes_per_shard))
+        for split, images in sorted(splits.items())
+    }
+    fingerprint = _fingerprint(labels, divided, numbers)
+    shards = tuple(
+        ShardPlan(split, number, images, fingerprint)
+        for split, parts in divided.items()
+        for number, images in enumerate(parts, start=numbers.get(split, 0))
+    )
+    return Plan(labels, shards, fingerprint)
+
+
+def _by_split(source: Source) -> dict[str, list[LabelledImage]]:
     splits: dict[str, list[LabelledImage]] = defaultdict(list)
     seen: dict[tuple[str, str], str] = {}
     for image in source.images():
@@ -53,25 +91,39 @@ def make_plan(source: Source, max_samples_per_shard: int) -> Plan:
             )
         seen[place] = image.source
         splits[image.split].append(image)
-    if not splits.get("train"):
-        raise InputError(
-            f"no picture is in the split 'train'; found {', '.join(sorted(splits)) or 'no picture at all'}"
-        )
-    fingerprint = _fingerprint(labels, splits, max_samples_per_shard)
-    shards = tuple(
-        ShardPlan(split, number, tuple(images[start : start + max_samples_per_shard]), fingerprint)
-        for split, images in sorted(splits.items())
-        for number, start in enumerate(range(0, len(images), max_samples_per_shard))
-    )
-    return Plan(labels, shards, fingerprint)
+    return splits
+
+
+def _divide(
+    images: list[LabelledImage], max_samples: int, max_bytes: int | None
+) -> Iterator[tuple[LabelledImage, ...]]:
+    if max_bytes is None:
+        for start in range(0, len(images), max_samples):
+            yield tuple(images[start : start + max_samples])
+        return
+    part: list[LabelledImage] = []
+    filled = 0
+    for image, size in zip(images, storage.sizes([image.uri for image in images]), strict=True):
+        if part and (len(part) == max_samples or filled + size > max_bytes):
+            yield tuple(part)
+            part, filled = [], 0
+        part.append(image)
+        filled += size
+    if part:
+        yield tuple(part)
 
 
 def _fingerprint(
-    labels: LabelVocabulary, splits: dict[str, list[LabelledImage]], max_samples_per_shard: int
+    labels: LabelVocabulary,
+    divided: Mapping[str, Sequence[Sequence[LabelledImage]]],
+    numbers: Mapping[str, int],
 ) -> str:
     """Digest what decides the bytes of the shards; where the raw folder stands does not."""
-    described = hashlib.sha256(to_json([list(labels), max_samples_per_shard]))
-    for split, images in sorted(splits.items()):
-        for image in images:
-            described.update(to_json([split, image.key, image.source, image.labels, image.unknown]))
+    described = hashlib.sha256(to_json([list(labels), numbers]))
+    for split, parts in divided.items():
+        for number, images in enumerate(parts):
+            for image in images:
+                described.update(
+                    to_json([split, number, image.key, image.source, image.labels, image.unknown])
+                )
     return described.hexdigest()

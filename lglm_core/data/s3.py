@@ -53,20 +53,29 @@ class S3Place:
 
     def is_file(self) -> bool:
         """Tell whether there is an object that is no mark of a folder."""
+        return self._head() is not None
+
+    def size(self) -> int:
+        """Return the size of an object in bytes, 0 where there is none."""
+        answer = self._head()
+        return 0 if answer is None else int(answer["ContentLength"])
+
+    def _head(self) -> dict[str, Any] | None:
+        """What the server tells of the object; None where there is none, or only the mark of a folder."""
         if not self.key or self.key.endswith("/"):
-            return False
+            return None
         with refusals(self.url):
             try:
-                answer = self.s3.client.head_object(Bucket=self.bucket, Key=self.key)
+                answer: dict[str, Any] = self.s3.client.head_object(Bucket=self.bucket, Key=self.key)
                 self.etag_of(answer)
             except ClientError as error:
                 if code_of(error) not in BARE:
                     raise
                 self.first_below()  # an answer to HEAD has no body, so the reason is asked for once more
                 if code_of(error) in MISSING:
-                    return False
+                    return None
                 raise
-        return True
+        return answer
 
     def is_folder(self) -> bool:
         """Tell whether any object lies below."""

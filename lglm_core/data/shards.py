@@ -1,39 +1,45 @@
 """WebDataset tar shards: written the same to the byte every time, each with its receipt."""
 
-import io
-import tarfile
+import builtins
+import hashlib
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import pyarrow as pa
 
 from lglm_core.data import storage
-from lglm_core.data.images import UnreadableImage, inspect
+from lglm_core.data.images import ImageInfo, UnreadableImage
+from lglm_core.data.intake import Intake
 from lglm_core.data.plan import ShardPlan
 from lglm_core.data.source import LabelledImage
+from lglm_core.data.tar import END, TarWriter
 from lglm_core.errors import InputError
 from lglm_core.labels import LabelVocabulary
-from lglm_core.rooms import digest, read_json, to_json
+from lglm_core.rooms import compact_json, digest, read_json, to_json
 
-
-@dataclass(frozen=True)
-class IndexRow:
-    """Where one sample's image lies in its shard, and what it shows.
-
-    ``offset`` and ``size`` are bytes in the tar, ``width`` and ``height`` pixels, ``labels`` and
-    ``unknown`` columns of the vocabulary, ``sha256`` that of the image's bytes.
-    """
-
-    key: str
-    shard: str
-    offset: int
-    size: int
-    width: int
-    height: int
-    labels: tuple[int, ...]
-    unknown: tuple[int, ...]
-    sha256: str
+INDEX_SCHEMA = pa.schema(
+    {
+        "key": pa.string(),
+        "shard": pa.string(),
+        "offset": pa.int64(),
+        "size": pa.int64(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "labels": pa.list_(pa.int32()),
+        "unknown": pa.list_(pa.int32()),
+        "sha256": pa.string(),
+        "envelope_sha256": pa.string(),
+    }
+)
+"""One row per sample, in the order of the shard: where its image lies in the tar, in bytes; its size as
+displayed, in pixels; ``labels`` and ``unknown`` as columns of the vocabulary; the ``sha256`` of the image,
+and that of its envelope: headers, padding and JSON, everything else from its first byte in the tar up to
+the next sample, or to the end.
+"""
+DUPLICATE = "duplicate"
 
 
 @dataclass(frozen=True)
@@ -49,87 +55,154 @@ class Reject:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a finished shard holds; it is recognised by this, never by its name existing."""
+    """What a finished shard holds; it is recognised by this, never by its name existing.
+
+    ``index`` is of :data:`INDEX_SCHEMA`.
+    """
 
     plan: str
     shard: str
     split: str
     bytes: int
     sha256: str
-    index: tuple[IndexRow, ...]
+    index: pa.Table
     rejects: tuple[Reject, ...]
 
+    def to_json(self) -> "builtins.bytes":
+        """The content of its file."""
+        facts = {**vars(self), "index": self.index.to_pydict(), "rejects": [asdict(r) for r in self.rejects]}
+        return compact_json({**facts, "digest": digest(compact_json(facts))})
 
-def shard_url(dataset: str, split: str, name: str) -> str:
-    """Return where the shard *name* lies."""
-    return storage.join(dataset, "shards", split, f"{name}.tar")
+    @property
+    def duplicates(self) -> Mapping[str, str]:
+        """The pictures left out as duplicates, by key, and of what."""
+        return {reject.key: reject.error for reject in self.rejects if reject.status == DUPLICATE}
+
+    @property
+    def unreadable(self) -> tuple[Reject, ...]:
+        """The pictures that could not be read."""
+        return tuple(reject for reject in self.rejects if reject.status != DUPLICATE)
+
+
+def shard_name(split: str, name: str) -> str:
+    """Return where a shard lies within the dataset."""
+    return f"shards/{split}/{name}.tar"
+
+
+def receipt_name(name: str) -> str:
+    """Return where a shard's receipt lies within the dataset."""
+    return f"receipts/{name}.json"
 
 
 def write_shard(
-    plan: ShardPlan, labels: LabelVocabulary, dataset: str, retry_rejected: bool = False
+    plan: ShardPlan,
+    labels: LabelVocabulary,
+    dataset: str,
+    intake: Intake = Intake(),  # noqa: B008 - it is frozen
+    without: Mapping[str, str] | None = None,
+    retry_rejected: bool = False,
 ) -> Receipt:
     """Write one shard and its receipt, unless a whole one is there already.
 
     Args:
-        retry_rejected: Whether a whole one that pictures were rejected from is written again.
+        intake: How pictures are checked and stored.
+        without: Keys of pictures to leave out because they are duplicates, and of what.
+        retry_rejected: Whether a whole one with pictures that could not be read is written again.
     """
-    receipt_url = storage.join(dataset, "receipts", f"{plan.name}.json")
-    url = shard_url(dataset, plan.split, plan.name)
-    if storage.is_file(receipt_url):
-        receipt = _read_receipt(receipt_url)
-        again = receipt is not None and retry_rejected and receipt.rejects
-        if receipt and receipt.plan == plan.fingerprint and not again and _is_whole(url, receipt):
-            return receipt
-    with storage.write_whole(url) as staged:
-        index, rejects = _write_tar(staged, plan, labels)
-        receipt = Receipt(
-            plan=plan.fingerprint,
-            shard=plan.name,
-            split=plan.split,
-            bytes=staged.stat().st_size,
-            sha256=storage.sha256(str(staged)),
-            index=tuple(index),
-            rejects=tuple(rejects),
-        )
-    storage.write_bytes(receipt_url, to_json(asdict(receipt)))
+    url = storage.join(dataset, shard_name(plan.split, plan.name))
+    receipt = _standing(plan, url, storage.join(dataset, receipt_name(plan.name)))
+    if receipt and not (retry_rejected and receipt.unreadable) and not _holds(receipt, without or {}):
+        return receipt
+    with storage.write_whole(url) as staged, staged.open("wb") as file:
+        receipt = _write_tar(file, plan, labels, intake, without or {})
+    storage.write_bytes(storage.join(dataset, receipt_name(plan.name)), receipt.to_json())
     return receipt
 
 
-def _write_tar(target: Path, plan: ShardPlan, labels: LabelVocabulary) -> tuple[list[IndexRow], list[Reject]]:
-    index: list[IndexRow] = []
+def _standing(plan: ShardPlan, url: str, receipt_url: str) -> Receipt | None:
+    """The receipt of a shard that was written by the same plan and is whole."""
+    receipt = read_receipt(receipt_url) if storage.is_file(receipt_url) else None
+    if receipt and receipt.plan == plan.fingerprint and storage.is_file(url):
+        return receipt if storage.sha256(url) == receipt.sha256 else None
+    return None
+
+
+def _holds(receipt: Receipt, keys: Mapping[str, str]) -> bool:
+    return bool(keys) and not keys.keys().isdisjoint(receipt.index.column("key").to_pylist())
+
+
+def _write_tar(
+    file: BinaryIO, plan: ShardPlan, labels: LabelVocabulary, intake: Intake, without: Mapping[str, str]
+) -> Receipt:
+    tar = TarWriter(file)
+    rows: dict[str, list[Any]] = defaultdict(list)
+    envelopes: list[Any] = []
     rejects: list[Reject] = []
-    with tarfile.open(target, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for image, data in _read(plan.images):
-            if isinstance(data, storage.UnreadableFile):
-                # Without its address: the raw folder may stand elsewhere next time.
-                reason = str(data).removeprefix(f"{image.uri}: ")
-                rejects.append(_reject(image, "missing" if data.missing else "unreadable", reason))
-                continue
-            try:
-                info = inspect(data)
-            except UnreadableImage as error:
-                rejects.append(_reject(image, error.reason, str(error)))
-                continue
-            offset = _add(tar, f"{image.key}.{info.extension}", data)
-            _add(tar, f"{image.key}.json", to_json(_description(image)))
-            index.append(
-                IndexRow(
-                    key=image.key,
-                    shard=plan.name,
-                    offset=offset,
-                    size=len(data),
-                    width=info.width,
-                    height=info.height,
-                    labels=tuple(labels.columns(image.labels)),
-                    unknown=tuple(labels.columns(image.unknown)),
-                    sha256=digest(data),
-                )
-            )
-    return index, rejects
+    for image, taken in _taken([image for image in plan.images if image.key not in without], intake):
+        if isinstance(taken, Reject):
+            rejects.append(taken)
+            continue
+        data, info = taken
+        row, envelope = _add(tar, image, data, info, labels)
+        envelopes.append(envelope)
+        for column, value in row.items():
+            rows[column].append(value)
+    tar.finish()
+    if envelopes:
+        envelopes[-1].update(END)
+    rows["shard"] = [plan.name] * len(envelopes)
+    rows["envelope_sha256"] = [envelope.hexdigest() for envelope in envelopes]
+    index = pa.table([rows[field.name] for field in INDEX_SCHEMA], schema=INDEX_SCHEMA)
+    return Receipt(
+        plan.fingerprint,
+        plan.name,
+        plan.split,
+        tar.size,
+        tar.sha256,
+        index,
+        _in_order(plan, rejects, without),
+    )
+
+
+def _add(
+    tar: TarWriter, image: LabelledImage, data: bytes, info: ImageInfo, labels: LabelVocabulary
+) -> tuple[dict[str, Any], Any]:
+    """Add a sample; return its row of the index and the digest, still open, of what surrounds its image."""
+    header, padding = tar.add(f"{image.key}.{info.extension}", data)
+    offset = tar.size - len(padding) - len(data)
+    description = to_json(_description(image))
+    json_header, json_padding = tar.add(f"{image.key}.json", description)
+    row = {
+        "key": image.key,
+        "offset": offset,
+        "size": len(data),
+        "width": info.width,
+        "height": info.height,
+        "labels": labels.columns(image.labels),
+        "unknown": labels.columns(image.unknown),
+        "sha256": digest(data),
+    }
+    return row, hashlib.sha256(header + padding + json_header + description + json_padding)
+
+
+def _taken(
+    images: Sequence[LabelledImage], intake: Intake
+) -> Iterator[tuple[LabelledImage, tuple[bytes, ImageInfo] | Reject]]:
+    """Read and check the pictures, in order; of one that cannot be used there is the reason."""
+    for image, data in _read(images):
+        if isinstance(data, storage.UnreadableFile):
+            # Without its address: the raw folder may stand elsewhere next time.
+            reason = str(data).removeprefix(f"{image.uri}: ")
+            yield image, _reject(image, "missing" if data.missing else "unreadable", reason)
+            continue
+        try:
+            yield image, intake.take(data)
+        except UnreadableImage as error:
+            yield image, _reject(image, error.reason, str(error))
 
 
 def _read(images: Sequence[LabelledImage]) -> Iterator[tuple[LabelledImage, bytes | storage.UnreadableFile]]:
-    """Read the pictures in order, several at a time; of one that cannot be read there is the reason."""
+    """Read the pictures in order, several ahead; of one that cannot be read there is the reason."""
 
     def read(image: LabelledImage) -> bytes | storage.UnreadableFile:
         try:
@@ -138,18 +211,22 @@ def _read(images: Sequence[LabelledImage]) -> Iterator[tuple[LabelledImage, byte
             return error
 
     with ThreadPoolExecutor(storage.READERS, thread_name_prefix="reader") as pool:
-        for first in range(0, len(images), storage.READERS):
-            chosen = images[first : first + storage.READERS]
-            yield from zip(chosen, pool.map(read, chosen), strict=True)
+        ahead: deque[tuple[LabelledImage, Future[bytes | storage.UnreadableFile]]] = deque()
+        for image in images:
+            ahead.append((image, pool.submit(read, image)))
+            if len(ahead) > storage.READERS:
+                first, data = ahead.popleft()
+                yield first, data.result()
+        yield from ((image, data.result()) for image, data in ahead)
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
-    """Add a member that carries no time and no owner; return the offset of its bytes."""
-    member = tarfile.TarInfo(name)
-    member.size, member.mode, member.mtime = len(data), 0o644, 0
-    tar.addfile(member, io.BytesIO(data))
-    padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-    return tar.offset - padded
+def _in_order(plan: ShardPlan, rejects: list[Reject], without: Mapping[str, str]) -> tuple[Reject, ...]:
+    """All that became no sample, in the order of the plan."""
+    by_key = {reject.key: reject for reject in rejects}
+    for image in plan.images:
+        if image.key in without:
+            by_key[image.key] = _reject(image, DUPLICATE, without[image.key])
+    return tuple(by_key[image.key] for image in plan.images if image.key in by_key)
 
 
 def _description(image: LabelledImage) -> dict[str, Any]:
@@ -160,25 +237,14 @@ def _reject(image: LabelledImage, status: str, error: str) -> Reject:
     return Reject(image.key, image.split, image.source, status, error)
 
 
-def _read_receipt(url: str) -> Receipt | None:
+def read_receipt(url: str) -> Receipt | None:
     """Read a receipt; one that cannot be read is none, and its shard is written again."""
     try:
         record = read_json(url)
-        index = tuple(IndexRow(**{**row, **_columns(row)}) for row in record["index"])
+        if record.pop("digest") != digest(compact_json(record)):
+            return None
+        index = pa.table([record["index"][name] for name in INDEX_SCHEMA.names], schema=INDEX_SCHEMA)
         rejects = tuple(Reject(**row) for row in record["rejects"])
         return Receipt(**{**record, "index": index, "rejects": rejects})
-    except (InputError, KeyError, TypeError):
+    except (InputError, AttributeError, KeyError, TypeError, pa.ArrowInvalid):
         return None
-
-
-def _columns(row: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(row[name]) for name in ("labels", "unknown")}
-
-
-def _is_whole(url: str, receipt: Receipt) -> bool:
-    return storage.is_file(url) and storage.sha256(url) == receipt.sha256
-
-
-def rows_of(receipts: list[Receipt], split: str) -> Iterator[IndexRow]:
-    """Go through the index rows of one split in shard order."""
-    return (row for receipt in receipts if receipt.split == split for row in receipt.index)

@@ -34,7 +34,9 @@ class Source(Protocol):
     ``dropped`` counts the unlabelled pictures that :meth:`images` left out on request.
     """
 
-    dropped: int
+    @property
+    def dropped(self) -> int:
+        """How many there were so far."""
 
     def inputs(self) -> Mapping[str, str]:
         """Digests of the annotation files, by a name that holds no path of this machine."""
@@ -59,10 +61,10 @@ def key_of(name: str) -> str:
     return key if key == name else f"{key}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def split_of(key: str, validation_share: float) -> str:
-    """Assign a picture to ``train`` or ``val`` by the hash of its key alone.
+def split_of(key: str, validation_share: float, seed: int = 0) -> str:
+    """Assign a picture to ``train`` or ``val`` by the hash of its key, and of the seed, alone.
 
     New pictures never move an old one to the other side.
     """
-    position = int.from_bytes(hashlib.sha256(f"split:{key}".encode()).digest()[:8]) / 2**64
+    position = int.from_bytes(hashlib.sha256(f"split:{seed}:{key}".encode()).digest()[:8]) / 2**64
     return "val" if position < validation_share else "train"

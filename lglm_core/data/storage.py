@@ -5,8 +5,10 @@ is published whole: a file that exists was written to its end.
 """
 
 import hashlib
+import io
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -91,6 +93,13 @@ def read_bytes(url: str) -> bytes:
     """Read a whole file; one that is missing or not ours to read is an :class:`UnreadableFile`."""
     with open_stream(url) as file:
         return file.read()
+
+
+def sizes(urls: Sequence[str]) -> Iterator[int]:
+    """Return each file's size in bytes, in order, looked up several at a time; 0 for none."""
+    with ThreadPoolExecutor(READERS, thread_name_prefix="sizes") as pool:
+        for start in range(0, len(urls), 64 * READERS):
+            yield from pool.map(lambda url: locate(url).size(), urls[start : start + 64 * READERS])
 
 
 def read_range(url: str, offset: int, size: int) -> bytes:
@@ -180,9 +189,15 @@ def parse_parquet(data: bytes, url: str, columns: list[str] | None = None) -> "p
         raise InputError(f"{url}: not a readable Parquet file ({error})") from error
 
 
-def write_parquet(url: str, table: "pa.Table") -> None:
-    """Publish an Arrow table as a Parquet file."""
+def to_parquet(table: "pa.Table") -> bytes:
+    """Return an Arrow table as the bytes of a Parquet file."""
     import pyarrow.parquet as pq
 
-    with write_whole(url) as staged:
-        pq.write_table(table, staged, compression="zstd")
+    file = io.BytesIO()
+    pq.write_table(table, file, compression="zstd")
+    return file.getvalue()
+
+
+def write_parquet(url: str, table: "pa.Table") -> None:
+    """Publish an Arrow table as a Parquet file."""
+    write_bytes(url, to_parquet(table))

@@ -27,12 +27,19 @@ class TableSource:
 
     Args:
         validation_share: How many pictures go to ``val``, by the hash of their key, where no split is named.
+        split_seed: Enters that hash.
         label_order: A file with all labels in the order of their columns, as a JSON list or one a line;
             default those that occur, in alphabetical order.
     """
 
     def __init__(
-        self, table: str, image_root: str, *, validation_share: float = 0.2, label_order: str | None = None
+        self,
+        table: str,
+        image_root: str,
+        *,
+        validation_share: float = 0.2,
+        split_seed: int = 0,
+        label_order: str | None = None,
     ) -> None:
         if not storage.is_folder(image_root):
             raise InputError(f"{image_root}: no such folder; the pictures of {table} were expected there")
@@ -40,6 +47,7 @@ class TableSource:
         self.dropped = 0
         self.image_root = image_root
         self.validation_share = validation_share
+        self.split_seed = split_seed
         self.label_order = label_order
 
     def inputs(self) -> Mapping[str, str]:
@@ -48,8 +56,8 @@ class TableSource:
         return {"table": digest(self._bytes), **order}
 
     def options(self) -> Mapping[str, Any]:
-        """The share that goes to ``val`` where the table names no split."""
-        return {"source": "table", "validation_share": self.validation_share}
+        """How the pictures are divided where the table names no split."""
+        return {"source": "table", "validation_share": self.validation_share, "split_seed": self.split_seed}
 
     def labels(self) -> LabelVocabulary:
         """All labels, in the order given, or in alphabetical order."""
@@ -82,7 +90,7 @@ class TableSource:
                 key=key,
                 split=_split_name(split, f"{self.url}, row {row}")
                 if split
-                else split_of(key, self.validation_share),
+                else split_of(key, self.validation_share, self.split_seed),
                 uri=_place(str(image), self.image_root),
                 source=str(image),
                 labels=labels,

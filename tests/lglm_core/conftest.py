@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from lglm_core import rooms
-from lglm_core.data.dataset import Dataset, commit_dataset
+from lglm_core.data.commit import commit_dataset
+from lglm_core.data.dataset import Dataset
 from lglm_core.data.plan import make_plan
 from lglm_core.data.shards import write_shard
 from lglm_core.data.source import LabelledImage
@@ -56,6 +57,7 @@ class ListedSource:
 
     names: tuple[str, ...]
     listed: tuple[LabelledImage, ...]
+    dropped: int = 0
 
     def inputs(self) -> dict[str, str]:
         return {"list": rooms.digest([image.source for image in self.listed])}
@@ -105,7 +107,7 @@ def write_dataset() -> Callable[..., Dataset]:
         recipe = rooms.Recipe("dataset", source.inputs(), source.options())
         rooms.begin(url, recipe)
         receipts = [write_shard(shard, plan.labels, url) for shard in plan.shards]
-        commit_dataset(url, recipe, plan, receipts, dropped=0)
+        commit_dataset(url, recipe, plan, receipts)
         return Dataset.open(url)
 
     return write

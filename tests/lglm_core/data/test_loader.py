@@ -151,5 +151,5 @@ def test_a_damaged_picture_is_refused_by_name(
     data[split.index["offset"][5].as_py() + 30] ^= 1
     shard.write_bytes(data)
     loader = Loader(split=split, fingerprint="f", image_size=4, batch_size=3)
-    with pytest.raises(DamageError, match=r"train-000001\.tar: the image s5 is not the one that was written"):
+    with pytest.raises(DamageError, match=r"train-000001\.tar, sample s5: the image is not the one"):
         list(loader.training_epoch(0))

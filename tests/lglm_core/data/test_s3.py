@@ -992,7 +992,7 @@ def test_a_room_goes_from_begun_to_complete(folder: str):
     assert rooms.find(folder, RECIPE) is None
     assert storage.is_empty(folder)
     rooms.begin(folder, RECIPE)
-    assert names(folder) == ["unfinished.json"]
+    assert names(folder) == ["unfinished.json", "writer.json"]
     assert rooms.find(folder, RECIPE) is None
     rooms.commit(folder, manifest(RECIPE, "f"))
     assert names(folder) == ["manifest.json"]

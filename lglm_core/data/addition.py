@@ -1,0 +1,111 @@
+"""Adding to a dataset: of a source, the pictures that are not in it yet."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from lglm_core.data.dataset import Dataset
+from lglm_core.data.source import LabelledImage, Source
+from lglm_core.errors import InputError
+from lglm_core.labels import LabelVocabulary
+
+NAMED = 5
+
+
+@dataclass
+class Addition:
+    """A source of what *source* has and *dataset* lacks; what stands in the dataset stays as it is.
+
+    A picture is known by its key alone, so that it stays in the split it was put in.
+
+    Args:
+        extend_labels: Whether labels that the dataset does not have are added to it, behind the others.
+        retry_rejected: Whether pictures that could not be read before are taken again.
+
+    ``standing`` counts the pictures that are in the dataset already, as :meth:`images` goes.
+    """
+
+    source: Source
+    dataset: Dataset
+    extend_labels: bool = False
+    retry_rejected: bool = False
+    standing: int = field(default=0, init=False)
+
+    @property
+    def dropped(self) -> int:
+        """Unlabelled pictures that the source left out on request."""
+        return self.source.dropped
+
+    def inputs(self) -> Mapping[str, str]:
+        """Those of the source, and the dataset as it is."""
+        return {**self.source.inputs(), "added_to": self.dataset.manifest.fingerprint}
+
+    def options(self) -> Mapping[str, Any]:
+        """Those of the source."""
+        return self.source.options()
+
+    def labels(self) -> LabelVocabulary:
+        """The dataset's, and those that are added to them.
+
+        Raises:
+            InputError: the source has labels that the dataset does not, and they are not to be added.
+        """
+        known = set(self.dataset.labels)
+        new = [name for name in self.source.labels() if name not in known]
+        if new and not self.extend_labels:
+            more = f" and {len(new) - NAMED} more" if len(new) > NAMED else ""
+            raise InputError(
+                f"{self.dataset.url}: has no label {', '.join(map(repr, new[:NAMED]))}{more}; mend "
+                "the names, or add them with --extend-labels: in all pictures that are there they are unknown"
+            )
+        return LabelVocabulary([*self.dataset.labels, *new])
+
+    def images(self) -> Iterator[LabelledImage]:
+        """The pictures that are new, in the source's order.
+
+        Raises:
+            InputError: one that is in the dataset has other labels now.
+        """
+        self.standing = 0
+        for image in self.source.images():
+            if image.key in self._samples:
+                self.standing += 1
+                self._refuse_other_labels(image)
+            elif image.key in self._rejected and not self.retry_rejected:
+                self.standing += 1
+            else:
+                yield image
+
+    def numbers(self) -> dict[str, int]:
+        """Of each split, the number of its first new shard."""
+        shards = self.dataset.manifest.details["shards"]
+        return {
+            split: sum(shard["split"] == split for shard in shards) for split in {s["split"] for s in shards}
+        }
+
+    def _refuse_other_labels(self, image: LabelledImage) -> None:
+        columns = {name: set(names) for name, names in (("labels", image.labels), ("unknown", image.unknown))}
+        for name, theirs in zip(("labels", "unknown"), self._samples[image.key], strict=True):
+            ours = {self.dataset.labels[column] for column in theirs}
+            if columns[name] != ours:
+                raise InputError(
+                    f"{image.source}: is in {self.dataset.url} already, with the {name} "
+                    f"{', '.join(sorted(ours)) or 'none'}, now {', '.join(sorted(columns[name])) or 'none'}; "
+                    "adding leaves what is there as it is: leave such pictures out, or write a new dataset"
+                )
+
+    @cached_property
+    def _samples(self) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Columns of the labels, and of the unknown ones, of every sample."""
+        found: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        for name in self.dataset.manifest.details["splits"]:
+            index = self.dataset.split(name).index
+            columns = [index.column(column).to_pylist() for column in ("key", "labels", "unknown")]
+            for key, labels, unknown in zip(*columns, strict=True):
+                found[key] = (tuple(labels), tuple(unknown))
+        return found
+
+    @cached_property
+    def _rejected(self) -> set[str]:
+        return set(self.dataset.rejects().column("key").to_pylist())

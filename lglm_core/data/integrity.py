@@ -1,0 +1,130 @@
+"""Is a dataset still what was written? Quickly by names and sizes, or byte by byte."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from lglm_core import lease, rooms
+from lglm_core.data import storage
+from lglm_core.data.extents import Extents
+from lglm_core.data.images import UnreadableImage, inspect
+from lglm_core.data.shards import shard_name
+from lglm_core.errors import DamageError, InputError
+from lglm_core.rooms import Manifest
+
+OUR_OWN = {rooms.MANIFEST, rooms.UNFINISHED, lease.FILE}
+CHUNK = 1 << 20
+OTHER_BYTES = "its bytes are not those that were written (their sha256 differs)"
+REMEDY = "remove that file and run the same lglm shard again, which writes it anew"
+SCRATCH = re.compile(r"(^|/)\.partial-")
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What is wrong with one file of the dataset, or with one ``sample`` in it."""
+
+    file: str
+    problem: str
+    sample: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.file}{'' if self.sample is None else f', sample {self.sample}'}: {self.problem}"
+
+
+def written_files(manifest: Manifest) -> dict[str, Mapping[str, Any]]:
+    """What the manifest says of every file beside it: name → ``bytes``, ``sha256``."""
+    shards = manifest.details["shards"]
+    return {
+        **manifest.details["files"],
+        **{shard_name(shard["split"], shard["name"]): shard for shard in shards},
+        **{shard["receipt"]["name"]: shard["receipt"] for shard in shards},
+    }
+
+
+def check_sizes(url: str, manifest: Manifest) -> list[Damage]:
+    """Return the files that are missing, or of another size than was written; opens none of them."""
+    found = {file.name: file.size for file in storage.list_files(url)}
+    damages = []
+    for name, written in written_files(manifest).items():
+        if name not in found:
+            damages.append(Damage(name, "missing"))
+        elif found[name] != written["bytes"]:
+            damages.append(Damage(name, f"{found[name]} bytes found, {written['bytes']} were written"))
+    return damages
+
+
+def foreign_files(url: str, manifest: Manifest) -> list[str]:
+    """Return the files the manifest does not know: foreign ones, or of an addition in the making."""
+    known = {*written_files(manifest), *OUR_OWN}
+    found = [file.name for file in storage.list_files(url)]
+    return [n for n in found if n not in known and not (n.startswith("manifests/") or SCRATCH.search(n))]
+
+
+def read_checked(url: str, name: str, written: Mapping[str, Any]) -> bytes:
+    """Read a whole file of the dataset; refuse, by name, bytes that are not those that were written."""
+    data = storage.read_bytes(storage.join(url, name))
+    if rooms.digest(data) != written["sha256"]:
+        raise DamageError(f"{storage.join(url, name)}: {OTHER_BYTES}; {REMEDY}")
+    return data
+
+
+def check_files(url: str, manifest: Manifest) -> list[Damage]:
+    """Return the files beside the shards whose bytes are not those that were written."""
+    shards = {shard_name(shard["split"], shard["name"]) for shard in manifest.details["shards"]}
+    damages = []
+    for name, written in written_files(manifest).items():
+        if name not in shards and storage.is_file(storage.join(url, name)):
+            try:
+                read_checked(url, name, written)
+            except DamageError:
+                damages.append(Damage(name, OTHER_BYTES))
+    for name in (file.name for file in storage.list_files(url) if file.name.startswith("manifests/")):
+        try:
+            earlier = storage.join(url, name)
+            rooms.parse_manifest(storage.read_bytes(earlier), earlier)
+        except (DamageError, InputError) as error:
+            damages.append(Damage(name, str(error).removeprefix(f"{storage.join(url, name)}: ")))
+    return damages
+
+
+def check_shard(url: str, shard: Mapping[str, Any], index: pa.Table) -> list[Damage]:
+    """Read one shard whole, compare every byte with what was written, and decode every image.
+
+    Args:
+        shard: What the manifest says of it.
+        index: Its rows of the index.
+    """
+    name = shard_name(shard["split"], shard["name"])
+    keys, extents = index.column("key").to_pylist(), Extents(index, {shard["name"]: shard["bytes"]})
+    damages, whole = [], hashlib.sha256()
+    with storage.open_stream(storage.join(url, name)) as file:
+        for row, key in enumerate(keys):
+            extent = extents[row]
+            data = file.read(extent.size)
+            whole.update(data)
+            if problem := extent.problem(data) or _undecodable(extent.image(data)):
+                damages.append(Damage(name, problem, key))
+        while rest := file.read(CHUNK):
+            whole.update(rest)
+    if whole.hexdigest() != shard["sha256"] and not damages:
+        damages.append(Damage(name, OTHER_BYTES))
+    return damages
+
+
+def _undecodable(image: bytes) -> str | None:
+    try:
+        inspect(image)
+    except UnreadableImage as error:
+        return f"the image cannot be decoded ({error})"
+    return None
+
+
+def told(url: str, damages: Iterable[Damage], most: int = 3) -> str:
+    """Say in one line what is damaged."""
+    damages = list(damages)
+    first = "; ".join(map(str, damages[:most]))
+    return f"{url}: {first}" + (f"; and {len(damages) - most} more" if len(damages) > most else "")

@@ -1,0 +1,46 @@
+"""Tar archives whose bytes depend on the names and contents of their members alone."""
+
+import hashlib
+import tarfile
+from typing import BinaryIO
+
+END = bytes(2 * tarfile.BLOCKSIZE)
+
+
+class TarWriter:
+    """Writes ustar members without time and owner, and digests what it writes on the way.
+
+    ``size`` is in bytes, so far.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.size = 0
+        self._file = file
+        self._digest = hashlib.sha256()
+
+    def add(self, name: str, data: bytes) -> tuple[bytes, bytes]:
+        """Add a member; return the header that was put before its bytes, and the padding behind them."""
+        header, padding = _header(name, len(data)), bytes(-len(data) % tarfile.BLOCKSIZE)
+        for part in (header, data, padding):
+            self._write(part)
+        return header, padding
+
+    def finish(self) -> None:
+        """Write the end of the archive."""
+        self._write(END)
+
+    @property
+    def sha256(self) -> str:
+        """The digest of everything written so far, in hexadecimal."""
+        return self._digest.hexdigest()
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+        self.size += len(data)
+
+
+def _header(name: str, size: int) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode, member.mtime = size, 0o644, 0
+    return member.tobuf(tarfile.USTAR_FORMAT)
