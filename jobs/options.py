@@ -179,6 +179,15 @@ SOURCES: dict[str, type[Shard]] = {
 }
 
 
+class Verify(OnRay):
+    """Check a dataset against what was written."""
+
+    dataset: Url
+    """Dataset folder."""
+    full: bool = False
+    """Read every byte and decode every picture; otherwise names and sizes are compared."""
+
+
 class MakeLabelEmbeddings(Options):
     """Embed the labels of a dataset."""
 

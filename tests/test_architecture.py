@@ -29,6 +29,7 @@ OPEN_TO_PIPELINES = {"jobs.options", "jobs.command_line"}
 VERBS = (
     *(
         "shard",
+        "verify",
         "label_embeddings",
         "train",
         "evaluate",

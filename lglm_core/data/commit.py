@@ -54,6 +54,8 @@ def commit_dataset(
     part = len(base.details["parts"]) if base else 0
     files = dict(base.details["files"]) if base else {}
     files |= _write_tables(url, plan, receipts, duplicates, part)
+    if base is not None:
+        files |= _described(earlier_manifest(part - 1), base.to_json())
     if base is None or base.details["labels"] != plan.labels.digest:
         files |= _write(url, in_part("labels.json", part), to_json(list(plan.labels)))
     shards = [*(base.details["shards"] if base else ()), *map(_shard, receipts)]
@@ -140,6 +142,10 @@ def _write_table(url: str, name: str, table: pa.Table) -> dict[str, Any]:
 
 def _write(url: str, name: str, data: bytes) -> dict[str, Any]:
     storage.write_bytes(storage.join(url, name), data)
+    return _described(name, data)
+
+
+def _described(name: str, data: bytes) -> dict[str, Any]:
     return {name: {"bytes": len(data), "sha256": digest(data)}}
 
 

@@ -132,13 +132,11 @@ class Dataset:
         splits = self.manifest.details["splits"]
         if name not in splits:
             raise InputError(f"{self.url}: no split {name!r}; it has {', '.join(sorted(splits))}")
-        parts, files = self.manifest.details["parts"], self.manifest.details["files"]
-        names = [in_part(f"index/{name}.parquet", number) for number in range(len(parts))]
-        tables = [self._table(file, files[file]) for file in names if file in files]
+        parts = self.manifest.details["parts"]
         return Split(
             self.url,
             name,
-            pa.concat_tables(tables).combine_chunks(),
+            read_index(self.url, self.manifest, name),
             self.labels,
             tuple(self.indexed.column(label) for label in self.labels),
             len(self.indexed),
@@ -146,14 +144,11 @@ class Dataset:
             {shard["name"]: shard["bytes"] for shard in self.manifest.details["shards"]},
         )
 
-    def _table(self, name: str, written: Mapping[str, Any]) -> pa.Table:
-        return storage.parse_parquet(read_checked(self.url, name, written), storage.join(self.url, name))
-
     def rejects(self) -> pa.Table:
         """The pictures that became no sample, of all parts: key, split, source, status, error."""
         files = self.manifest.details["files"]
         names = [in_part("rejects.parquet", number) for number in range(len(self.manifest.details["parts"]))]
-        return pa.concat_tables([self._table(name, files[name]) for name in names])
+        return pa.concat_tables([_table(self.url, name, files[name]) for name in names])
 
     def training_shares(self) -> np.ndarray:
         """In which share of the training samples each label is, of those where it is known, float64 [C]."""
@@ -163,6 +158,19 @@ class Dataset:
     def has_split(self, name: str) -> bool:
         """Tell whether the split is there and has samples."""
         return bool(self.manifest.details["splits"].get(name, {}).get("samples"))
+
+
+def read_index(url: str, manifest: Manifest, split: str) -> pa.Table:
+    """Read the index of a split, of all parts of a dataset; refuse, by name, a file that is damaged."""
+    files = manifest.details["files"]
+    names = [in_part(f"index/{split}.parquet", number) for number in range(len(manifest.details["parts"]))]
+    return pa.concat_tables(
+        [_table(url, name, files[name]) for name in names if name in files]
+    ).combine_chunks()
+
+
+def _table(url: str, name: str, written: Mapping[str, Any]) -> pa.Table:
+    return storage.parse_parquet(read_checked(url, name, written), storage.join(url, name))
 
 
 def _earlier(url: str, part: int, now: Manifest) -> Manifest:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from lglm_core import lease, rooms
 from lglm_core.data import storage
-from lglm_core.data.extents import Extents
+from lglm_core.data.extents import Extent, Extents
 from lglm_core.data.images import UnreadableImage, inspect
 from lglm_core.data.shards import shard_name
-from lglm_core.errors import DamageError, InputError
+from lglm_core.errors import DamageError
 from lglm_core.rooms import Manifest
 
 OUR_OWN = {rooms.MANIFEST, rooms.UNFINISHED, lease.FILE}
@@ -61,7 +61,7 @@ def foreign_files(url: str, manifest: Manifest) -> list[str]:
     """Return the files the manifest does not know: foreign ones, or of an addition in the making."""
     known = {*written_files(manifest), *OUR_OWN}
     found = [file.name for file in storage.list_files(url)]
-    return [n for n in found if n not in known and not (n.startswith("manifests/") or SCRATCH.search(n))]
+    return [name for name in found if name not in known and not SCRATCH.search(name)]
 
 
 def read_checked(url: str, name: str, written: Mapping[str, Any]) -> bytes:
@@ -82,28 +82,20 @@ def check_files(url: str, manifest: Manifest) -> list[Damage]:
                 read_checked(url, name, written)
             except DamageError:
                 damages.append(Damage(name, OTHER_BYTES))
-    for name in (file.name for file in storage.list_files(url) if file.name.startswith("manifests/")):
-        try:
-            earlier = storage.join(url, name)
-            rooms.parse_manifest(storage.read_bytes(earlier), earlier)
-        except (DamageError, InputError) as error:
-            damages.append(Damage(name, str(error).removeprefix(f"{storage.join(url, name)}: ")))
     return damages
 
 
-def check_shard(url: str, shard: Mapping[str, Any], index: pa.Table) -> list[Damage]:
+def check_shard(url: str, shard: Mapping[str, Any], index: pa.Table | None) -> list[Damage]:
     """Read one shard whole, compare every byte with what was written, and decode every image.
 
     Args:
         shard: What the manifest says of it.
-        index: Its rows of the index.
+        index: Its rows of the index; None where that is damaged itself: samples cannot be told apart then.
     """
     name = shard_name(shard["split"], shard["name"])
-    keys, extents = index.column("key").to_pylist(), Extents(index, {shard["name"]: shard["bytes"]})
     damages, whole = [], hashlib.sha256()
     with storage.open_stream(storage.join(url, name)) as file:
-        for row, key in enumerate(keys):
-            extent = extents[row]
+        for extent, key in _extents(shard, index):
             data = file.read(extent.size)
             whole.update(data)
             if problem := extent.problem(data) or _undecodable(extent.image(data)):
@@ -113,6 +105,13 @@ def check_shard(url: str, shard: Mapping[str, Any], index: pa.Table) -> list[Dam
     if whole.hexdigest() != shard["sha256"] and not damages:
         damages.append(Damage(name, OTHER_BYTES))
     return damages
+
+
+def _extents(shard: Mapping[str, Any], index: pa.Table | None) -> Iterator[tuple[Extent, str]]:
+    if index is not None:
+        extents = Extents(index, {shard["name"]: shard["bytes"]})
+        for row, key in enumerate(index.column("key").to_pylist()):
+            yield extents[row], key
 
 
 def _undecodable(image: bytes) -> str | None:

@@ -1,0 +1,97 @@
+"""Check a dataset against what was written: names and sizes, or every byte and every picture.
+
+lglm verify --dataset DATASET
+lglm verify --dataset DATASET --full
+"""
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jobs import command_line
+from jobs.command_line import Outcome
+from jobs.options import Verify
+from lglm_core import rooms
+from lglm_core.data import storage
+from lglm_core.errors import DamageError, InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lglm_core.data.integrity import Damage
+
+logger = logging.getLogger("lglm.verify")
+
+
+def run(options: Verify) -> Outcome:
+    """Check, and name on stderr everything that is damaged."""
+    from lglm_core.data.integrity import REMEDY, check_files, check_sizes, told
+
+    manifest = rooms.require(options.dataset, "dataset")
+    damages = check_sizes(options.dataset, manifest)
+    if options.full:
+        damages += check_files(options.dataset, manifest)
+        damages += _check_shards(options, manifest)
+    for damage in damages:
+        logger.error(str(damage))
+    if damages:
+        files = len({damage.file for damage in damages})
+        raise DamageError(f"{told(options.dataset, damages)} ({files} damaged files in all); {REMEDY}")
+    return _outcome(options, manifest)
+
+
+def _check_shards(options: Verify, manifest: rooms.Manifest) -> "list[Damage]":
+    """Check every shard that is there, as Ray tasks."""
+    from jobs.cluster import ray_cluster, run_tasks
+    from lglm_core.data.integrity import check_shard
+    from lglm_core.data.shards import shard_name
+
+    url = storage.absolute(options.dataset)
+    calls: list[tuple[Any, ...]] = [
+        (url, shard, index)
+        for shard, index in _shards_with_rows(url, manifest)
+        if storage.is_file(storage.join(url, shard_name(shard["split"], shard["name"])))
+    ]
+    with ray_cluster(options.ray_address):
+        found = run_tasks(check_shard, calls, "verify")
+    return [damage for damages in found for damage in damages]
+
+
+def _shards_with_rows(url: str, manifest: rooms.Manifest) -> "Iterator[tuple[Any, pa.Table | None]]":
+    """Every shard, as the manifest tells of it, with its rows of the index; None where that is damaged."""
+    from lglm_core.data.dataset import read_index
+
+    for name in manifest.details["splits"]:
+        try:
+            index = read_index(url, manifest, name)
+        except (DamageError, InputError):
+            index = None
+        first = 0
+        for shard in (shard for shard in manifest.details["shards"] if shard["split"] == name):
+            rows = None if index is None else index.slice(first, shard["samples"])
+            yield shard, rows
+            first += shard["samples"]
+
+
+def _outcome(options: Verify, manifest: rooms.Manifest) -> Outcome:
+    from lglm_core.data.integrity import foreign_files
+
+    how = "every byte is as it was written" if options.full else "names and sizes are as they were written"
+    counts = {**manifest.counts, "shards": len(manifest.details["shards"])}
+    lines = [
+        f"{options.dataset}: dataset, whole: {counts['written']} samples in {counts['shards']} shards, {how}"
+    ]
+    if not storage.is_file(storage.join(options.dataset, rooms.UNFINISHED)):
+        foreign = foreign_files(options.dataset, manifest)
+        lines += [f"  no part of the dataset: {name}" for name in foreign]
+    return Outcome("done", options.dataset, "\n".join(lines), counts=counts)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job from its command line."""
+    return command_line.main("verify", Verify, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
