@@ -133,7 +133,7 @@ def shrink(data: bytes, max_side: int, quality: int) -> bytes:
     Raises:
         UnreadableImage: it cannot be decoded to its end.
     """
-    image = to_rgb(data, least_side=max_side)
+    image = to_rgb(data, least_side=2 * max_side)  # the rest is left to the better filter
     scale = max_side / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     encoded = io.BytesIO()

@@ -14,6 +14,7 @@ from PIL import Image
 from lglm_core import rooms
 from lglm_core.data.commit import commit_dataset
 from lglm_core.data.dataset import Dataset
+from lglm_core.data.intake import Intake
 from lglm_core.data.plan import make_plan
 from lglm_core.data.shards import write_shard
 from lglm_core.data.source import LabelledImage
@@ -90,6 +91,7 @@ def write_dataset() -> Callable[..., Dataset]:
         labels: Sequence[str],
         rows: Sequence[tuple[str, bytes | None, Sequence[str], Sequence[str]]],
         per_shard: int = 4,
+        intake: Intake | None = None,
     ) -> Dataset:
         raw = folder / "raw"
         raw.mkdir(parents=True)
@@ -106,7 +108,7 @@ def write_dataset() -> Callable[..., Dataset]:
         url = str(folder / "dataset")
         recipe = rooms.Recipe("dataset", source.inputs(), source.options())
         rooms.begin(url, recipe)
-        receipts = [write_shard(shard, plan.labels, url) for shard in plan.shards]
+        receipts = [write_shard(shard, plan.labels, url, intake or Intake()) for shard in plan.shards]
         commit_dataset(url, recipe, plan, receipts)
         return Dataset.open(url)
 
