@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -71,3 +72,28 @@ def test_one_picture_listed_twice_is_refused_too(listed_source: Listed):
 def test_without_training_pictures_there_is_no_plan(listed_source: Listed, images: tuple[LabelledImage, ...]):
     with pytest.raises(InputError, match="no picture is in the split 'train'"):
         make_plan(listed_source(("a", "b"), images), 3)
+
+
+def test_a_shard_holds_no_more_bytes_than_asked_for(tmp_path: Path, listed_source: Listed):
+    sizes = {"k1": 40, "k2": 60, "k4": 1, "k5": 200, "k7": 10, "k8": 10}
+    for key, size in sizes.items():
+        (tmp_path / key).write_bytes(bytes(size))
+    images = tuple(replace(image, uri=f"{tmp_path}/{image.key}") for image in IMAGES)
+    plan = make_plan(listed_source(("a", "b"), images), 3, 100)
+    assert [[image.key for image in shard.images] for shard in plan.shards if shard.split == "train"] == [
+        ["k1", "k2"],
+        ["k4"],
+        ["k5"],
+        ["k7", "k8"],
+    ]
+    val = [[image.key for image in shard.images] for shard in plan.shards if shard.split == "val"]
+    assert val == [["k0", "k3", "k6"], ["k9"]]  # which are not there, and count as nothing
+
+
+def test_a_plan_that_adds_goes_on_counting_and_needs_no_training_pictures(listed_source: Listed):
+    plan = make_plan(listed_source(("a", "b"), IMAGES), 3, numbers={"train": 7})
+    names = [shard.name for shard in plan.shards]
+    assert names == ["train-000007", "train-000008", "val-000000", "val-000001"]
+    assert plan.fingerprint != make_plan(listed_source(("a", "b"), IMAGES), 3).fingerprint
+    only_val = listed_source(("a", "b"), (replace(IMAGES[0], split="val"),))
+    assert make_plan(only_val, 3, numbers={"train": 7}).planned == 1

@@ -1,0 +1,137 @@
+"""Adding to a dataset: what stands is never touched, and is never added twice."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lglm_core import rooms
+from lglm_core.data.addition import Addition
+from lglm_core.data.commit import commit_dataset
+from lglm_core.data.dataset import Dataset
+from lglm_core.data.plan import make_plan
+from lglm_core.data.shards import write_shard
+from lglm_core.data.source import LabelledImage
+from lglm_core.errors import InputError
+from tests.jobs.commands import contents
+
+Encode = Callable[..., bytes]
+Listed = Callable[..., object]
+
+
+@pytest.fixture
+def first(tmp_path: Path, encode: Encode, write_dataset: Callable[..., Dataset]) -> Dataset:
+    """Five pictures, s0 to s4, the last of which cannot be read."""
+    rows = [
+        ("val" if n == 1 else "train", encode(Image.new("RGB", (5, 4), (n, 0, 0))), ["a"], ["b"] if n else [])
+        for n in range(4)
+    ]
+    return write_dataset(tmp_path, ["a", "b"], [*rows, ("train", b"", ["a"], [])], per_shard=2)
+
+
+@pytest.fixture
+def listed(first: Dataset, encode: Encode, listed_source: Listed) -> Callable[..., object]:
+    """A source of the same folder with further pictures: ``listed({"s7": ["a"]}, labels)``."""
+
+    def source(
+        rows: dict[str, Sequence[str]], labels: Sequence[str] = ("a", "b"), split: str = "train"
+    ) -> object:
+        raw = Path(first.url).parent / "raw"
+        images = []
+        for key, present in rows.items():
+            path = raw / key
+            if not path.exists():
+                path.write_bytes(encode(Image.new("RGB", (5, 4), (0, int(key[1:]), 0))))
+            unknown = ("b",) if key in ("s1", "s2", "s3") else ()
+            images.append(LabelledImage(key, split, str(path), key, tuple(present), unknown))
+        return listed_source(tuple(labels), tuple(images))
+
+    return source
+
+
+def add(dataset: Dataset, source: object, **options: bool) -> Dataset:
+    addition = Addition(source, dataset, **options)  # type: ignore[arg-type]
+    plan = make_plan(addition, 2, numbers=addition.numbers())
+    recipe = rooms.Recipe("dataset", source.inputs(), source.options())  # type: ignore[attr-defined]
+    rooms.begin_addition(dataset.url, recipe, dataset.manifest)
+    receipts = [write_shard(shard, plan.labels, dataset.url) for shard in plan.shards]
+    commit_dataset(dataset.url, recipe, plan, receipts, base=dataset.manifest)
+    return Dataset.open(dataset.url)
+
+
+def test_new_pictures_become_new_shards_and_what_stands_is_untouched(first: Dataset, listed: Listed):
+    before = contents(Path(first.url))
+    second = add(first, listed({"s0": ["a"], "s1": ["a"], "s7": ["b"], "s8": []}))
+    after = contents(Path(first.url))
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"manifest.json"}
+    assert after["manifests/0000.json"] == before["manifest.json"]
+    assert second.split("train").keys == ["s0", "s2", "s3", "s7", "s8"]
+    assert second.split("val").keys == ["s1"]
+    assert second.manifest.fingerprint != first.manifest.fingerprint
+    counts = second.manifest.counts
+    assert counts["planned"] == counts["written"] + counts["rejected"] == 7
+    names = [shard["name"] for shard in second.manifest.details["shards"]]
+    assert sorted(names) == ["train-000000", "train-000001", "train-000002", "val-000000"]
+    for name in ("train", "val"):
+        split = second.split(name)
+        assert [split.read_image(row)[:4] for row in range(len(split))] == [b"\x89PNG"] * len(split)
+
+
+def test_a_picture_keeps_its_split_whatever_the_source_says_now(first: Dataset, listed: Listed):
+    addition = Addition(listed({"s0": ["a"], "s9": ["a"]}, split="val"), first)  # type: ignore[arg-type]
+    assert [(image.key, image.split) for image in addition.images()] == [("s9", "val")]
+    assert addition.standing == 1
+
+
+def test_the_dataset_as_it_was_is_still_readable(first: Dataset, listed: Listed):
+    second = add(first, listed({"s7": ["b"]}))
+    third = add(second, listed({"s8": ["b", "c"]}, ("a", "b", "c")), extend_labels=True)
+    assert Dataset.open(first.url) == third
+    for part, expected in enumerate((first, second, third)):
+        again = Dataset.open(first.url, part)
+        assert again.manifest == expected.manifest and again.labels == expected.labels
+        assert again.split("train").targets.tolist() == expected.split("train").targets.tolist()
+    with pytest.raises(InputError, match="no part 3; it has 3, the first is 0"):
+        Dataset.open(first.url, 3)
+
+
+def test_new_labels_are_refused_unless_they_are_allowed_and_then_unknown_before(
+    first: Dataset, listed: Listed
+):
+    source = listed({"s7": ["c"], "s8": ["a"]}, ("c", "a", "b"))
+    with pytest.raises(
+        InputError, match=r"has no label 'c'; mend the names, or add them with --extend-labels"
+    ):
+        add(first, source)
+    second = add(first, source, extend_labels=True)
+    assert list(second.labels) == ["a", "b", "c"]
+    assert second.split("train").targets.tolist() == [
+        [1, 0, -1],
+        [1, -1, -1],
+        [1, -1, -1],
+        [0, 0, 1],
+        [1, 0, 0],
+    ]
+    assert second.manifest.details["splits"]["train"]["label_counts"] == [4, 0, 1]
+
+
+def test_other_labels_for_a_picture_that_is_there_are_refused(first: Dataset, listed: Listed):
+    with pytest.raises(InputError, match=r"s0: is in .* already, with the labels a, now b"):
+        add(first, listed({"s0": ["b"]}))
+
+
+def test_a_picture_that_could_not_be_read_is_taken_again_on_request_alone(first: Dataset, listed: Listed):
+    raw = Path(first.url).parent / "raw"
+    (raw / "s4").write_bytes((raw / "s0").read_bytes())
+    source = listed({"s4": ["a"]})
+    assert list(Addition(source, first).images()) == []  # type: ignore[arg-type]
+    second = add(first, source, retry_rejected=True)
+    assert "s4" in second.split("train").keys
+
+
+def test_an_addition_to_what_changed_meanwhile_is_refused(first: Dataset, listed: Listed):
+    add(first, listed({"s7": ["b"]}))
+    with pytest.raises(InputError, match="another run changed this room meanwhile"):
+        add(first, listed({"s8": ["b"]}))

@@ -1,0 +1,117 @@
+"""One process writes a room at a time; a dead one does not stand in the way."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from lglm_core import lease
+from lglm_core.errors import InputError
+
+HOLD = """
+import sys, time
+from lglm_core import lease
+lease.take(sys.argv[1])
+print("taken", flush=True)
+time.sleep(600)
+"""
+
+
+@contextmanager
+def another_process(room: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the lease."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(room)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout and process.stdout.readline() == "taken\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Path:
+    return tmp_path / "room"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "BEAT_S", 0.1)
+
+
+def test_another_living_process_is_refused_by_name(room: Path):
+    with another_process(room) as other, pytest.raises(InputError) as refused:
+        lease.take(str(room))
+    assert f"another run is writing there (process {other.pid} on" in str(refused.value)
+
+
+def test_what_a_killed_process_left_is_taken_over_at_once(room: Path, monkeypatch: pytest.MonkeyPatch):
+    with another_process(room):
+        pass
+    assert (room / lease.FILE).exists()
+    monkeypatch.setattr(lease, "BEAT_S", 100.0)
+    started = time.monotonic()
+    lease.take(str(room))
+    assert time.monotonic() - started < 5
+    monkeypatch.setattr(lease, "BEAT_S", 0.1)
+    lease.release(str(room))
+    assert not (room / lease.FILE).exists()
+
+
+def test_a_process_has_it_once_and_may_ask_again(room: Path):
+    lease.take(str(room))
+    lease.take(str(room))
+    lease.confirm(str(room))
+    lease.release(str(room))
+    lease.release(str(room))
+    assert list(room.iterdir()) == []
+
+
+def elsewhere(room: Path, beat: int) -> None:
+    record = {"token": "t", "beat": beat, "machine": ["other", "pid:[1]"], "host": "far", "process": 7}
+    room.mkdir(exist_ok=True)
+    (room / lease.FILE).write_text(json.dumps(record))
+
+
+def test_on_another_machine_silence_is_death(room: Path):
+    elsewhere(room, 3)
+    lease.take(str(room))
+    lease.release(str(room))
+
+
+def test_on_another_machine_a_beat_is_life(room: Path, monkeypatch: pytest.MonkeyPatch):
+    elsewhere(room, 3)
+    beats = iter(range(4, 9))
+    monkeypatch.setattr(lease.time, "sleep", lambda _: elsewhere(room, next(beats)))
+    with pytest.raises(InputError, match=r"another run is writing there \(process 7 on far\)"):
+        lease.take(str(room))
+
+
+def test_who_was_taken_for_dead_and_is_not_finds_out(room: Path):
+    lease.take(str(room))
+    elsewhere(room, 1)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            lease.confirm(str(room))
+        except InputError as refused:
+            assert "another run took over this room meanwhile" in str(refused)
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("it did not find out")
+    lease.release(str(room))
+    assert json.loads((room / lease.FILE).read_text())["token"] == "t"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+def test_a_broken_record_is_nobodys(room: Path, content: str):
+    room.mkdir()
+    (room / lease.FILE).write_text(content)
+    lease.take(str(room))
+    lease.release(str(room))
