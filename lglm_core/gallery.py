@@ -32,7 +32,7 @@ class ShownPicture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """``sheets`` hold pictures drawn by chance, by split; ``of_labels`` up to three of a label, if it can be."""
+    """``sheets`` hold pictures drawn by chance, by split; ``of_labels`` some that every label is seen on."""
 
     sheets: dict[str, list[ShownPicture]]
     of_labels: list[ShownPicture]
@@ -117,7 +117,10 @@ def _shown(dataset: Dataset, split: Split, rows: list[int], side: int) -> list[S
     # Of the few alone, since reading by row lists the places of all rows.
     few = replace(split, index=split.index.take(pa.array(rows, pa.int64())))
     names = [
-        [tuple(dataset.indexed[column] for column in columns) for columns in few.index.column(kind).to_pylist()]
+        [
+            tuple(dataset.indexed[column] for column in columns)
+            for columns in few.index.column(kind).to_pylist()
+        ]
         for kind in ("labels", "unknown")
     ]
     with ThreadPoolExecutor(storage.READERS, thread_name_prefix="reader") as pool:

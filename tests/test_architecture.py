@@ -39,7 +39,7 @@ VERBS = (
         "tag",
         "export",
     ),
-    "complexity",
+    *("complexity", "dataset"),
 )
 
 

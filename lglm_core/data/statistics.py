@@ -146,7 +146,7 @@ class DatasetStatistics:
 
     @property
     def frequency_order(self) -> np.ndarray:
-        """Columns, int64 [C], the most frequent in training first; equals by the next split, then by column."""
+        """Columns, int64 [C], the most frequent in training first, then in the next split."""
         return np.lexsort([-split.positives for split in reversed(self.splits)])
 
     def rejects_by_status(self) -> dict[str, int]:
@@ -161,7 +161,9 @@ def describe(dataset: Dataset) -> DatasetStatistics:
     Raises:
         DamageError: an index does not hold what the manifest says.
     """
-    names = sorted(dataset.manifest.details["splits"], key=lambda name: (name != "train", name != "val", name))
+    names = sorted(
+        dataset.manifest.details["splits"], key=lambda name: (name != "train", name != "val", name)
+    )
     splits = []
     for name in names:
         split = dataset.split(name)
@@ -197,9 +199,9 @@ def _describe_split(dataset: Dataset, split: Split) -> SplitStatistics:
 def _refuse_difference(split: Split, positives: np.ndarray, recorded: Mapping[str, object]) -> None:
     if len(split) != recorded["samples"] or positives.tolist() != recorded["label_counts"]:
         raise DamageError(
-            f"{split.dataset}: index/{split.name}.parquet, of {len(split)} samples and {positives.sum()} labels, "
-            f"is not the one that the manifest counts: {recorded['samples']} samples, and another count of some "
-            "label. Remove the dataset folder and run lglm shard again"
+            f"{split.dataset}: index/{split.name}.parquet is not the one that was written: its {len(split)} "
+            f"samples and their labels differ from the manifest's counts, of {recorded['samples']} samples. "
+            "Remove the dataset folder and run lglm shard again"
         )
 
 

@@ -1,4 +1,4 @@
-"""The page of a dataset: what is in it, what deserves a look, and some of its pictures. Shares are in percent."""
+"""The page of a dataset: what is in it, what deserves a look, and pictures. Shares are in percent."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,12 +24,20 @@ COMPARED = 2  # splits drawn beside each other: train as a bar, the next as a ma
 # Bins by name, each with the value that it ends below.
 LABELS_EACH = {**{str(count): count + 1 for count in range(10)}, "10 to 19": 20, "20 or more": math.inf}
 SHORTER_SIDES = {
-    **{"under 128": 128, "128 to 223": 224, "224 to 319": 320, "320 to 447": 448, "448 to 639": 640},
-    **{"640 to 1,023": 1024, "1,024 or more": math.inf},
+    "under 128": 128,
+    "128 to 223": 224,
+    "224 to 319": 320,
+    "320 to 447": 448,
+    "448 to 639": 640,
+    "640 to 1,023": 1024,
+    "1,024 or more": math.inf,
 }
 SHAPES = {
-    **{"taller than 1:2": 0.5, "1:2 to 4:5": 0.8, "4:5 to 5:4": 1.25, "5:4 to 2:1": 2.0},
-    **{"wider than 2:1": math.inf},
+    "taller than 1:2": 0.5,
+    "1:2 to 4:5": 0.8,
+    "4:5 to 5:4": 1.25,
+    "5:4 to 2:1": 2.0,
+    "wider than 2:1": math.inf,
 }
 
 
