@@ -164,15 +164,10 @@ def describe(dataset: Dataset) -> DatasetStatistics:
     names = sorted(
         dataset.manifest.details["splits"], key=lambda name: (name != "train", name != "val", name)
     )
-    splits = []
-    for name in names:
-        split = dataset.split(name)
-        splits.append(_describe_split(dataset, split))
-        if name == "train":
-            together = _together(dataset.indexed, split, splits[-1].positives)
-        del split  # the index of the next may be as large
+    splits = tuple(_describe_split(dataset, dataset.split(name)) for name in names)
+    together = _together(dataset.indexed, dataset.split("train"), splits[0].positives)
     rejects = storage.read_parquet(storage.join(dataset.url, "rejects.parquet"))
-    return DatasetStatistics(dataset.url, dataset.manifest, dataset.indexed, tuple(splits), together, rejects)
+    return DatasetStatistics(dataset.url, dataset.manifest, dataset.indexed, splits, together, rejects)
 
 
 def _describe_split(dataset: Dataset, split: Split) -> SplitStatistics:

@@ -9,8 +9,8 @@ import numpy as np
 
 from lglm_core.pages.charts import CHARACTER_WIDTH, SMALLEST_TEXT_PX, shortened
 
-CELL = 15
-TEXT_SIZE = 10.5
+CELL = 13
+TEXT_SIZE = 11.0
 GAP = 6
 LARGEST = 1.5  # times; beyond, a map of few labels is not enlarged
 LEGEND = (0.01, 0.1, 0.25, 0.5, 1.0)

@@ -213,6 +213,12 @@ def test_labels_that_go_together_stand_together():
     assert (np.diff(kinds[order]) != 0).sum() == 2
 
 
+def test_labels_that_shade_into_each_other_stand_in_their_order():
+    places = np.random.default_rng(2).permutation(np.arange(15.0) ** 1.5)
+    order = block_order(np.exp(-np.abs(np.subtract.outer(places, places)) / 20))
+    assert places[order].tolist() in (sorted(places), sorted(places, reverse=True))
+
+
 def test_a_cell_tells_which_share_of_the_rows_pictures_carries_the_columns_label():
     counts = np.array([[40, 10, 0], [10, 20, 0], [0, 0, 0]])
     drawn = heat_map(["cup", "table", "never"], counts)
