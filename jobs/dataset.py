@@ -53,7 +53,7 @@ def _write_page(page: str, dataset: "Dataset", statistics: "DatasetStatistics", 
     from lglm_core.pages.dataset import dataset_page
 
     gallery = draw_gallery(dataset, [split.name for split in statistics.splits], examples)
-    name = dataset.url.rstrip("/").rpartition("/")[2]
+    name = storage.absolute(dataset.url).rstrip("/").rpartition("/")[2]
     storage.write_bytes(page, dataset_page(name, statistics, gallery).encode())
 
 
