@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobs import command_line
+from jobs.columns import aligned
 from jobs.command_line import Outcome
 from jobs.options import Complexity as Options
 from lglm_core.errors import InputError
@@ -85,7 +86,7 @@ def _overview(
             figures = paper_figures(setting, name, config)
             row += [f"{figures.parameters:.2f} M", f"{figures.flops:.2f} G"] if figures else ["", ""]
         rows.append(row)
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _parts(models: Sequence[str], costs: "Sequence[Complexity]", setting: "Setting") -> list[str]:
@@ -95,7 +96,7 @@ def _parts(models: Sequence[str], costs: "Sequence[Complexity]", setting: "Setti
         rows += [[f"  {part}", f"{count:,}"] for part, count in cost.parts.items()]
         rows += [["  in all", f"{cost.parameters:,}"]]
         rows += [["  folded", "does not fold" if cost.folded is None else f"{cost.folded:,}"]]
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _record(model: str, cost: "Complexity", figures: "PaperFigures | None") -> dict[str, Any]:
@@ -113,20 +114,6 @@ def _record(model: str, cost: "Complexity", figures: "PaperFigures | None") -> d
         if figures
         else None,
     }
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lay cells out in columns, the first one flush left, the others right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            [
-                row[0].ljust(widths[0]),
-                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
-            ]
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def _millions(count: int | None) -> str:

@@ -188,6 +188,19 @@ class Verify(OnRay):
     """Read every byte and decode every picture; otherwise names and sizes are compared."""
 
 
+class DescribeDataset(Options):
+    """Tell what is in a dataset: its splits, labels, sizes and rejects, as text and as a page."""
+
+    dataset: Url
+    """Dataset folder."""
+    html: UrlOrNone = None
+    """HTML page to write, with pictures."""
+    examples: Annotated[int, Field(ge=1, le=1000)] = 36
+    """Pictures of each split that the page shows, drawn by chance."""
+    top: PositiveInt = 10
+    """How many labels and pairs the text names of each kind."""
+
+
 class MakeLabelEmbeddings(Options):
     """Embed the labels of a dataset."""
 

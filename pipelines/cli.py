@@ -12,6 +12,7 @@ from typing import Any
 JOBS = {
     "shard": "write labelled pictures as a sharded dataset",
     "verify": "check a dataset against what was written",
+    "dataset": "tell what is in a dataset; draws a page of it",
     "label-embeddings": "embed a dataset's labels",
     "train": "train LGLM, or another head, and save the model",
     "evaluate": "measure a model on a split; writes a report",

@@ -40,7 +40,7 @@ VERBS = (
         "tag",
         "export",
     ),
-    "complexity",
+    *("complexity", "dataset"),
 )
 
 

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from lglm_core import rooms
 from lglm_core.data import storage
-from lglm_core.data.extents import Extents
+from lglm_core.data.extents import Extents, with_stops
 from lglm_core.data.integrity import REMEDY, check_sizes, read_checked, told
 from lglm_core.data.parts import earlier_manifest, in_part
 from lglm_core.data.shards import shard_name
@@ -26,7 +26,8 @@ class Split:
     """The samples of one split, in shard order, read through the index.
 
     ``labels`` are those that targets tell of, ``columns`` where they stand among the *indexed* ones.
-    ``parts`` tells of each part of the dataset how many samples it has here, and how many labels it knew.
+    The index is of INDEX_SCHEMA, with ``stop``, where all bytes of the sample end, and ``known``, how many
+    labels there were when it was written.
     """
 
     dataset: str
@@ -35,8 +36,6 @@ class Split:
     labels: LabelVocabulary
     columns: tuple[int, ...]
     indexed: int
-    parts: tuple[tuple[int, int], ...]
-    shard_bytes: Mapping[str, int] = field(repr=False)
 
     def __len__(self) -> int:
         return int(self.index.num_rows)
@@ -53,10 +52,9 @@ class Split:
         Nobody said so of labels that came with a later part of the dataset than the sample.
         """
         targets = np.zeros((len(self), self.indexed), dtype=np.int8)
-        first = 0
-        for samples, known in self.parts:
-            targets[first : first + samples, known:] = -1
-            first += samples
+        known = self.index.column("known").to_numpy()
+        for labels in np.unique(known):
+            targets[known == labels, labels:] = -1
         for column, value in (("labels", 1), ("unknown", -1)):
             lists = self.index.column(column)
             targets[pc.list_parent_indices(lists).to_numpy(), pc.list_flatten(lists).to_numpy()] = value
@@ -64,7 +62,7 @@ class Split:
 
     @cached_property
     def _extents(self) -> Extents:
-        return Extents(self.index, self.shard_bytes)
+        return Extents(self.index)
 
     def read_image(self, row: int) -> bytes:
         """Read the encoded image of one sample; refuse, by name, one that is not as it was written."""
@@ -132,7 +130,6 @@ class Dataset:
         splits = self.manifest.details["splits"]
         if name not in splits:
             raise InputError(f"{self.url}: no split {name!r}; it has {', '.join(sorted(splits))}")
-        parts = self.manifest.details["parts"]
         return Split(
             self.url,
             name,
@@ -140,8 +137,6 @@ class Dataset:
             self.labels,
             tuple(self.indexed.column(label) for label in self.labels),
             len(self.indexed),
-            tuple((part["samples"].get(name, 0), part["labels"]) for part in parts),
-            {shard["name"]: shard["bytes"] for shard in self.manifest.details["shards"]},
         )
 
     def rejects(self) -> pa.Table:
@@ -161,12 +156,20 @@ class Dataset:
 
 
 def read_index(url: str, manifest: Manifest, split: str) -> pa.Table:
-    """Read the index of a split, of all parts of a dataset; refuse, by name, a file that is damaged."""
-    files = manifest.details["files"]
-    names = [in_part(f"index/{split}.parquet", number) for number in range(len(manifest.details["parts"]))]
-    return pa.concat_tables(
-        [_table(url, name, files[name]) for name in names if name in files]
-    ).combine_chunks()
+    """Read the index of a split, of all parts of a dataset, as :class:`Split` has it.
+
+    Raises:
+        DamageError: one of its files is not as it was written.
+    """
+    shard_bytes = {shard["name"]: shard["bytes"] for shard in manifest.details["shards"]}
+    tables = []
+    for number, part in enumerate(manifest.details["parts"]):
+        name = in_part(f"index/{split}.parquet", number)
+        if written := manifest.details["files"].get(name):
+            index = with_stops(_table(url, name, written), shard_bytes)
+            known = pa.repeat(pa.scalar(part["labels"], pa.int32()), len(index))
+            tables.append(index.append_column("known", known))
+    return pa.concat_tables(tables).combine_chunks()
 
 
 def _table(url: str, name: str, written: Mapping[str, Any]) -> pa.Table:

@@ -39,55 +39,44 @@ class Extent:
         return None
 
 
-@dataclass(frozen=True)
-class Extents:
-    """Those of all samples of an index, whose rows stand in shard order; no Python object is kept for each.
+def with_stops(index: pa.Table, shard_bytes: Mapping[str, int]) -> pa.Table:
+    """Add the column ``stop`` to an index: where the next sample of the same shard begins, or the shard ends.
 
     Args:
-        index: Of INDEX_SCHEMA.
+        index: Of INDEX_SCHEMA, whole and in shard order.
         shard_bytes: The size of each shard, by name.
     """
+    shards = index.column("shard").combine_chunks().dictionary_encode()
+    codes, starts = shards.indices.to_numpy(), index.column("offset").to_numpy() - HEADER
+    ends = np.array([shard_bytes[name] for name in shards.dictionary.to_pylist()], dtype=np.int64)
+    last = np.ones(len(codes), dtype=bool)
+    last[:-1] = codes[1:] != codes[:-1]
+    stops = np.where(last, ends[codes], np.append(starts[1:], 0)) if len(codes) else starts
+    return index.append_column("stop", pa.array(stops, pa.int64()))
+
+
+@dataclass(frozen=True)
+class Extents:
+    """Those of the samples of an index from :func:`with_stops`; no Python object is kept for each."""
 
     index: pa.Table
-    shard_bytes: Mapping[str, int]
 
     def __getitem__(self, row: int) -> Extent:
-        start = int(self._starts[row])
+        names, numbers = self._columns
+        start = int(numbers["offset"][row]) - HEADER
         return Extent(
-            shard=self._shards[row].as_py(),
+            shard=names["shard"][row].as_py(),
             start=start,
-            size=int(self._stops[row]) - start,
-            image_size=int(self._sizes[row]),
-            sha256=self._digests[row].as_py(),
-            envelope_sha256=self._envelopes[row].as_py(),
+            size=int(numbers["stop"][row]) - start,
+            image_size=int(numbers["size"][row]),
+            sha256=names["sha256"][row].as_py(),
+            envelope_sha256=names["envelope_sha256"][row].as_py(),
         )
 
     @cached_property
-    def _shards(self) -> pa.DictionaryArray:
-        return self.index.column("shard").combine_chunks().dictionary_encode()
-
-    @cached_property
-    def _digests(self) -> pa.StringArray:
-        return self.index.column("sha256").combine_chunks()
-
-    @cached_property
-    def _envelopes(self) -> pa.StringArray:
-        return self.index.column("envelope_sha256").combine_chunks()
-
-    @cached_property
-    def _sizes(self) -> np.ndarray:
-        return self.index.column("size").to_numpy()
-
-    @cached_property
-    def _starts(self) -> np.ndarray:
-        return self.index.column("offset").to_numpy() - HEADER
-
-    @cached_property
-    def _stops(self) -> np.ndarray:
-        """Where the next sample of the same shard begins, or the shard ends."""
-        codes = self._shards.indices.to_numpy()
-        ends = np.array(
-            [self.shard_bytes[name] for name in self._shards.dictionary.to_pylist()], dtype=np.int64
+    def _columns(self) -> tuple[dict[str, pa.Array], dict[str, np.ndarray]]:
+        names = ("shard", "sha256", "envelope_sha256")
+        return (
+            {name: self.index.column(name).combine_chunks() for name in names},
+            {name: self.index.column(name).to_numpy() for name in ("offset", "stop", "size")},
         )
-        last = np.r_[codes[1:] != codes[:-1], True] if len(codes) else np.zeros(0, dtype=bool)
-        return np.where(last, ends[codes], np.r_[self._starts[1:], 0])

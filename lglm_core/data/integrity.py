@@ -90,7 +90,7 @@ def check_shard(url: str, shard: Mapping[str, Any], index: pa.Table | None) -> l
 
     Args:
         shard: What the manifest says of it.
-        index: Its rows of the index; None where that is damaged itself: samples cannot be told apart then.
+        index: Its rows of the index, with their stops; None where that is damaged itself.
     """
     name = shard_name(shard["split"], shard["name"])
     damages, whole = [], hashlib.sha256()
@@ -109,7 +109,7 @@ def check_shard(url: str, shard: Mapping[str, Any], index: pa.Table | None) -> l
 
 def _extents(shard: Mapping[str, Any], index: pa.Table | None) -> Iterator[tuple[Extent, str]]:
     if index is not None:
-        extents = Extents(index, {shard["name"]: shard["bytes"]})
+        extents = Extents(index)
         for row, key in enumerate(index.column("key").to_pylist()):
             yield extents[row], key
 

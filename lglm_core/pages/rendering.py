@@ -37,6 +37,13 @@ def percent(value: Any) -> str:
     return f"{value:.1f}%" if is_number(value) else ABSENT
 
 
+def share(value: Any) -> str:
+    """Write a percentage so that a small one still tells something, 46.1%, 0.12%, 0.0034%, or a dash."""
+    if not is_number(value) or not 0 < value < 1:
+        return percent(value)
+    return f"{value:.{1 - math.floor(math.log10(value))}f}%"
+
+
 def counted(number: int, noun: str) -> str:
     """Write *number* of *noun*: 1 label, 2,000 labels."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
@@ -62,7 +69,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(decimals=decimals, percent=percent, signed=signed, data_uri=data_uri)
+    made.filters.update(decimals=decimals, percent=percent, share=share, signed=signed, data_uri=data_uri)
     made.globals.update(bar_style=bar_style, counted=counted)
     return made
 

@@ -9,7 +9,8 @@ import yaml
 
 from jobs import label_embeddings, train
 from lglm_core.data.coco import CocoSource
-from lglm_core.data.dataset import Dataset, commit_dataset
+from lglm_core.data.commit import commit_dataset
+from lglm_core.data.dataset import Dataset
 from lglm_core.data.plan import make_plan
 from lglm_core.data.shards import write_shard
 from lglm_core.data.toy import write_toy_coco
@@ -38,7 +39,7 @@ def test_with_shuffled_training_labels_it_stays_at_the_prior(tmp_path, capsys):
     shuffle_annotations(raw / "annotations" / "instances_train2017.json")
     plan = make_plan(CocoSource(str(raw)), 1000)
     receipts = [write_shard(shard, plan.labels, dataset) for shard in plan.shards]
-    commit_dataset(dataset, Recipe("dataset", {}, {}), plan, receipts, dropped=0)
+    commit_dataset(dataset, Recipe("dataset", {}, {}), plan, receipts)
     labels, run = str(tmp_path / "labels"), str(tmp_path / "run")
     assert label_embeddings.main(["--dataset", dataset, "--out", labels]) == 0
     demo = yaml.safe_load((ROOT / "infra" / "demo.yaml").read_text())

@@ -207,6 +207,7 @@ def write_coco(root: Path, *, samples: int = 12, labels: Sequence[str] = COCO_LA
 def make_dataset(source: Any, out: Path, *, max_samples_per_shard: int = 1000) -> Path:
     """Write a dataset in this process, without Ray and without a command line."""
     from lglm_core.data.commit import commit_dataset
+    from lglm_core.data.duplicates import find_duplicates
     from lglm_core.data.plan import make_plan
     from lglm_core.data.shards import write_shard
     from lglm_core.rooms import Recipe
@@ -215,6 +216,6 @@ def make_dataset(source: Any, out: Path, *, max_samples_per_shard: int = 1000) -
     plan = make_plan(source, max_samples_per_shard)
     receipts = [write_shard(shard, plan.labels, str(out)) for shard in plan.shards]
     recipe = Recipe("dataset", source.inputs(), options)
-    counts = {"unlabelled_dropped": source.dropped}
-    commit_dataset(str(out), recipe, plan, receipts, counts=counts)
+    facts = {"counts": {"unlabelled_dropped": source.dropped}, "duplicates": find_duplicates(receipts)}
+    commit_dataset(str(out), recipe, plan, receipts, **facts)
     return out

@@ -21,6 +21,7 @@ from tests.jobs.commands import Commands, Result
 
 KINDS: dict[tuple[str, ...], type[Options]] = {
     **{("shard", source): kind for source, kind in SOURCES.items()},
+    ("dataset",): options.DescribeDataset,
     ("label-embeddings",): options.MakeLabelEmbeddings,
     ("train",): options.Train,
     ("evaluate",): options.Evaluate,
@@ -79,6 +80,8 @@ def test_every_verb_and_flow_is_tested_here():
             ["shard", "table", "--table", "t", "--image-root", "r", "--out", "o", "--validation-share", "1"],
             "1",
         ),
+        (["dataset", "--dataset", "d", "--examples", "0"], "--examples"),
+        (["dataset", "--dataset", "d", "--top", "ten"], "--top"),
         ([*EMBED_LABELS, "--oov", "guess"], "--oov"),
         (["label-embeddings", "--datas", "d", "--out", "o"], "--datas"),
         (["train", *TRAIN, "--epochs", "ten"], "--epochs"),

@@ -66,6 +66,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "shard table --table": ("--table", ABSENT, "--image-root", "{images}", "--out", "{out}"),
     "shard table --image-root": ("--table", "{table}", "--image-root", ABSENT, "--out", "{out}"),
     "shard toy --out": ("--out", ABSENT),
+    "dataset --dataset": ("--dataset", ABSENT),
+    "dataset --html": ("--dataset", "{dataset}", "--html", ABSENT),
     "label-embeddings --dataset": ("--dataset", ABSENT, "--out", "{out}"),
     "label-embeddings --glove": ("--dataset", "{dataset}", "--glove", ABSENT, "--out", "{out}"),
     "train --label-embeddings": ("--dataset", "{dataset}", "--label-embeddings", ABSENT, "--out", "{out}"),

@@ -101,11 +101,7 @@ class Page(HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-        self.addresses += [
-            value or "" for name, value in attrs if name in ("src", "href", "srcset", "xlink:href")
-        ]
+        self.handle_startendtag(tag, attrs)
         if tag == "tr":
             self.cells.append([])
         if tag in ("td", "th"):
@@ -116,6 +112,9 @@ class Page(HTMLParser):
     def handle_startendtag(self, tag, attrs):
         self.tags.append(tag)
         self.attributes += attrs
+        self.addresses += [
+            value or "" for name, value in attrs if name in ("src", "href", "srcset", "xlink:href")
+        ]
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag

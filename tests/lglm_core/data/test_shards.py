@@ -11,7 +11,7 @@ import pytest
 import webdataset
 from PIL import Image
 
-from lglm_core.data.extents import Extents
+from lglm_core.data.extents import Extents, with_stops
 from lglm_core.data.plan import ShardPlan
 from lglm_core.data.shards import Receipt, write_shard
 from lglm_core.data.source import LabelledImage
@@ -93,7 +93,8 @@ def test_offset_and_size_point_at_the_images_bytes(receipt: Receipt, raw: Path, 
 
 def test_every_byte_of_a_shard_belongs_to_one_sample(receipt: Receipt, dataset: Path):
     data = shard(dataset).read_bytes()
-    extents = [Extents(receipt.index, {receipt.shard: receipt.bytes})[row] for row in range(len(GOOD))]
+    index = with_stops(receipt.index, {receipt.shard: receipt.bytes})
+    extents = [Extents(index)[row] for row in range(len(GOOD))]
     assert [e.start for e in extents] == [0, *(e.start + e.size for e in extents[:-1])]
     assert extents[-1].start + extents[-1].size == len(data)
     for extent in extents:

@@ -1,0 +1,90 @@
+"""What in a dataset deserves a look before anything is trained on it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from lglm_core.data.statistics import DatasetStatistics, SplitStatistics
+
+FEW = 10  # training pictures; a label of fewer is hardly learned
+SURPRISING = 4.0  # standard deviations, so that of a thousand labels of equal shares hardly one is named
+FACTOR_APART = 1.5
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something to know, and the labels that it is about, if any; the rarest in training first."""
+
+    text: str
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A label whose share, in [0, 1], differs between training and another split.
+
+    ``surprise`` says by how many standard deviations of chance.
+    """
+
+    label: str
+    split: str
+    train_share: float
+    share: float
+    surprise: float
+
+
+def remarks(statistics: DatasetStatistics) -> Iterator[Remark]:
+    """Go through what should be known, the gravest first."""
+    train, *others = statistics.splits
+    if not any(split.samples for split in others):
+        yield Remark("No picture is in another split than train: there is nothing to measure a model on")
+    rejected, planned = statistics.rejects.num_rows, statistics.manifest.counts["planned"]
+    if rejected:
+        yield Remark(f"{rejected:,} of {planned:,} pictures were rejected ({100 * rejected / planned:.1f}%)")
+    about = [("Without a training picture, so that nothing can be learned", train.positives == 0)]
+    about += [
+        (f"Without a picture in {split.name}, so that nothing can be measured there", split.positives == 0)
+        for split in others
+        if split.samples
+    ]
+    few = (train.positives > 0) & (train.positives < FEW)
+    about.append((f"With fewer than {FEW} training pictures", few))
+    rarest_first = statistics.frequency_order[::-1]
+    for text, concerned in about:
+        columns = rarest_first[concerned[rarest_first]].tolist()
+        if columns:
+            yield Remark(text, tuple(statistics.labels[column] for column in columns))
+
+
+def drifts(statistics: DatasetStatistics) -> list[Drift]:
+    """Find labels whose share differs from training's, by a factor and by more than chance explains.
+
+    The most surprising come first.
+    """
+    train, *others = statistics.splits
+    found = []
+    for other in others:
+        surprise = _surprise(train, other)
+        low, high = np.sort([train.shares, other.shares], axis=0)
+        apart = (surprise >= SURPRISING) & (high >= FACTOR_APART * low)
+        for column in np.flatnonzero(apart).tolist():
+            shares = float(train.shares[column]), float(other.shares[column])
+            found.append(Drift(statistics.labels[column], other.name, *shares, float(surprise[column])))
+    return sorted(found, key=lambda drift: -drift.surprise)
+
+
+def _surprise(one: SplitStatistics, other: SplitStatistics) -> np.ndarray:
+    """How far shares are apart, in standard deviations of chance, float64 [C]; 0 where one is unknown.
+
+    The root of the likelihood ratio statistic: unlike a difference over its standard error, it also holds
+    for a handful of pictures.
+    """
+    pooled = (one.positives + other.positives) / np.maximum(1, one.known + other.known)
+    statistic = np.zeros(len(pooled))
+    for split in (one, other):
+        for observed, probability in ((split.positives, pooled), (split.known - split.positives, 1 - pooled)):
+            expected = split.known * probability
+            ratio = np.divide(observed, expected, out=np.ones(len(pooled)), where=observed > 0)
+            statistic += 2 * observed * np.log(ratio)
+    return np.sqrt(np.maximum(0.0, statistic))
