@@ -104,6 +104,7 @@ class TrainingRun:
                 world_size=world_size,
                 threads=threads,
                 augmentation=Augmentation(recipe.views == "crop", recipe.rand_augment, recipe.cutout),
+                pin=device.type == "cuda",
             )
             for name, split in self.splits.items()
         }

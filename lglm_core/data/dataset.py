@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from lglm_core import rooms
 from lglm_core.data import storage
+from lglm_core.data.cache import ShardCache
 from lglm_core.data.extents import Extents, with_stops
 from lglm_core.data.integrity import REMEDY, check_sizes, read_checked, told
 from lglm_core.data.parts import earlier_manifest, in_part
@@ -36,6 +37,7 @@ class Split:
     labels: LabelVocabulary
     columns: tuple[int, ...]
     indexed: int
+    cache: ShardCache | None = None
 
     def __len__(self) -> int:
         return int(self.index.num_rows)
@@ -67,6 +69,8 @@ class Split:
     def read_image(self, row: int) -> bytes:
         """Read the encoded image of one sample; refuse, by name, one that is not as it was written."""
         extent = self._extents[row]
+        if self.cache and (kept := self.cache.get(extent)):
+            return extent.image(kept)
         name = shard_name(self.name, extent.shard)
         try:
             data = storage.read_range(storage.join(self.dataset, name), extent.start, extent.size)
@@ -75,6 +79,8 @@ class Split:
         if problem := extent.problem(data):
             where = f"{storage.join(self.dataset, name)}, sample {self.keys[row]}"
             raise DamageError(f"{where}: {problem}; {REMEDY}")
+        if self.cache:
+            self.cache.keep(extent, data)
         return extent.image(data)
 
     def image_name(self, row: int) -> str:
@@ -84,12 +90,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A complete dataset room; ``labels`` are all of its labels, or those that are kept (:meth:`without`)."""
+    """A complete dataset room; ``labels`` are all of its labels, or those that are kept (:meth:`without`).
+
+    ``cache`` is where pictures read from afar are kept (:meth:`cached`).
+    """
 
     url: str
     manifest: Manifest
     labels: LabelVocabulary
     indexed: LabelVocabulary
+    cache: ShardCache | None = None
 
     @classmethod
     def open(cls, url: str, part: int | None = None) -> "Dataset":
@@ -125,6 +135,14 @@ class Dataset:
         kept = LabelVocabulary(name for name in self.labels if name not in names) if names else self.labels
         return replace(self, labels=kept)
 
+    def cached(self, folder: str, max_bytes: int) -> "Dataset":
+        """Return the same dataset, but keep what is read of it in *folder* on this machine's disk.
+
+        Args:
+            max_bytes: The most that the folder may take up; processes may share it.
+        """
+        return replace(self, cache=ShardCache.of(self.manifest.details["shards"], folder, max_bytes))
+
     def split(self, name: str) -> Split:
         """Return the samples of one split."""
         splits = self.manifest.details["splits"]
@@ -137,6 +155,7 @@ class Dataset:
             self.labels,
             tuple(self.indexed.column(label) for label in self.labels),
             len(self.indexed),
+            self.cache,
         )
 
     def rejects(self) -> pa.Table:

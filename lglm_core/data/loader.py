@@ -17,7 +17,7 @@ from lglm_core.data.dataset import Split
 from lglm_core.data.images import UnreadableImage, decode
 from lglm_core.data.order import Share, epoch_order, generator, shares, steps_per_epoch
 from lglm_core.data.transforms import Augmentation, squash
-from lglm_core.errors import DamageError
+from lglm_core.errors import DamageError, InputError
 
 BATCHES_AHEAD = 3
 
@@ -37,11 +37,25 @@ class Batch:
     rows: np.ndarray
 
 
+@dataclass(frozen=True)
+class LoaderState:
+    """Where in which dataset's training a loader is: the samples of *epoch* before *position* are done.
+
+    It tells of all workers together, and holds for any number of them and any batch size.
+    """
+
+    fingerprint: str
+    epoch: int
+    position: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Loader:
     """Reads a split in a pure order; *rank* of *world_size* takes its share of every global batch.
 
-    ``augmentation`` is how pictures are varied in training; in order they are as they are.
+    Args:
+        augmentation: How pictures are varied in training; in order they are as they are.
+        pin: Give the pictures in pinned memory, from which they are copied to a GPU while it computes.
     """
 
     split: Split
@@ -53,6 +67,7 @@ class Loader:
     world_size: int = 1
     threads: int = 2
     augmentation: Augmentation = field(default_factory=Augmentation)
+    pin: bool = False
 
     @property
     def steps(self) -> int:
@@ -61,28 +76,61 @@ class Loader:
 
     def training_epoch(self, epoch: int) -> Iterator[Batch]:
         """Every sample once, in the epoch's own order, each in a random view."""
-        order = epoch_order(self.fingerprint, self.seed, epoch, len(self.split))
-        return self._batches(order, view_of_epoch=epoch)
+        return self.resume(LoaderState(self.fingerprint, epoch, 0))
+
+    def state(self, epoch: int, steps: int) -> LoaderState:
+        """Return where training is after *steps* batches of an epoch that was begun at its beginning."""
+        return LoaderState(self.fingerprint, epoch, min(steps * self.batch_size, len(self.split)))
+
+    def resume(self, state: LoaderState) -> Iterator[Batch]:
+        """Go on within an epoch: every sample that *state* does not count as done, once.
+
+        Raises:
+            InputError: the state is of another dataset.
+        """
+        if state.fingerprint != self.fingerprint:
+            raise InputError(
+                f"{self.split.dataset}: the state to go on from is of another dataset "
+                f"({state.fingerprint[:12]}, not {self.fingerprint[:12]})"
+            )
+        order = epoch_order(self.fingerprint, self.seed, state.epoch, len(self.split))
+        return self._batches(order, view_of_epoch=state.epoch, first=state.position)
 
     def in_order(self) -> Iterator[Batch]:
         """Every sample once, in index order, squashed to the square."""
         return self._batches(np.arange(len(self.split)), view_of_epoch=None)
 
-    def _batches(self, order: np.ndarray, view_of_epoch: int | None) -> Iterator[Batch]:
+    def _batches(self, order: np.ndarray, view_of_epoch: int | None, first: int = 0) -> Iterator[Batch]:
         targets = torch.from_numpy(self.split.targets)
         with ThreadPoolExecutor(self.threads, thread_name_prefix="loader") as pool:
-            ahead: deque[tuple[Share, list[Future[Tensor]]]] = deque()
+            ahead: deque[tuple[Batch, list[Future[None]]]] = deque()
             try:
-                for share in shares(order, self.batch_size, self.rank, self.world_size):
+                for share in shares(order, self.batch_size, self.rank, self.world_size, first):
+                    batch = self._empty(share, targets)
+                    views = zip(share.rows.tolist(), batch.images, strict=True)
                     ahead.append(
-                        (share, [pool.submit(self._view, int(row), view_of_epoch) for row in share.rows])
+                        (batch, [pool.submit(self._fill, v, row, view_of_epoch) for row, v in views])
                     )
                     if len(ahead) > BATCHES_AHEAD:
-                        yield _collate(*ahead.popleft(), targets)
+                        yield _filled(*ahead.popleft())
                 while ahead:
-                    yield _collate(*ahead.popleft(), targets)
+                    yield _filled(*ahead.popleft())
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
+
+    def _empty(self, share: Share, targets: Tensor) -> Batch:
+        """A batch whose pictures are still to be filled in."""
+        shape = (len(share.rows), 3, self.image_size, self.image_size)
+        return Batch(
+            images=torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin),
+            targets=targets[share.rows],
+            weights=torch.from_numpy(share.weights),
+            total_weight=share.total_weight,
+            rows=share.rows,
+        )
+
+    def _fill(self, view: Tensor, row: int, epoch: int | None) -> None:
+        view.copy_(self._view(row, epoch))
 
     def _view(self, row: int, epoch: int | None) -> Tensor:
         try:
@@ -96,11 +144,8 @@ class Loader:
         return self.augmentation.view(image, self.image_size, generator("view", self.seed, epoch, row))
 
 
-def _collate(share: Share, views: "list[Future[Tensor]]", targets: Tensor) -> Batch:
-    return Batch(
-        images=torch.stack([view.result() for view in views]),
-        targets=targets[share.rows],
-        weights=torch.from_numpy(share.weights),
-        total_weight=share.total_weight,
-        rows=share.rows,
-    )
+def _filled(batch: Batch, views: "list[Future[None]]") -> Batch:
+    """Wait for a batch's pictures."""
+    for view in views:
+        view.result()
+    return batch

@@ -35,14 +35,15 @@ class Share:
     total_weight: int
 
 
-def shares(order: np.ndarray, batch_size: int, rank: int, world_size: int) -> Iterator[Share]:
+def shares(order: np.ndarray, batch_size: int, rank: int, world_size: int, first: int = 0) -> Iterator[Share]:
     """Divide an epoch into global batches of *batch_size*, and yield this worker's part of each.
 
-    Every worker gets the same number of equally large parts: the tail is filled up with samples
-    from the order's beginning, at weight zero, so that batch statistics see real pictures.
+    The first batch begins at the position *first*, in samples of the epoch; those before it are done. Every
+    worker gets the same number of equally large parts: the tail is filled up with samples from the order's
+    beginning, at weight zero, so that batch statistics see real pictures.
     """
     per_worker = -(-batch_size // world_size)
-    for start in range(0, len(order), batch_size):
+    for start in range(first, len(order), batch_size):
         batch = order[start : start + batch_size]
         positions = np.arange(rank * per_worker, (rank + 1) * per_worker)
         real = positions < len(batch)

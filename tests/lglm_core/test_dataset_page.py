@@ -35,7 +35,13 @@ def described(
     """Statistics of labels that are all together in the training pictures that carry either."""
     positives = splits[0].positives
     together = Together(tuple(names), np.minimum.outer(positives, positives), splits[0].samples)
-    counts = {"planned": 2100, "rejected": len(rejects), "unlabelled": 5, "unlabelled_dropped": 7}
+    counts = {
+        "planned": 2100,
+        "rejected": len(rejects),
+        "unlabelled": 5,
+        "unlabelled_dropped": 7,
+        "duplicates": 0,
+    }
     manifest = Manifest("dataset", "9f2c51ab" * 8, {}, {"source": "listed", "crowds": "keep"}, counts)
     table = pa.Table.from_pylist([dict(zip(REJECTS_SCHEMA.names, row, strict=True)) for row in rejects])
     rejected = table if rejects else REJECTS_SCHEMA.empty_table()

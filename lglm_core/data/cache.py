@@ -1,0 +1,74 @@
+"""What was read of remote shards, kept on this machine's disk."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lglm_core.data.extents import Extent
+
+logger = logging.getLogger("lglm.cache")
+
+
+@dataclass(frozen=True)
+class ShardCache:
+    """Sparse copies of shards: a sample read once lies in its copy where it lies in the shard.
+
+    A sample counts as there when its digest says so, so processes may share the folder without locks, and what
+    a kill or a bad disk left is read anew. ``copies`` holds a path for every shard that is kept; the others,
+    beyond the bound, are always read where they are: of pictures read in a random order none is likelier to be
+    asked for again than another.
+    """
+
+    copies: Mapping[str, Path]
+
+    @classmethod
+    def of(cls, shards: Sequence[Mapping[str, Any]], folder: str, max_bytes: int) -> "ShardCache":
+        """Choose what is kept, and remove older copies of other shards that leave too little room for it.
+
+        Args:
+            shards: Of a dataset, as its manifest tells of them.
+            max_bytes: The most that all copies in *folder* may take up on disk.
+        """
+        chosen, filled = {}, 0
+        for shard in shards:
+            if filled + shard["bytes"] <= max_bytes:
+                chosen[shard["name"]] = Path(folder, f"{shard['sha256']}.tar")
+                filled += shard["bytes"]
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        _make_room(Path(folder), set(chosen.values()), max_bytes - filled)
+        return cls(chosen)
+
+    def get(self, extent: Extent) -> bytes | None:
+        """Return all bytes of a sample, or None where they are not kept, or not whole."""
+        try:
+            with self.copies[extent.shard].open("rb") as file:
+                data = os.pread(file.fileno(), extent.size, extent.start)
+        except (KeyError, OSError):
+            return None
+        is_hole = not data[:1].strip(b"\0")  # a tar header begins with a name
+        return None if is_hole or extent.problem(data) else data
+
+    def keep(self, extent: Extent, data: bytes) -> None:
+        """Keep all bytes of a sample, if its shard is one that is kept."""
+        if extent.shard not in self.copies:
+            return
+        try:
+            copy = os.open(self.copies[extent.shard], os.O_WRONLY | os.O_CREAT, 0o644)
+            try:
+                os.pwrite(copy, data, extent.start)
+            finally:
+                os.close(copy)
+        except OSError as error:  # a full disk: reading goes on without
+            logger.warning(f"{self.copies[extent.shard]}: cannot be written ({error.strerror})")
+
+
+def _make_room(folder: Path, ours: set[Path], for_others: int) -> None:
+    """Remove the copies longest untouched, of shards that are not ours, beyond *for_others* bytes."""
+    others = [(path.stat().st_mtime_ns, path) for path in folder.glob("*.tar") if path not in ours]
+    for _, path in sorted(others, reverse=True):
+        for_others -= path.stat().st_blocks * 512
+        if for_others < 0:
+            path.unlink(missing_ok=True)
