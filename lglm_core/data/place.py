@@ -34,6 +34,8 @@ class StoredFile:
 class Place(Protocol):
     """A file or a folder at one address; every method refuses in words of that address."""
 
+    url: str
+
     def is_file(self) -> bool:
         """Tell whether a file is there."""
 
@@ -121,7 +123,7 @@ class ReadOnly:
 
 
 def shown(url: str) -> str:
-    """Return *url* as it may be shown: of a web address without user, password and query, which may be secret."""
+    """Return *url* as it may be shown: of a web address without user, password and query."""
     if not url[:8].lower().startswith(("http://", "https://")):
         return url
     scheme, _, rest = re.split(r"[?#]", url, maxsplit=1)[0].partition("://")

@@ -102,7 +102,7 @@ def _write_tar(target: Path, plan: ShardPlan, labels: LabelVocabulary) -> tuple[
         for image, data in _read(plan.images):
             if isinstance(data, storage.UnreadableFile):
                 # Without its address: the raw folder may stand elsewhere next time.
-                reason = str(data).removeprefix(f"{image.uri}: ")
+                reason = str(data).removeprefix(f"{storage.shown(image.uri)}: ")
                 rejects.append(_reject(image, "missing" if data.missing else "unreadable", reason))
                 continue
             try:

@@ -28,12 +28,14 @@ COPY_BYTES = 1 << 20
 WEB = ("http://", "https://")
 REMOTE = ("s3://", *WEB)
 # A segment that names an archive, with more behind it. What is packed as a whole can only be refused.
-ARCHIVE = re.compile(r"[^/]\.(?:zip|tar|(tgz|tbz2?|txz|tzst|tar\.(?:gz|bz2|xz|zst)))(?=/)", re.IGNORECASE)
+ARCHIVE = re.compile(
+    r"\.(?<=[^/]\.)(?:zip|tar|(tgz|tbz2?|txz|tzst|tar\.(?:gz|bz2|xz|zst)))(?=/)", re.IGNORECASE
+)
 READERS = 16  # files read at a time by one process: a bucket answers late, but many at once
 
 
 def locate(url: str) -> Place:
-    """Return the place that *url* names; nothing is looked up yet, but whether a ``.zip`` on disk is a file."""
+    """Return the place that *url* names; nothing is looked up yet, save whether a ``.zip`` is a file."""
     return (_in_archive(url) if ARCHIVE.search(url) else None) or _outside(url)
 
 
@@ -75,7 +77,8 @@ def _in_archive(url: str) -> Place | None:
 
 def _folder(url: str) -> Place:
     """Return the place that *url* names as a folder: of an archive, what lies in it."""
-    return (_in_archive(f"{url}/") if ARCHIVE.search(f"{url}/") else None) or _outside(url)
+    folder = f"{url.rstrip('/')}/"
+    return (_in_archive(folder) if ARCHIVE.search(folder) else None) or _outside(url)
 
 
 def is_local(url: str) -> bool:
