@@ -117,7 +117,8 @@ class CocoSource:
             raise InputError(f"{self.root}: holds COCO {' and '.join(found)}; say which with --year")
         raise InputError(
             f"{storage.join(self.root, 'annotations')}: holds no instances_train2014.json or "
-            "instances_train2017.json, nor is there an annotations_trainval2017.zip; point --root at a folder in COCO's layout"
+            "instances_train2017.json, nor is there an annotations_trainval zip; "
+            "point --root at a folder in COCO's layout"
         )
 
     def _find_pictures(self, split: str) -> str:

@@ -4,13 +4,14 @@ import re
 import sys
 from io import BufferedReader
 from typing import Any
+from urllib.parse import unquote
 
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import LocationParseError
 from urllib3.util import Url, make_headers, parse_url
 
 from lglm_core.data.download import CHUNK, Download
-from lglm_core.data.http_client import TRANSIENT, WebServer, connect
+from lglm_core.data.http_client import TRANSIENT, WebServer, connect, discard
 from lglm_core.data.place import Place, ReadOnly, StoredFile, UnreadableFile, finds_file, shown
 from lglm_core.errors import InputError
 
@@ -36,9 +37,9 @@ class HttpPlace(ReadOnly):
         """Ask for size and ETag; a size of -1 is one that the server does not tell."""
         answer = self.ask("HEAD")
         if answer.status in NO_HEAD or (answer.status == OK and _length(answer) is None):
-            answer.close()
+            discard(answer)
             answer = self.ask("GET", Range="bytes=0-0")
-        answer.close()
+        discard(answer)
         if answer.status == NO_SUCH_PART:  # not even one byte
             return StoredFile(self.url.rpartition("/")[2], 0, "")
         if answer.status not in (OK, PART):
@@ -75,13 +76,13 @@ class HttpPlace(ReadOnly):
     def ask(self, method: str, **headers: str) -> BaseHTTPResponse:
         """Send a request, again where that may help; the answer's body is yet to be read."""
         if self.address.auth:
-            headers |= make_headers(basic_auth=self.address.auth)
+            headers |= make_headers(basic_auth=unquote(self.address.auth))
         url = self.address._replace(auth=None, fragment=None).url
         return self.server.request(method, url, headers, shown_as=self.url)
 
     def refusal(self, answer: BaseHTTPResponse) -> UnreadableFile:
         """Return what is raised where *answer* brings no file."""
-        answer.close()
+        discard(answer)
         status = f"{answer.status} {answer.reason or ''}".strip()
         if answer.status in MISSING:
             return UnreadableFile(f"{self.url}: the web server has no such file ({status})", missing=True)

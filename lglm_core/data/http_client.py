@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
+from urllib.parse import unquote
 from urllib.request import getproxies, proxy_bypass
 
 from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager, Retry, Timeout
@@ -24,6 +25,7 @@ from lglm_core.errors import InputError, RunError
 CONNECTIONS = 64  # to one server
 SERVERS = 64  # to which connections are kept
 REDIRECTS = 5
+DRAINED = 1 << 16  # bytes of a body that is not wanted; for more, the connection is closed instead
 TRANSIENT = (
     web.TimeoutError,
     web.ProtocolError,  # closed before the answer or in its middle
@@ -66,7 +68,7 @@ class WebServer:
                 self.patience.answered |= answer.status < 500
                 if answer.status not in patience.TRANSIENT_STATUS:
                     return answer
-                answer.close()
+                discard(answer)
                 reason, at_least = str(answer.status), _retry_after(answer)
             failing_since = failing_since or time.monotonic()
             since = failing_since if self.patience.answered else began
@@ -90,7 +92,7 @@ class WebServer:
             if isinstance(error.reason, TRANSIENT):
                 raise error.reason from error
             raise UnreadableFile(f"{shown_as}: redirected more than {REDIRECTS} times") from error
-        except (web.LocationParseError, web.LocationValueError) as error:
+        except (web.LocationParseError, ValueError) as error:  # the URL parsers' own errors are of both kinds
             raise UnreadableFile(f"{shown_as}: leads to what is no web address") from error
 
     def gave_up(self, url: str, reason: str) -> InputError | RunError:
@@ -115,11 +117,18 @@ def _pool(proxy: str | None) -> PoolManager:
     timeout = Timeout(connect=patience.CONNECT_TIMEOUT_S, read=patience.READ_TIMEOUT_S)
     if proxy:
         user = parse_url(proxy).auth
-        headers = make_headers(proxy_basic_auth=user) if user else None
+        headers = make_headers(proxy_basic_auth=unquote(user)) if user else None
         return ProxyManager(
             proxy, num_pools=SERVERS, maxsize=CONNECTIONS, timeout=timeout, proxy_headers=headers
         )
     return PoolManager(num_pools=SERVERS, maxsize=CONNECTIONS, timeout=timeout)
+
+
+def discard(answer: BaseHTTPResponse) -> None:
+    """Be done with an answer; its connection is kept if little or nothing is still to come over it."""
+    if answer.length_remaining is not None and answer.length_remaining <= DRAINED:
+        answer.drain_conn()
+    answer.close()
 
 
 def _retry_after(answer: BaseHTTPResponse) -> float:
