@@ -80,8 +80,9 @@ class Member:
                 while offset:
                     offset -= len(file.read(min(offset, CHUNK)))
                 return file.read(size)
-        archive.seek(self._data(archive, url, fetched=self.around).tell() + offset)
-        return BufferedReader(archive, size).read(size)
+        header = self._data(archive, url, fetched=self.around)
+        archive.seek(header.tell() + offset)
+        return archive.read(size) or b""
 
     def _data(self, archive: Ranges, url: str, fetched: int = MOST_FETCHED) -> BufferedReader:
         """Return the archive, read up to where the file's bytes begin, and its first *fetched* bytes."""

@@ -26,7 +26,7 @@ class ZipMember(Member):
     def _skip_header(self, data: BufferedReader, url: str) -> None:
         header = data.read(HEADER_BYTES)
         if len(header) < HEADER_BYTES or not header.startswith(b"PK\3\4"):
-            raise UnreadableFile(f"{url}: damaged within its archive: no header at byte {self.header}")
+            raise UnreadableFile(f"{url}: {_headless(self.header)}")
         data.read(sum(struct.unpack_from("<HH", header, HEADER_BYTES - 4)))
 
 
@@ -60,4 +60,8 @@ def _refusal(info: ZipInfo) -> str:
         return f"packed with {method}; only stored and deflated files of a zip are read, so pack it again"
     if info.compress_type == ZIP_DEFLATED and info.file_size > MOST_UNPACKED:
         return f"{info.file_size} bytes unpacked, at most {MOST_UNPACKED} taken; unpack the zip first"
-    return ""
+    return _headless(info.header_offset) if info.header_offset < 0 else ""
+
+
+def _headless(offset: int) -> str:
+    return f"damaged within its archive: no header at byte {offset}"

@@ -106,6 +106,11 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """Say nothing: a client may go when it has what it wants."""
+
+
 def _pieces(data: bytes, size: int = 1000) -> Iterator[bytes]:
     for start in range(0, len(data), size):
         yield data[start : start + size]
@@ -116,7 +121,7 @@ def website(files: dict[str, bytes] | None = None) -> Iterator[Website]:
     """Serve *files* by their paths, such as ``/a.jpg``, from a thread of its own."""
     site = Website(files or {})
     handler = type("Handler", (_Handler,), {"site": site})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with _Server(("127.0.0.1", 0), handler) as server:
         site.url = f"http://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         try:
