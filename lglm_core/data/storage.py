@@ -71,7 +71,8 @@ def _in_archive(url: str) -> Place | None:
         from lglm_core.data.archive import ArchivePlace
 
         name = url[found.end() + 1 :]
-        return ArchivePlace(url, archive, unquote(name) if url[:7].lower() == "file://" else name)
+        shown_as = f"{archive.url}/{name}"
+        return ArchivePlace(shown_as, archive, unquote(name) if url[:7].lower() == "file://" else name)
     return None
 
 

@@ -508,6 +508,13 @@ def test_a_host_or_a_query_is_no_archive(site: Website):
     assert not hasattr(storage.locate("http://host.zip/b.jpg"), "archive")
 
 
+def test_what_is_secret_in_an_address_is_not_shown_of_what_lies_in_an_archive(tmp_path: Path, site: Website):
+    site.files["/a.zip"] = Path(pack_zip(tmp_path / "a.zip", FILES)).read_bytes()
+    address = site.url.replace("://", "://me:secret@")
+    assert storage.read_bytes(f"{address}/a.zip/top.txt") == b"top"
+    assert refusal(storage.read_bytes, f"{address}/a.zip/none", kind=UnreadableFile).startswith(site.url)
+
+
 def test_an_archive_whose_size_nobody_tells_is_refused(site: Website):
     site.files["/a.zip"], site.chunked, site.ranges = b"zip", True, False
     assert "does not tell its size; fetch the archive first" in refusal(
