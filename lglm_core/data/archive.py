@@ -38,8 +38,9 @@ class ArchivePlace(ReadOnly):
 
     def is_folder(self) -> bool:
         """Tell whether any file's name begins with this one and a slash."""
-        if not self.name or not finds_file(self.archive):
-            return finds_file(self.archive)
+        there = finds_file(self.archive)
+        if not there or not self.name:
+            return there
         members = _index_of(self.archive).members(self.archive)
         return any(name.startswith(self.prefix) for name in members)
 

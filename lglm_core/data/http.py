@@ -160,7 +160,7 @@ def _length(answer: BaseHTTPResponse) -> int | None:
 
 
 def _ends_visibly(answer: Any) -> bool:
-    """Tell whether a body without a length that broke off differs from a whole one."""
+    """Tell whether a body without a length differs from one that broke off."""
     return bool(answer.chunked)
 
 
