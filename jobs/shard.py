@@ -124,7 +124,7 @@ def _write(source: "Source", recipe: rooms.Recipe, options: Shard) -> Outcome:
             recipe,
             plan,
             receipts,
-            counts={"unlabelled_dropped": source.dropped},
+            dropped=source.dropped,
             duplicates=duplicates,
             max_rejected=options.max_rejected,
         )
@@ -162,7 +162,7 @@ def _append(source: "Source", options: Shard) -> Outcome:
         _recipe(source.inputs(), source.options(), options),
         plan,
         receipts,
-        counts={"unlabelled_dropped": source.dropped},
+        dropped=source.dropped,
         duplicates=duplicates,
         max_rejected=options.max_rejected,
         base=base,

@@ -67,10 +67,10 @@ def name_vectors(
     used = tuple(tuple(word for word in words if word in found) for words in wanted)
     lost = [name for name, words in zip(names, used, strict=True) if not words]
     if lost and oov == "error":
-        raise InputError(f"{url}: holds no word of {_with_closest(lost, seen)}; {advice}")
+        raise InputError(f"{storage.shown(url)}: holds no word of {_with_closest(lost, seen)}; {advice}")
     width = len(next(iter(found.values()))) if found else 0
     if not width:
-        raise InputError(f"{url}: holds no word of any of the {len(names)} labels")
+        raise InputError(f"{storage.shown(url)}: holds no word of any of the {len(names)} labels")
     vectors = [
         np.mean([found[word] for word in words], axis=0) if words else np.zeros(width) for words in used
     ]
@@ -83,14 +83,15 @@ def _read_vectors(url: str, wanted: set[str]) -> tuple[dict[str, np.ndarray], li
     found: dict[str, np.ndarray] = {}
     seen: list[str] = []
     width = 0
+    shown = storage.shown(url)
     for number, tokens in _lines(url):
         if not width:
             width = len(tokens) - 1
-            _check_width(url, width)
+            _check_width(shown, width)
         surplus = len(tokens) - 1 - width
         if surplus < 0 or (surplus > 0 and _is_number(tokens[surplus])):
             raise InputError(
-                f"{url}, line {number}: {len(tokens) - 1} numbers found, {width} expected as in line 1"
+                f"{shown}, line {number}: {len(tokens) - 1} numbers found, {width} expected as in line 1"
             )
         word = " ".join(tokens[: surplus + 1])  # glove.840B has words with spaces in them
         seen.append(word)
@@ -99,35 +100,36 @@ def _read_vectors(url: str, wanted: set[str]) -> tuple[dict[str, np.ndarray], li
                 found[word] = np.array(tokens[surplus + 1 :], dtype=np.float64)
             except ValueError as error:
                 raise InputError(
-                    f"{url}, line {number}: the vector of {word!r} is not all numbers ({error})"
+                    f"{shown}, line {number}: the vector of {word!r} is not all numbers ({error})"
                 ) from error
             if not np.isfinite(found[word]).all():
-                raise InputError(f"{url}, line {number}: the vector of {word!r} is not finite")
+                raise InputError(f"{shown}, line {number}: the vector of {word!r} is not finite")
     if not seen:
-        raise InputError(f"{url}: the file is empty; a GloVe text file was expected")
+        raise InputError(f"{shown}: the file is empty; a GloVe text file was expected")
     return found, seen
 
 
 def _lines(url: str) -> Iterator[tuple[int, list[str]]]:
+    shown = storage.shown(url)
     if not storage.is_file(url):
-        raise InputError(f"{url}: no such file; glove.6B.300d.txt or its like was expected")
+        raise InputError(f"{shown}: no such file; glove.6B.300d.txt or its like was expected")
     try:
         with io.TextIOWrapper(storage.open_stream(url), encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 yield number, line.rstrip("\n").split(" ")
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{url}: not UTF-8 text ({error.reason}); unpack it first if it is compressed"
+            f"{shown}: not UTF-8 text ({error.reason}); unpack it first if it is compressed"
         ) from error
 
 
-def _check_width(url: str, width: int) -> None:
+def _check_width(shown: str, width: int) -> None:
     """Refuse word2vec's header line, text that is no vectors, and a width other than the name says."""
     if width < 2:
-        raise InputError(f"{url}, line 1: a word and its numbers were expected, found {width + 1} entries")
-    named = re.search(r"\.(\d+)d\b", url.rpartition("/")[2])
+        raise InputError(f"{shown}, line 1: a word and its numbers were expected, found {width + 1} entries")
+    named = re.search(r"\.(\d+)d\b", shown.rpartition("/")[2])
     if named and int(named[1]) != width:
-        raise InputError(f"{url}, line 1: {width} numbers found, {named[1]} expected by the file's name")
+        raise InputError(f"{shown}, line 1: {width} numbers found, {named[1]} expected by the file's name")
 
 
 def _is_number(text: str) -> bool:

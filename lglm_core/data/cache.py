@@ -16,10 +16,10 @@ logger = logging.getLogger("lglm.cache")
 class ShardCache:
     """Sparse copies of shards: a sample read once lies in its copy where it lies in the shard.
 
-    A sample counts as there when its digest says so, so processes may share the folder without locks, and what
-    a kill or a bad disk left is read anew. ``copies`` holds a path for every shard that is kept; the others,
-    beyond the bound, are always read where they are: of pictures read in a random order none is likelier to be
-    asked for again than another.
+    A sample counts as there when its digest says so: processes share the folder without locks, and what a
+    kill or a bad disk left is read anew. ``copies`` holds a path for every shard that is kept; the others,
+    beyond the bound, are always read where they are: of pictures read in a random order none is likelier
+    to be asked for again than another.
     """
 
     copies: Mapping[str, Path]

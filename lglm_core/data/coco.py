@@ -30,6 +30,9 @@ FIELDS: dict[str, dict[str, type]] = {  # what we use of each table, and its typ
 class CocoSource:
     """``ROOT/{train,val}20xx/`` and ``ROOT/annotations/instances_{train,val}20xx.json``, or ``.json.gz``.
 
+    Pictures and annotations may also lie in the zip files that COCO publishes, ``ROOT/train2017.zip`` and
+    ``ROOT/annotations_trainval2017.zip``; the same dataset comes out.
+
     Labels are the categories by ascending id. A picture has a label if it has any annotation of
     that category that counts; by default all do, crowds included, as the field has it.
 
@@ -55,10 +58,7 @@ class CocoSource:
         self.min_area = min_area
         self.year = year or self._find_year()
         self.dropped = 0  # unlabelled pictures left out, counted as images() goes
-        for split in SPLITS:
-            folder = storage.join(root, f"{split}{self.year}")
-            if not storage.is_folder(folder):
-                raise InputError(f"{folder}: no such folder; COCO's {split} pictures were expected there")
+        self.folders = {split: self._find_pictures(split) for split in SPLITS}
 
     def inputs(self) -> Mapping[str, str]:
         """Digests of both annotation files, unpacked."""
@@ -85,7 +85,6 @@ class CocoSource:
         self.dropped = 0
         for split in SPLITS:
             coco, categories = self._annotations[split], self._categories(split)
-            folder = f"{split}{self.year}"
             for image_id in sorted(coco.imgs):
                 found = {a["category_id"] for a in coco.imgToAnns[image_id] if self._counts(a, split)}
                 if not found and self.unlabelled == "drop":
@@ -95,8 +94,8 @@ class CocoSource:
                 yield LabelledImage(
                     key=key_of(file_name.rpartition(".")[0] or file_name),
                     split=split,
-                    uri=storage.join(self.root, folder, file_name),
-                    source=f"{folder}/{file_name}",
+                    uri=storage.join(self.folders[split], file_name),
+                    source=f"{split}{self.year}/{file_name}",
                     labels=tuple(name for category, name in categories.items() if category in found),
                 )
 
@@ -118,13 +117,28 @@ class CocoSource:
             raise InputError(f"{self.root}: holds COCO {' and '.join(found)}; say which with --year")
         raise InputError(
             f"{storage.join(self.root, 'annotations')}: holds no instances_train2014.json or "
-            "instances_train2017.json; point --root at a folder in COCO's layout"
+            "instances_train2017.json, nor is there an annotations_trainval zip; "
+            "point --root at a folder in COCO's layout"
+        )
+
+    def _find_pictures(self, split: str) -> str:
+        name = f"{split}{self.year}"
+        folder, zipped = storage.join(self.root, name), storage.join(self.root, f"{name}.zip", name)
+        if storage.is_folder(folder):
+            return folder
+        if storage.is_folder(zipped):
+            return zipped
+        raise InputError(
+            f"{folder}: no such folder; COCO's {split} pictures, or {name}.zip, were expected there"
         )
 
     def _url(self, split: str, year: str | None = None) -> str:
         """Where an annotation file is; packed, if only that is there."""
-        url = storage.join(self.root, "annotations", f"instances_{split}{year or self.year}.json")
-        return f"{url}.gz" if not storage.is_file(url) and storage.is_file(f"{url}.gz") else url
+        year = year or self.year
+        name = f"instances_{split}{year}.json"
+        url = storage.join(self.root, "annotations", name)
+        zipped = storage.join(self.root, f"annotations_trainval{year}.zip", "annotations", name)
+        return next((place for place in (url, f"{url}.gz", zipped) if storage.is_file(place)), url)
 
     def _categories(self, split: str) -> dict[int, str]:
         return {

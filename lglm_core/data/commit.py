@@ -31,7 +31,7 @@ def commit_dataset(
     plan: Plan,
     receipts: Sequence[Receipt],
     *,
-    counts: Mapping[str, int] | None = None,
+    dropped: int = 0,
     duplicates: pa.Table | None = None,
     max_rejected: float = 1.0,
     base: Manifest | None = None,
@@ -40,7 +40,7 @@ def commit_dataset(
 
     Args:
         receipts: Those of all shards of the plan, in plan order.
-        counts: Further numbers for people, by name.
+        dropped: Unlabelled pictures that the source left out of the plan.
         duplicates: Pictures with the same bytes as another, of DUPLICATES_SCHEMA.
         max_rejected: The share of unreadable pictures above which the dataset is not completed.
         base: The manifest of the complete dataset that the plan adds to.
@@ -65,7 +65,7 @@ def commit_dataset(
         "rejected": sum(len(receipt.rejects) for receipt in receipts),
         "unlabelled": sum(_unlabelled(receipt.index) for receipt in receipts),
         "duplicates": (duplicates.num_rows if duplicates else 0) + sum(len(r.duplicates) for r in receipts),
-        **(counts or {}),
+        "unlabelled_dropped": dropped,
     }
     manifest = Manifest(
         kind="dataset",

@@ -25,9 +25,13 @@ class DiskPlace:
         """Tell whether something that is no folder is there."""
         return self.path.exists() and not self.path.is_dir()
 
-    def size(self) -> int:
-        """Return the size of a file in bytes, 0 where there is none."""
-        return self.path.stat().st_size if self.path.is_file() else 0
+    def look(self) -> StoredFile:
+        """Ask for the file's size and time of change."""
+        try:
+            status = self.path.stat()
+        except OSError as error:
+            raise self._unreadable(error) from error
+        return StoredFile(self.path.name, status.st_size, _etag(status))
 
     def is_folder(self) -> bool:
         """Tell whether a folder is there."""
@@ -114,13 +118,16 @@ class DiskPlace:
             raise InputError(f"{self.url}: no such folder")
         files = []
         for folder, _, names in os.walk(self.path, onerror=refuse):
-            for name in names:
-                path = Path(folder, name)
+            for path in (Path(folder, name) for name in names):
                 status = path.stat() if path.exists() else path.lstat()  # a dangling link is a file too
-                etag = f"{status.st_mtime_ns:x}-{status.st_size:x}"
-                files.append(StoredFile(path.relative_to(self.path).as_posix(), status.st_size, etag))
+                name = path.relative_to(self.path).as_posix()
+                files.append(StoredFile(name, status.st_size, _etag(status)))
         return sorted(files, key=lambda file: file.name)
 
     def _unreadable(self, error: OSError) -> UnreadableFile:
         missing = isinstance(error, FileNotFoundError | NotADirectoryError)
         return UnreadableFile(f"{self.url}: cannot be read ({error.strerror or error})", missing=missing)
+
+
+def _etag(status: os.stat_result) -> str:
+    return f"{status.st_mtime_ns:x}-{status.st_size:x}"

@@ -1,5 +1,6 @@
 """What storage asks of every place a URL can name."""
 
+import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from io import BufferedReader
@@ -33,11 +34,13 @@ class StoredFile:
 class Place(Protocol):
     """A file or a folder at one address; every method refuses in words of that address."""
 
+    url: str
+
     def is_file(self) -> bool:
         """Tell whether a file is there."""
 
-    def size(self) -> int:
-        """Return the size of a file in bytes, 0 where there is none."""
+    def look(self) -> StoredFile:
+        """Return name, size and etag of the file that is there."""
 
     def is_folder(self) -> bool:
         """Tell whether a folder is there (on object storage: a prefix that holds something)."""
@@ -71,3 +74,58 @@ class Place(Protocol):
 
     def list_files(self) -> list[StoredFile]:
         """List every file below, at any depth, ordered by name."""
+
+
+def finds_file(place: Place) -> bool:
+    """Tell whether a look at *place* finds a file; one that is not ours to read is refused."""
+    try:
+        place.look()
+    except UnreadableFile as error:
+        if not error.missing:
+            raise
+        return False
+    return True
+
+
+class ReadOnly:
+    """What a place refuses that is only read."""
+
+    url: str
+
+    def is_empty(self) -> bool:
+        """Refuse: it is asked of a folder to write to."""
+        raise self._refusal()
+
+    def staging(self) -> AbstractContextManager[Path]:
+        """Refuse to write."""
+        raise self._refusal()
+
+    def publish(self, staged: Path) -> None:
+        """Refuse to write."""
+        raise self._refusal()
+
+    def create(self, staged: Path) -> bool:
+        """Refuse to write."""
+        raise self._refusal()
+
+    def remove(self) -> None:
+        """Refuse to delete."""
+        raise self._refusal()
+
+    def remove_unfinished(self) -> None:
+        """Refuse to delete."""
+        raise self._refusal()
+
+    def _refusal(self) -> InputError:
+        return InputError(
+            f"{self.url}: archives and web servers are only read; name a folder on a disk or in a bucket"
+        )
+
+
+def shown(url: str) -> str:
+    """Return *url* as it may be shown: of a web address without user, password and query."""
+    if not url[:8].lower().startswith(("http://", "https://")):
+        return url
+    scheme, _, rest = re.split(r"[?#]", url, maxsplit=1)[0].partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"

@@ -3,7 +3,6 @@
 An object appears whole or not at all, so what was killed leaves nothing behind that could be read.
 """
 
-import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,8 @@ from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 from s3transfer.manager import TransferManager
 
-from lglm_core.data.place import Place, StoredFile
+from lglm_core.data.download import CHUNK, Download
+from lglm_core.data.place import Place, StoredFile, finds_file
 from lglm_core.data.s3_client import (
     FORBIDDEN,
     MISSING,
@@ -24,11 +24,11 @@ from lglm_core.data.s3_client import (
     TRANSIENT_CODES,
     code_of,
     connect,
+    explained,
     refusals,
 )
 from lglm_core.errors import InputError, RunError
 
-CHUNK = 1 << 20  # bytes
 KEYS_PER_DELETION = KEYS_PER_PAGE = 1000  # S3's own limits
 BARE = {*MISSING, *FORBIDDEN, "400", "Bad Request"}  # codes that tell no reason
 UPLOADS = 5  # of one file whose finished multipart upload the server no longer knows
@@ -53,29 +53,18 @@ class S3Place:
 
     def is_file(self) -> bool:
         """Tell whether there is an object that is no mark of a folder."""
-        return self._head() is not None
+        return bool(self.key) and not self.key.endswith("/") and finds_file(self)
 
-    def size(self) -> int:
-        """Return the size of an object in bytes, 0 where there is none."""
-        answer = self._head()
-        return 0 if answer is None else int(answer["ContentLength"])
-
-    def _head(self) -> dict[str, Any] | None:
-        """What the server tells of the object; None where there is none, or only the mark of a folder."""
-        if not self.key or self.key.endswith("/"):
-            return None
+    def look(self) -> StoredFile:
+        """Ask for the object's size and ETag."""
         with refusals(self.url):
             try:
-                answer: dict[str, Any] = self.s3.client.head_object(Bucket=self.bucket, Key=self.key)
-                self.etag_of(answer)
+                answer = self.s3.client.head_object(Bucket=self.bucket, Key=self.key)
             except ClientError as error:
-                if code_of(error) not in BARE:
-                    raise
-                self.first_below()  # an answer to HEAD has no body, so the reason is asked for once more
-                if code_of(error) in MISSING:
-                    return None
+                if code_of(error) in BARE:  # as HEAD has no body, the reason is asked for once more
+                    self.first_below()
                 raise
-        return answer
+        return StoredFile(self.key, answer.get("ContentLength", 0), self.etag_of(answer).strip('"'))
 
     def is_folder(self) -> bool:
         """Tell whether any object lies below."""
@@ -202,50 +191,17 @@ class S3Place:
         return str(answer["ETag"])
 
 
-class _Download(io.RawIOBase):
-    """An object's bytes from *start* up to *stop*; a lost connection is taken up where it broke off."""
+class _Download(Download):
+    """An object's bytes."""
+
+    _transient = TRANSIENT
 
     def __init__(self, place: S3Place, start: int, stop: int | None) -> None:
         self._place = place
-        self._position, self._stop = start, stop
-        self._etag: str | None = None
-        self._body: Any = None
-        self._request()
+        super().__init__(place.url, place.s3.patience, start, stop)
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        attempts, failing_since = 0, 0.0
-        while self._position < self._end:
-            try:
-                data = self._body.read(min(len(buffer), self._end - self._position))
-            except TRANSIENT:
-                attempts += 1
-                failing_since = failing_since or time.monotonic()
-                delay = self._place.s3.patience.delay(attempts, failing_since)
-                self._body.close()
-                if delay is None:
-                    with refusals(self._place.url):
-                        raise
-                time.sleep(delay)
-                self._request()
-                continue
-            buffer[: len(data)] = data
-            self._position += len(data)
-            return len(data)
-        return 0
-
-    def readall(self) -> bytes:
-        return b"".join(iter(lambda: self.read(CHUNK), b""))
-
-    def close(self) -> None:
-        if self._body is not None:
-            self._body.close()
-        super().close()
-
-    def _replaced(self) -> RunError:
-        return RunError(f"{self._place.url}: was replaced while it was read; run the same command again")
+    def _given_up(self, error: Exception) -> Exception:
+        return explained(self._url, error)
 
     def _request(self) -> None:
         place = self._place
@@ -257,14 +213,12 @@ class _Download(io.RawIOBase):
                 answer = place.s3.client.get_object(Bucket=place.bucket, Key=place.key, **wanted)
             except ClientError as error:
                 if code_of(error) in ("InvalidRange", "416"):  # it begins behind the object's end
-                    if self._etag is not None:  # which was not there before
+                    if self._version is not None:  # which was not there before
                         raise self._replaced() from error
                     return
                 if code_of(error) in MISSING:  # or is it the bucket that is?
                     place.first_below()
                 raise
-        etag = place.etag_of(answer)
-        if self._etag not in (None, etag):
-            raise self._replaced()
-        self._etag, self._body = etag, answer["Body"]
+        self._check_version(place.etag_of(answer))
+        self._body = answer["Body"]
         self._end = self._position + answer["ContentLength"]

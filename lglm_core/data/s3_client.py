@@ -6,7 +6,6 @@ shown or stored.
 """
 
 import os
-import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,14 +19,11 @@ from botocore import exceptions as boto
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
 
+from lglm_core.data import patience
+from lglm_core.data.patience import Patience
 from lglm_core.data.place import UnreadableFile
 from lglm_core.errors import InputError, RunError
 
-CONNECT_TIMEOUT_S = 5
-READ_TIMEOUT_S = 25  # without a byte
-FIRST_PATIENCE_S = 10.0  # with a server that has not answered yet: its address may be wrong
-PATIENCE_S = 300.0  # with one that has: it is overloaded, or a part of it is being replaced
-FIRST_DELAY_S, LONGEST_DELAY_S = 0.2, 20.0
 CONNECTIONS = 64
 
 TRANSIENT = (
@@ -36,7 +32,6 @@ TRANSIENT = (
     boto.IncompleteReadError,
     ResponseParserError,
 )
-TRANSIENT_STATUS = {429, 500, 502, 503, 504}
 TRANSIENT_CODES = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "InternalError"}
 TRANSIENT_CODES |= {"ConditionalRequestConflict", "OperationAborted"}
 NO_CREDENTIALS = (
@@ -55,20 +50,8 @@ MISSING = {"NoSuchKey", "404", "NotFound"}
 FORBIDDEN = {"AccessDenied", "403", "Forbidden", "InvalidObjectState"}
 
 
-@dataclass
-class Patience:
-    """When a request that failed is tried again: after a random part of a delay that doubles."""
-
-    answered: bool = False
-
-    def delay(self, attempts: int, failing_since: float) -> float | None:
-        """Return the seconds to wait after *attempts* failures; None once patience has run out."""
-        patience = PATIENCE_S if self.answered else FIRST_PATIENCE_S
-        left = failing_since + patience - time.monotonic()
-        if left <= 0:
-            return None
-        longest = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(attempts - 1, 10), left)
-        return random.uniform(0, longest)
+class S3Patience(Patience):
+    """The same in botocore's terms."""
 
     def after_attempt(
         self,
@@ -84,7 +67,7 @@ class Patience:
             status = response[0].status_code
             self.answered |= status < 500
             code = (response[1].get("Error") or {}).get("Code")
-            transient = status in TRANSIENT_STATUS or code in TRANSIENT_CODES
+            transient = status in patience.TRANSIENT_STATUS or code in TRANSIENT_CODES
         else:
             transient = isinstance(caught_exception, TRANSIENT)
         if not transient:
@@ -99,7 +82,7 @@ class S3:
     """The client, and the patience that its requests and its downloads share."""
 
     client: Any
-    patience: Patience
+    patience: S3Patience
 
     @property
     def endpoint(self) -> str:
@@ -112,8 +95,8 @@ class S3:
 def connect() -> S3:
     """Return this process's S3 client; nothing is asked of the server yet."""
     config = Config(
-        connect_timeout=CONNECT_TIMEOUT_S,
-        read_timeout=READ_TIMEOUT_S,
+        connect_timeout=patience.CONNECT_TIMEOUT_S,
+        read_timeout=patience.READ_TIMEOUT_S,
         max_pool_connections=CONNECTIONS,
         retries={"mode": "standard", "total_max_attempts": 1},  # Patience decides instead
         # boto3's newer default, a checksum behind the body, is not understood by every S3 server.
@@ -126,10 +109,10 @@ def connect() -> S3:
         raise InputError(f"S3 cannot be used as it is configured: {error}") from error
     except ValueError as error:  # its text repeats the address, with whatever stands in it
         raise InputError(f"S3 cannot be used as it is configured: {NO_ENDPOINT}") from error
-    patience = Patience()
+    s3 = S3(client, S3Patience())
     client.meta.events.register("before-call.s3", _note_the_time)
-    client.meta.events.register("needs-retry.s3", patience.after_attempt)
-    return S3(client, patience)
+    client.meta.events.register("needs-retry.s3", s3.patience.after_attempt)
+    return s3
 
 
 def _note_the_time(*, context: dict[str, Any], **_: Any) -> None:
@@ -142,7 +125,7 @@ def refusals(url: str) -> Iterator[None]:
     try:
         yield
     except (boto.ClientError, boto.BotoCoreError, ResponseParserError) as error:
-        raise _explained(url, error) from error
+        raise explained(url, error) from error
     except RecursionError as error:  # botocore follows where a web server sends it, round and round
         raise _no_server(url, "redirected") from error
 
@@ -159,7 +142,8 @@ def code_of(error: boto.ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _explained(url: str, error: Exception) -> Exception:
+def explained(url: str, error: Exception) -> Exception:
+    """Return one line about *url* in place of what boto3 raised."""
     s3 = connect()
     if isinstance(error, NO_CREDENTIALS):
         return InputError(
@@ -191,7 +175,7 @@ def _explained(url: str, error: Exception) -> Exception:
         )
     if code in FORBIDDEN:
         return UnreadableFile(f"{url}: these credentials may not {error.operation_name} here ({code})")
-    if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in TRANSIENT_STATUS:
+    if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in patience.TRANSIENT_STATUS:
         if code.isdecimal() and not s3.patience.answered:  # in no words of S3's
             return _no_server(url, code)
         return RunError(f"{url}: the S3 server at {s3.endpoint} keeps failing ({code})")

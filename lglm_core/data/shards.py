@@ -192,7 +192,7 @@ def _taken(
     for image, data in _read(images):
         if isinstance(data, storage.UnreadableFile):
             # Without its address: the raw folder may stand elsewhere next time.
-            reason = str(data).removeprefix(f"{image.uri}: ")
+            reason = str(data).removeprefix(f"{storage.shown(image.uri)}: ")
             yield image, _reject(image, "missing" if data.missing else "unreadable", reason)
             continue
         try:

@@ -1,44 +1,96 @@
 """Files by URL: the only module that knows what a scheme means.
 
 A plain path and ``file://`` name the local disk, ``s3://bucket/key`` an object in a bucket. Everything
-is published whole: a file that exists was written to its end.
+is published whole: a file that exists was written to its end. Only read are ``http://`` and ``https://``,
+and what lies in an archive, ``photos.zip/cats/1.jpg``, wherever the archive lies.
 """
 
 import hashlib
 import io
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from lglm_core.data.disk import DiskPlace
-from lglm_core.data.place import Place, StoredFile, UnreadableFile
+from lglm_core.data.place import Place, StoredFile, UnreadableFile, shown
 from lglm_core.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["StoredFile", "UnreadableFile"]
+__all__ = ["StoredFile", "UnreadableFile", "shown"]
 COPY_BYTES = 1 << 20
+WEB = ("http://", "https://")
+REMOTE = ("s3://", *WEB)
+# A segment that names an archive, with more behind it. What is packed as a whole can only be refused.
+ARCHIVE = re.compile(
+    r"\.(?<=[^/]\.)(?:zip|tar|(tgz|tbz2?|txz|tzst|tar\.(?:gz|bz2|xz|zst)))(?=/)", re.IGNORECASE
+)
 READERS = 16  # files read at a time by one process: a bucket answers late, but many at once
 
 
 def locate(url: str) -> Place:
-    """Return the place that *url* names; nothing is looked up yet."""
+    """Return the place that *url* names; nothing is looked up yet, save whether a ``.zip`` is a file."""
+    return (_in_archive(url) if ARCHIVE.search(url) else None) or _outside(url)
+
+
+def _outside(url: str) -> Place:
+    """Return the place that *url* names if no part of it is an archive."""
     if is_local(url):
         return DiskPlace(url, local_path(url))
-    from lglm_core.data.s3 import S3Place  # boto3 is loaded only by those who need it
+    if _is_web(url):
+        from lglm_core.data.http import HttpPlace  # loaded only by those who need it, as boto3 is
+
+        return HttpPlace(url)
+    from lglm_core.data.s3 import S3Place
 
     return S3Place(f"s3://{url[5:]}")
 
 
+def _in_archive(url: str) -> Place | None:
+    """Return the place within the first archive that *url* leads into, if it does.
+
+    On disk an archive is what is no folder, elsewhere the name decides; a bucket and a host are none.
+    """
+    start = 0 if is_local(url) else url.find("/", url.index("://") + 3)
+    stop = len(url.partition("?")[0]) if _is_web(url) else len(url)
+    for found in ARCHIVE.finditer(url, start, stop) if start >= 0 else ():
+        archive = _outside(url[: found.end()])
+        if isinstance(archive, DiskPlace) and not archive.path.is_file():
+            continue
+        if found[1]:
+            raise InputError(
+                f"{archive.url}: a tar that is compressed as a whole can only be read from its start; "
+                "unpack it, or pack it again as .tar or .zip"
+            )
+        from lglm_core.data.archive import ArchivePlace
+
+        name = url[found.end() + 1 :]
+        shown_as = f"{archive.url}/{name}"
+        return ArchivePlace(shown_as, archive, unquote(name) if url[:7].lower() == "file://" else name)
+    return None
+
+
+def _folder(url: str) -> Place:
+    """Return the place that *url* names as a folder: of an archive, what lies in it."""
+    folder = f"{url.rstrip('/')}/"
+    return (_in_archive(folder) if ARCHIVE.search(folder) else None) or _outside(url)
+
+
 def is_local(url: str) -> bool:
     """Tell whether *url* names a place on this machine's disk."""
-    return url[:5].lower() != "s3://"
+    return not url[:8].lower().startswith(REMOTE)
+
+
+def _is_web(url: str) -> bool:
+    return url[:8].lower().startswith(WEB)
 
 
 def local_path(url: str) -> Path:
@@ -47,9 +99,10 @@ def local_path(url: str) -> Path:
     if parts.scheme == "file":
         return Path(unquote(parts.path))
     if "://" in url:
-        shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         raise InputError(
-            f"{shown}: {parts.scheme}:// is not a place lglm can reach; use a path, file:// or s3://"
+            f"{address}: {parts.scheme}:// is not a place lglm can reach; "
+            "use a path, file://, s3://, http:// or https://"
         )
     return Path(url)
 
@@ -75,8 +128,8 @@ def is_file(url: str) -> bool:
 
 
 def is_folder(url: str) -> bool:
-    """Tell whether *url* is a folder (on object storage: a prefix that holds something)."""
-    return locate(url).is_folder()
+    """Tell whether *url* is a folder (on object storage: a prefix that holds something), or an archive."""
+    return _folder(url).is_folder()
 
 
 def is_empty(url: str) -> bool:
@@ -97,9 +150,16 @@ def read_bytes(url: str) -> bytes:
 
 def sizes(urls: Sequence[str]) -> Iterator[int]:
     """Return each file's size in bytes, in order, looked up several at a time; 0 for none."""
+
+    def size(url: str) -> int:
+        try:
+            return locate(url).look().size
+        except UnreadableFile:
+            return 0
+
     with ThreadPoolExecutor(READERS, thread_name_prefix="sizes") as pool:
         for start in range(0, len(urls), 64 * READERS):
-            yield from pool.map(lambda url: locate(url).size(), urls[start : start + 64 * READERS])
+            yield from pool.map(size, urls[start : start + 64 * READERS])
 
 
 def read_range(url: str, offset: int, size: int) -> bytes:
@@ -114,7 +174,8 @@ def local_copy(url: str) -> Iterator[Path]:
     if isinstance(place, DiskPlace):
         yield place.path
         return
-    with place.staging() as copy:
+    with TemporaryDirectory(prefix="lglm-copy-", ignore_cleanup_errors=True) as folder:
+        copy = Path(folder, "copy")
         with place.open() as source, copy.open("wb") as target:
             shutil.copyfileobj(source, target, COPY_BYTES)
         yield copy
@@ -165,7 +226,7 @@ def remove_unfinished(url: str) -> None:
 
 def list_files(url: str) -> list[StoredFile]:
     """List every file below *url*, at any depth, ordered by name; links to folders are not followed."""
-    return locate(url).list_files()
+    return _folder(url).list_files()
 
 
 def read_parquet(url: str, columns: list[str] | None = None) -> "pa.Table":
@@ -186,7 +247,7 @@ def parse_parquet(data: bytes, url: str, columns: list[str] | None = None) -> "p
         file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(data)), pre_buffer=False)
         return file.read(columns=columns, use_threads=False)
     except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(f"{url}: not a readable Parquet file ({error})") from error
+        raise InputError(f"{shown(url)}: not a readable Parquet file ({error})") from error
 
 
 def to_parquet(table: "pa.Table") -> bytes:

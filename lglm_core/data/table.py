@@ -42,8 +42,12 @@ class TableSource:
         label_order: str | None = None,
     ) -> None:
         if not storage.is_folder(image_root):
-            raise InputError(f"{image_root}: no such folder; the pictures of {table} were expected there")
-        self.url = table
+            raise InputError(
+                f"{storage.shown(image_root)}: no such folder; "
+                f"the pictures of {storage.shown(table)} were expected there"
+            )
+        self.table = table
+        self.url = storage.shown(table)  # for messages, and for its suffix
         self.dropped = 0
         self.image_root = image_root
         self.validation_share = validation_share
@@ -99,7 +103,7 @@ class TableSource:
 
     @cached_property
     def _bytes(self) -> bytes:
-        return storage.read_bytes(self.url)
+        return storage.read_bytes(self.table)
 
     @cached_property
     def _columns(self) -> Columns:

@@ -216,6 +216,6 @@ def make_dataset(source: Any, out: Path, *, max_samples_per_shard: int = 1000) -
     plan = make_plan(source, max_samples_per_shard)
     receipts = [write_shard(shard, plan.labels, str(out)) for shard in plan.shards]
     recipe = Recipe("dataset", source.inputs(), options)
-    facts = {"counts": {"unlabelled_dropped": source.dropped}, "duplicates": find_duplicates(receipts)}
-    commit_dataset(str(out), recipe, plan, receipts, **facts)
+    duplicates = find_duplicates(receipts)
+    commit_dataset(str(out), recipe, plan, receipts, dropped=source.dropped, duplicates=duplicates)
     return out

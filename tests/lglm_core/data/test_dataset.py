@@ -73,6 +73,7 @@ def test_planned_pictures_are_written_or_rejected(dataset: Dataset):
         "written": 5,
         "rejected": 2,
         "unlabelled": 1,
+        "unlabelled_dropped": 0,
         "duplicates": 0,
     }
 

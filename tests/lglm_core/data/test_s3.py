@@ -23,8 +23,9 @@ from botocore import exceptions as boto
 from botocore.awsrequest import AWSRequest, AWSResponse
 
 from lglm_core import rooms
+from lglm_core.data import patience as policy
 from lglm_core.data import s3_client, storage
-from lglm_core.data.s3_client import Patience, connect
+from lglm_core.data.s3_client import S3Patience, connect
 from lglm_core.errors import InputError, RunError
 from lglm_core.rooms import Manifest, Recipe
 from tests.servers.process import free_ports
@@ -63,7 +64,7 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
                 monkeypatch.setenv(name, value)
         connect.cache_clear()
 
-    monkeypatch.setattr(s3_client, "FIRST_DELAY_S", 0.01)  # else the tests wait most of their time
+    monkeypatch.setattr(policy, "FIRST_DELAY_S", 0.01)  # else the tests wait most of their time
     monkeypatch.setattr(botocore.session, "create_loader", shared_loader)
     yield to
     connect.cache_clear()
@@ -466,7 +467,7 @@ def test_each_refusal_is_one_line_that_says_whose_fault_it_is(
     kind: type[Exception],
     words: str,
 ):
-    monkeypatch.setattr(s3_client, "FIRST_PATIENCE_S", 0.2)
+    monkeypatch.setattr(policy, "FIRST_PATIENCE_S", 0.2)
     answer((status, code), operation="GetObject")
     message = refusal(storage.read_bytes, f"{moto_folder}/x", kind=kind)
     assert message.startswith(f"{moto_folder}/x: ")
@@ -575,7 +576,7 @@ def test_an_object_that_is_replaced_between_two_reads_is_read_anew(folder: str):
 def test_an_address_where_nothing_listens_is_refused_within_the_first_patience(
     connected: Connect, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(s3_client, "FIRST_PATIENCE_S", 0.2)
+    monkeypatch.setattr(policy, "FIRST_PATIENCE_S", 0.2)
     nowhere = f"http://127.0.0.1:{free_ports(1)[0]}"
     connected(S3Server(nowhere, "key-of-nobody", "their-secret"))
     for operation in OPERATIONS.values():
@@ -591,8 +592,8 @@ def test_an_address_where_nothing_listens_is_refused_within_the_first_patience(
 def test_a_server_that_takes_a_connection_but_never_answers_is_refused(
     connected: Connect, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(s3_client, "FIRST_PATIENCE_S", 0.3)
-    monkeypatch.setattr(s3_client, "READ_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(policy, "FIRST_PATIENCE_S", 0.3)
+    monkeypatch.setattr(policy, "READ_TIMEOUT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         nowhere = f"http://127.0.0.1:{silent.getsockname()[1]}"
         connected(S3Server(nowhere, "key-of-nobody", "their-secret"))
@@ -603,7 +604,7 @@ def test_a_server_that_takes_a_connection_but_never_answers_is_refused(
 def test_a_server_that_stops_answering_fails_the_run(
     moto_folder: str, moto: S3Server, connected: Connect, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(s3_client, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(policy, "PATIENCE_S", 0.2)
     with faulty(moto, share=0) as going:
         connected(going)
         storage.is_file(f"{moto_folder}/x")
@@ -615,7 +616,7 @@ def test_a_server_that_stops_answering_fails_the_run(
 def test_also_in_the_middle_of_an_object(
     moto_folder: str, moto: S3Server, connected: Connect, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(s3_client, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(policy, "PATIENCE_S", 0.2)
     storage.write_bytes(f"{moto_folder}/x", random.Random(5).randbytes(4 * MB))
     with faulty(moto, share=1, kinds=("drop_body",)) as going:
         connected(going)
@@ -727,7 +728,7 @@ def test_what_stands_before_the_host_in_the_endpoint_is_never_shown(
     connected(moto, AWS_ENDPOINT_URL=f"http://somebody:their-password@{host}")
     assert connect().endpoint == moto.url
     messages = [refusal(storage.read_bytes, "s3://no-such-bucket/x")]
-    monkeypatch.setattr(s3_client, "FIRST_PATIENCE_S", 0.1)
+    monkeypatch.setattr(policy, "FIRST_PATIENCE_S", 0.1)
     nowhere = f"127.0.0.1:{free_ports(1)[0]}"
     connected(moto, AWS_ENDPOINT_URL=f"http://somebody:their-password@{nowhere}")
     messages.append(refusal(storage.read_bytes, f"s3://{BUCKET}/x"))
@@ -743,25 +744,26 @@ def test_what_stands_before_the_host_in_the_endpoint_is_never_shown(
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A clock that stands at ``now``."""
     stopped = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(s3_client, "time", SimpleNamespace(monotonic=lambda: stopped.now))
+    for module in (policy, s3_client):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: stopped.now))
     return stopped
 
 
 @pytest.fixture
 def longest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chance takes the longest delay each time."""
-    monkeypatch.setattr(s3_client, "random", SimpleNamespace(uniform=lambda low, high: high))
+    monkeypatch.setattr(policy, "random", SimpleNamespace(uniform=lambda low, high: high))
 
 
 def test_delays_double_up_to_a_limit(clock: SimpleNamespace, longest: None):
-    patience = Patience(answered=True)
+    patience = S3Patience(answered=True)
     delays = [patience.delay(attempts, clock.now) for attempts in (1, 2, 3, 4, 8, 9, 50, 5000)]
     assert delays == pytest.approx([0.2, 0.4, 0.8, 1.6, 20.0, 20.0, 20.0, 20.0])
 
 
 def test_a_delay_is_a_random_part_of_the_longest(clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(s3_client, "random", random.Random(0))
-    delays = [Patience(answered=True).delay(4, clock.now) for _ in range(500)]
+    monkeypatch.setattr(policy, "random", random.Random(0))
+    delays = [S3Patience(answered=True).delay(4, clock.now) for _ in range(500)]
     assert min(delays) >= 0 and max(delays) <= 1.6
     quarters = Counter(int(delay / 0.4) for delay in delays)
     assert all(90 < quarters[quarter] < 160 for quarter in range(4)), quarters
@@ -771,7 +773,7 @@ def test_a_delay_is_a_random_part_of_the_longest(clock: SimpleNamespace, monkeyp
 def test_no_delay_reaches_beyond_the_patience_and_then_there_is_none(
     clock: SimpleNamespace, longest: None, answered: bool, patience_s: float
 ):
-    patience = Patience(answered=answered)
+    patience = S3Patience(answered=answered)
     since = clock.now
     clock.now = since + patience_s - 0.5
     assert patience.delay(10, since) == pytest.approx(0.5)
@@ -780,7 +782,7 @@ def test_no_delay_reaches_beyond_the_patience_and_then_there_is_none(
 
 
 def after(
-    patience: Patience,
+    patience: S3Patience,
     context: dict[str, Any],
     *,
     status: int | None = None,
@@ -801,7 +803,7 @@ def after(
 
 @pytest.mark.parametrize(("status", "answered"), [(200, True), (404, True), (403, True), (503, False)])
 def test_any_answer_but_a_failing_one_shows_that_the_address_is_right(status: int, answered: bool):
-    patience = Patience()
+    patience = S3Patience()
     after(patience, {}, status=status)
     assert patience.answered == answered
     after(patience, {}, status=503)
@@ -809,14 +811,14 @@ def test_any_answer_but_a_failing_one_shows_that_the_address_is_right(status: in
 
 
 def test_an_answered_server_gets_more_patience_than_a_new_one(clock: SimpleNamespace):
-    patience, context = Patience(), {"began": clock.now - 11}
+    patience, context = S3Patience(), {"began": clock.now - 11}
     assert after(patience, context, status=503) is None
     after(patience, {}, status=200)
     assert after(patience, context, status=503) is not None
 
 
 def test_the_first_patience_begins_with_the_request_so_that_silence_counts(clock: SimpleNamespace):
-    patience, context = Patience(), {}
+    patience, context = S3Patience(), {}
     assert after(patience, context, status=503) is not None
     clock.now += 9
     assert after(patience, context, status=503) is not None
@@ -826,9 +828,9 @@ def test_the_first_patience_begins_with_the_request_so_that_silence_counts(clock
 
 
 def test_later_patience_begins_with_the_first_failure(clock: SimpleNamespace):
-    patience, context = Patience(answered=True), {"began": clock.now - 1000}  # a long upload, say
+    patience, context = S3Patience(answered=True), {"began": clock.now - 1000}  # a long upload, say
     assert after(patience, context, status=503) is not None
-    clock.now += s3_client.PATIENCE_S + 1
+    clock.now += policy.PATIENCE_S + 1
     assert after(patience, context, status=503) is None
 
 
@@ -852,7 +854,7 @@ def test_later_patience_begins_with_the_first_failure(clock: SimpleNamespace):
     ids=str,
 )
 def test_only_what_may_pass_is_tried_again(happened: dict[str, Any], again: bool):
-    assert (after(Patience(), {}, **happened) is not None) == again
+    assert (after(S3Patience(), {}, **happened) is not None) == again
 
 
 # --- What is no S3 server, no object, no key ---
@@ -888,15 +890,15 @@ def website(request: pytest.FixtureRequest, connected: Connect) -> Iterator[None
 
 @pytest.mark.parametrize("name", ["read_bytes", "is_folder", "is_file"])
 def test_a_server_that_is_no_s3_is_refused(website: None, monkeypatch: pytest.MonkeyPatch, name: str):
-    monkeypatch.setattr(s3_client, "FIRST_PATIENCE_S", 0.2)
+    monkeypatch.setattr(policy, "FIRST_PATIENCE_S", 0.2)
     assert "check AWS_ENDPOINT_URL" in refusal(OPERATIONS[name], f"s3://{BUCKET}/x")
 
 
 def test_a_server_that_is_silent_is_refused_after_one_silence(
     connected: Connect, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(s3_client, "READ_TIMEOUT_S", 1)
-    monkeypatch.setattr(s3_client, "FIRST_PATIENCE_S", 0.5)
+    monkeypatch.setattr(policy, "READ_TIMEOUT_S", 1)
+    monkeypatch.setattr(policy, "FIRST_PATIENCE_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         connected(S3Server(f"http://127.0.0.1:{silent.getsockname()[1]}", "key-of-nobody", "their-secret"))
         started = time.monotonic()

@@ -24,10 +24,31 @@ def test_paths_and_file_urls_name_the_local_disk(url: str, path: str):
     assert storage.local_path(url) == Path(path)
 
 
-@pytest.mark.parametrize("url", ["http://host/x", "gs://b/k"])
+@pytest.mark.parametrize("url", ["ftp://host/x", "gs://b/k", "gs://b/k.zip/x"])
 def test_another_scheme_is_refused_by_name(url: str):
     with pytest.raises(InputError, match="is not a place lglm can reach"):
-        storage.local_path(url)
+        storage.locate(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "local"),
+    [("a/b", True), ("file:///a", True), ("S3://b/k", False), ("http://h/x", False), ("HTTPS://h/x", False)],
+)
+def test_what_is_local_is_told_by_the_scheme(url: str, local: bool):
+    assert storage.is_local(url) == local
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:secret@host/a/b@c.jpg?sig=secret#part", "https://host/a/b@c.jpg"),
+        ("http://host:80/a", "http://host:80/a"),
+        ("s3://bucket/a?b#c@d", "s3://bucket/a?b#c@d"),
+        ("a?b#c@d", "a?b#c@d"),
+    ],
+)
+def test_of_a_web_address_what_may_be_secret_is_not_shown(url: str, shown: str):
+    assert storage.shown(url) == shown
 
 
 def test_joining_takes_one_slash():
@@ -37,7 +58,8 @@ def test_joining_takes_one_slash():
 def test_an_absolute_url_means_the_same_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     assert storage.absolute("a/b") == f"{tmp_path}/a/b"
-    assert storage.absolute("file:///a/b") == "file:///a/b"
+    for url in ("file:///a/b", "https://host/a/b"):
+        assert storage.absolute(url) == url
 
 
 def test_what_was_written_is_read(tmp_path: Path):

@@ -1,0 +1,24 @@
+"""Tagging what lies in an archive."""
+
+import shutil
+from pathlib import Path
+
+from jobs.tag import TagRows
+from lglm_core.data import storage
+
+
+def test_pictures_in_an_archive_get_the_tags_that_they_get_in_a_folder(
+    tiny_model: Path, coco: Path, tmp_path: Path
+):
+    (folder,) = coco.glob("train*")
+    archives = [
+        shutil.make_archive(str(tmp_path / "photos"), suffix, coco, folder.name) for suffix in ("zip", "tar")
+    ]
+    expected = None
+    for images in (str(folder), f"{archives[0]}/{folder.name}", f"{archives[1]}/{folder.name}/"):
+        files = storage.list_files(images)
+        rows = TagRows(str(tiny_model), images, files, threads=1).table(0, len(files)).to_pylist()
+        assert all(storage.is_file(row["uri"]) and row["status"] == "ok" for row in rows)
+        found = [(row["uri"].rpartition("/")[2], row["size"], row["labels"], row["scores"]) for row in rows]
+        expected = expected or found
+        assert found == expected
