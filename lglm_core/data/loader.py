@@ -121,8 +121,10 @@ class Loader:
     def _empty(self, share: Share, targets: Tensor) -> Batch:
         """A batch whose pictures are still to be filled in."""
         shape = (len(share.rows), 3, self.image_size, self.image_size)
+        with torch.inference_mode(False):  # else the threads might not write into it
+            images = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin)
         return Batch(
-            images=torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin),
+            images=images,
             targets=targets[share.rows],
             weights=torch.from_numpy(share.weights),
             total_weight=share.total_weight,

@@ -1,3 +1,4 @@
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from lglm_core.data.images import decode
 from lglm_core.data.loader import Batch, Loader
 from lglm_core.data.order import generator
 from lglm_core.data.transforms import Augmentation, squash
-from lglm_core.errors import DamageError
+from lglm_core.errors import DamageError, InputError
 
 
 @pytest.fixture
@@ -153,3 +154,38 @@ def test_a_damaged_picture_is_refused_by_name(
     loader = Loader(split=split, fingerprint="f", image_size=4, batch_size=3)
     with pytest.raises(DamageError, match=r"train-000001\.tar, sample s5: the image is not the one"):
         list(loader.training_epoch(0))
+
+
+@pytest.mark.parametrize("before", [1, 2, 3, 4])
+@pytest.mark.parametrize("after", [1, 2, 3, 4])
+@pytest.mark.parametrize("steps", [0, 1, 3, 5])
+def test_stopped_anywhere_and_resumed_on_any_world_size_every_picture_is_shown_once(
+    loader: Loader, before: int, after: int, steps: int
+):
+    """And with another batch size, too."""
+    seen = []
+    for rank in range(before):
+        batches = replace(loader, rank=rank, world_size=before).training_epoch(2)
+        seen += [numbers(b)[b.weights == 1] for b in itertools.islice(batches, steps)]
+    state = loader.state(2, steps)
+    assert sum(map(len, seen)) == state.position
+    for rank in range(after):
+        resumed = replace(loader, rank=rank, world_size=after, batch_size=4).resume(state)
+        seen += [numbers(b)[b.weights == 1] for b in resumed]
+    assert sorted(torch.cat(seen).tolist()) == list(range(23))
+
+
+def test_what_follows_a_state_is_what_would_have_followed(loader: Loader):
+    whole = list(loader.training_epoch(1))
+    for steps in range(len(whole) + 1):
+        rest = list(loader.resume(loader.state(1, steps)))
+        assert len(rest) == len(whole) - steps
+        for resumed, expected in zip(rest, whole[steps:], strict=True):
+            assert torch.equal(resumed.images, expected.images)
+            np.testing.assert_array_equal(resumed.rows, expected.rows)
+            assert torch.equal(resumed.weights, expected.weights)
+
+
+def test_a_state_of_another_dataset_is_refused(loader: Loader):
+    with pytest.raises(InputError, match="the state to go on from is of another dataset"):
+        loader.resume(replace(loader.state(0, 1), fingerprint="other"))

@@ -1,0 +1,117 @@
+"""What is read of a dataset is kept on disk, within a bound, and never believed unchecked."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lglm_core.data import storage
+from lglm_core.data.dataset import Dataset, Split
+from lglm_core.errors import DamageError
+
+PICTURES = 12
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, encode: Callable[..., bytes], write_dataset: Callable[..., Dataset]) -> Dataset:
+    rng = np.random.default_rng(0)
+    rows = [
+        ("train", encode(Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))), ["a"], [])
+        for _ in range(PICTURES)
+    ]
+    return write_dataset(tmp_path, ["a", "b"], rows)  # three shards of four
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The shards that were read from where they are."""
+    seen: list[str] = []
+    read_range = storage.read_range
+
+    def counted(url: str, offset: int, size: int) -> bytes:
+        seen.append(url.rpartition("/")[2])
+        return read_range(url, offset, size)
+
+    monkeypatch.setattr(storage, "read_range", counted)
+    return seen
+
+
+def read_all(split: Split) -> list[bytes]:
+    return [split.read_image(row) for row in range(len(split))]
+
+
+def taken_up(folder: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+
+
+def test_every_picture_is_fetched_once(dataset: Dataset, tmp_path: Path, reads: list[str]):
+    plain = read_all(dataset.split("train"))
+    reads.clear()
+    for _ in range(3):  # of which the later ones stand for other processes, and later runs
+        split = dataset.cached(str(tmp_path / "cache"), 10**9).split("train")
+        assert read_all(split) == plain
+    assert len(reads) == PICTURES
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+def test_the_disk_is_taken_up_within_the_bound(dataset: Dataset, tmp_path: Path, reads: list[str]):
+    sizes = [shard["bytes"] for shard in dataset.manifest.details["shards"]]
+    bound = sizes[0] + sizes[1] + sizes[2] // 2
+    split = dataset.cached(str(tmp_path / "cache"), bound).split("train")
+    assert read_all(split) == read_all(split)
+    assert taken_up(tmp_path / "cache") <= bound + 2 * 4096
+    assert sorted(reads)[-8:] == ["train-000002.tar"] * 8  # the one that is not kept, both times
+    assert len(reads) == PICTURES + 4
+
+
+def test_copies_of_other_shards_make_room_the_oldest_first(dataset: Dataset, tmp_path: Path):
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    for age, name in enumerate(("newest", "newer", "old")):
+        path = folder / f"{name}.tar"
+        path.write_bytes(os.urandom(1 << 20))
+        os.utime(path, (10**9 - age, 10**9 - age))
+    own = sum(shard["bytes"] for shard in dataset.manifest.details["shards"])
+    dataset.cached(str(folder), own + (5 << 19))
+    assert {path.name for path in folder.iterdir()} == {"newest.tar", "newer.tar"}
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "hole"])
+def test_a_damaged_copy_is_fetched_anew(dataset: Dataset, tmp_path: Path, reads: list[str], damage: str):
+    split = dataset.cached(str(tmp_path / "cache"), 10**9).split("train")
+    plain = read_all(split)
+    for copy in (tmp_path / "cache").iterdir():
+        data = bytearray(copy.read_bytes())
+        if damage == "flip":
+            data[700] ^= 1
+        copy.write_bytes({"flip": data, "cut": data[:900], "empty": b"", "hole": bytes(len(data))}[damage])
+    reads.clear()
+    assert read_all(split) == plain == read_all(split)
+    assert len(reads) == (3 if damage == "flip" else PICTURES)
+
+
+def test_damage_where_the_shard_is_is_not_kept(dataset: Dataset, tmp_path: Path):
+    split = dataset.cached(str(tmp_path / "cache"), 10**9).split("train")
+    path = Path(dataset.url, "shards/train/train-000001.tar")
+    data = bytearray(path.read_bytes())
+    data[600] ^= 1
+    path.write_bytes(data)
+    for _ in range(2):
+        with pytest.raises(DamageError, match=r"train-000001\.tar, sample s4"):
+            split.read_image(4)
+
+
+def test_a_disk_that_cannot_be_written_is_no_hindrance(
+    dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    cached = dataset.cached(str(tmp_path / "cache"), 10**9)
+    split = cached.split("train")
+    assert split.cache
+    gone = dict.fromkeys(split.cache.copies, tmp_path / "gone" / "x.tar")
+    broken = replace(split, cache=replace(split.cache, copies=gone))
+    assert read_all(broken) == read_all(dataset.split("train"))
+    assert "cannot be written" in caplog.text
