@@ -94,13 +94,11 @@ def _embed(
 
 
 def _counts(embeddings: "LabelEmbeddings") -> dict[str, int]:
-    of_words = zip(embeddings.words, embeddings.missing, embeddings.origin, strict=True)
+    missing = zip(embeddings.missing, embeddings.origin, strict=True)
     return {
         "labels": len(embeddings.labels),
         "width": embeddings.vectors.shape[1],
-        "partly_missing": sum(
-            bool(used and lost) and origin != "cooccurrence" for used, lost, origin in of_words
-        ),
+        "partly_missing": sum(bool(lost) for lost, origin in missing if origin in ("glove", "alias")),
         "by_alias": embeddings.origin.count("alias"),
         "by_cooccurrence": embeddings.origin.count("cooccurrence"),
         "without_vector": embeddings.origin.count("zero"),

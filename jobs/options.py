@@ -169,11 +169,14 @@ class LabelVectors(Options):
     def _sources_go_together(self) -> Self:
         if self.glove and self.vectors:
             raise ValueError("--glove and --vectors both say where the label vectors come from; give one")
-        for_words = {"alias": self.alias[:1], "alias-file": self.alias_file, "oov": self.oov}
-        for name, value in for_words.items():
-            if not self.glove and value and value != "error":
-                value = repr(value[0]) if isinstance(value, tuple) else value
-                raise ValueError(f"--{name} {value} is for word vectors; it needs --glove")
+        for_words = {
+            "--alias": repr(self.alias[0]) if self.alias else None,
+            "--alias-file": self.alias_file,
+            "--oov": None if self.oov == "error" else self.oov,
+        }
+        for flag, value in for_words.items():
+            if value and not self.glove:
+                raise ValueError(f"{flag} {value} is for word vectors; it needs --glove")
         return self
 
 

@@ -63,7 +63,7 @@ def _otherwise(embeddings: LabelEmbeddings) -> str:
     """Name the labels whose vectors the source did not hold."""
     instead = {
         "cooccurrence": "from co-occurrence in the training split",
-        "zero": "zeros, in want of a vector",
+        "zero": "zeros, for want of a vector",
     }
     named = {
         text: [

@@ -133,19 +133,19 @@ def test_word_vectors_may_be_packed_otherwise_than_for_the_training(
 def test_a_model_takes_labels_by_name_though_co_occurrence_filled_one_of_its_own(
     here: Here, lglm: Commands, tiny_dataset: Path, glove: Path, tmp_path: Path
 ):
-    """parking meter has no word here; its vector is made of person's, and is none to know the file by."""
+    """parking meter has no word here; its vector is made of person's, an alias, and is in no file."""
     short = tmp_path / "short.txt"
     lines = glove.read_text().splitlines(keepends=True)
     short.write_text("".join(line for line in lines if not line.startswith(("parking", "meter"))))
     labels, run = tmp_path / "labels", tmp_path / "run"
-    words = ("--glove", short, "--oov", "cooccurrence")
+    words = ("--glove", short, "--oov", "cooccurrence", "--alias", "person=car")
     lglm.done("label-embeddings", "--dataset", tiny_dataset, *words, "--out", labels)
     inputs = ("--dataset", tiny_dataset, "--label-embeddings", labels, "--hold-out", "dog")
     lglm.done("train", *inputs, "--out", run, *TINY_RECIPE, *SMALL)
     added = ("--model", run / "model", "--glove", short, "--label", "dog", "cat", "--alias", "cat=dog")
     assert here("extend", *added, "--out", tmp_path / "extended").code == 0
     origin = [row["origin"] for row in read_table(tmp_path / "extended" / "label_embeddings.parquet")]
-    assert origin == ["glove", "cooccurrence", "glove", "glove", "alias"]
+    assert origin == ["alias", "cooccurrence", "glove", "glove", "alias"]
     card = (tmp_path / "extended" / "README.md").read_text()
     assert "GloVe word vectors; from co-occurrence in the training split: parking meter |" in card
 
