@@ -121,8 +121,7 @@ def _summary(out: str, manifest: rooms.Manifest, status: str) -> str:
     first += SOURCES[details["source"]]
     if others := counts.get("vectors_of_no_label"):
         first += f"; {others} more are of no label"
-    of_note = details.get("of_note", [])  # an earlier lglm noted less
-    return "\n".join([first, *(_table(of_note) if of_note else [])])
+    return "\n".join([first, *(_table(details["of_note"]) if details["of_note"] else [])])
 
 
 def _table(of_note: Sequence[Mapping[str, Any]]) -> list[str]:

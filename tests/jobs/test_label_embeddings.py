@@ -90,16 +90,6 @@ def test_each_label_that_is_not_simply_its_words_is_named_with_what_was_used(
     assert [rows(out)[label]["origin"] for label in COCO_LABELS] == ["glove", "glove", "alias", "zero"]
 
 
-def test_a_room_of_an_earlier_lglm_is_complete(embed: Embed, glove: Path, out: Path):
-    """Its manifest names fewer details, its table has no column for the origin."""
-    assert embed("--glove", glove).code == 0
-    path = out / "manifest.json"
-    manifest = json.loads(path.read_text())
-    manifest["details"] = {"source": "glove", "partly_missing": [], "without_vector": []}
-    path.write_text(json.dumps(manifest))
-    assert embed("--glove", glove).stdout.startswith(f"{out}: label embeddings, already complete: 4 labels")
-
-
 # --- How GloVe may be packed ---
 
 
