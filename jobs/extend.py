@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from jobs import command_line
 from jobs.command_line import Outcome
-from jobs.label_embeddings import parse_aliases
 from jobs.options import Extend
 from lglm_core import rooms
-from lglm_core.data import storage
+from lglm_core.aliases import parse_aliases
+from lglm_core.data import storage, unpacked
 from lglm_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def run(options: Extend) -> Outcome:
     inputs = {
         "model": model.fingerprint,
         "thresholds": thresholds,
-        "glove": storage.sha256(options.glove),
+        "glove": unpacked.sha256(options.glove),
     }
     recipe = rooms.Recipe("model", inputs, {"added": list(options.label), "alias": aliases})
     manifest = rooms.find(options.out, recipe)
@@ -94,16 +94,19 @@ def _embeddings(
 
     before = bundle.embeddings
     if before is None or before.source != "glove":
-        raise InputError(
-            f"{options.model}: its label vectors come from which labels go together (PPMI), and a new "
-            "label's name says nothing about that; train with GloVe vectors to add labels by name"
+        source = (
+            "are ready-made" if before and before.source == "vectors" else "come from co-occurrence (PPMI)"
         )
-    worded = [column for column, words in enumerate(before.words) if words]
+        raise InputError(
+            f"{options.model}: its label vectors {source}, and a new label's name says nothing about those; "
+            "train with GloVe vectors to add labels by name"
+        )
+    worded = [column for column, origin in enumerate(before.origin) if origin in ("glove", "alias")]
     named = {before.labels[column]: " ".join(before.words[column]) for column in worded}
-    vectors, words, missing = name_vectors([*named, *options.label], options.glove, aliases=named | aliases)
+    found = name_vectors([*named, *options.label], options.glove, aliases=named | aliases)
     known = len(worded)
-    same = vectors.shape[1] == before.vectors.shape[1] and np.allclose(
-        vectors[:known], before.vectors[worded], rtol=1e-4, atol=1e-5
+    same = found.vectors.shape[1] == before.vectors.shape[1] and np.allclose(
+        found.vectors[:known], before.vectors[worded], rtol=1e-4, atol=1e-5
     )
     if not same:
         raise InputError(
@@ -112,9 +115,10 @@ def _embeddings(
         )
     return LabelEmbeddings(
         labels,
-        np.concatenate([before.vectors, vectors[known:]]),
-        before.words + words[known:],
-        before.missing + missing[known:],
+        np.concatenate([before.vectors, found.vectors[known:]]),
+        before.words + found.words[known:],
+        before.missing + found.missing[known:],
+        before.origin + found.origin[known:],
         before.source,
     )
 

@@ -1,29 +1,41 @@
-"""Embed the labels of a dataset: GloVe word vectors, or co-occurrence in its training split.
+"""Embed the labels of a dataset: word vectors, ready-made ones, or co-occurrence in its training split.
 
 lglm label-embeddings --dataset DATASET --out LABELS
 lglm label-embeddings --dataset DATASET --out LABELS --glove glove.6B.300d.txt --alias 'cell phone=phone'
+lglm label-embeddings --dataset DATASET --out LABELS --glove glove.6B.zip/glove.6B.300d.txt --oov cooccurrence
+lglm label-embeddings --dataset DATASET --out LABELS --vectors vectors.parquet
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.options import MakeLabelEmbeddings
 from lglm_core import rooms
-from lglm_core.data import storage
-from lglm_core.errors import InputError
+from lglm_core.aliases import parse_aliases, read_aliases
+from lglm_core.data import storage, unpacked
+
+if TYPE_CHECKING:
+    from lglm_core.data.dataset import Dataset
+    from lglm_core.label_embeddings import LabelEmbeddings
+
+SOURCES = {
+    "glove": "GloVe word vectors",
+    "vectors": "ready-made vectors",
+    "ppmi": "label co-occurrence in the training split (PPMI; no GloVe file was given)",
+}
+ORIGINS = {"glove": "its name", "alias": "an alias", "cooccurrence": "co-occurrence", "zero": "zeros"}
+WORDS_SHOWN = 3
 
 
 def run(options: MakeLabelEmbeddings) -> Outcome:
     """Make the vectors, unless the same ones are there."""
     dataset = rooms.require(options.dataset, "dataset")
-    aliases = parse_aliases(options.alias)
-    inputs = {"labels": dataset.details["labels"]}
-    if options.glove:
-        inputs["glove"] = storage.sha256(options.glove)
-    else:
-        inputs["dataset"] = dataset.fingerprint
+    from_file = read_aliases(options.alias_file) if options.alias_file else {}
+    aliases = from_file | parse_aliases(options.alias)
+    inputs = {"labels": dataset.details["labels"], **_inputs(options, dataset)}
     recipe = rooms.Recipe("label-embeddings", inputs, {"alias": aliases, "oov": options.oov})
     manifest = rooms.find(options.out, recipe)
     status = "already complete" if manifest else "done"
@@ -31,22 +43,24 @@ def run(options: MakeLabelEmbeddings) -> Outcome:
     return Outcome(status, options.out, _summary(options.out, manifest, status), counts=manifest.counts)
 
 
+def _inputs(options: MakeLabelEmbeddings, dataset: rooms.Manifest) -> dict[str, str]:
+    """The digests of what the vectors come from; the dataset is one where its pictures give some."""
+    if options.vectors:
+        return {"vectors": storage.sha256(options.vectors)}
+    counted = {"dataset": dataset.fingerprint}
+    if not options.glove:
+        return counted
+    words = {"glove": unpacked.sha256(options.glove)}
+    return words | counted if options.oov == "cooccurrence" else words
+
+
 def _make(options: MakeLabelEmbeddings, aliases: dict[str, str], recipe: rooms.Recipe) -> rooms.Manifest:
-    from lglm_core.cooccurrence import cooccurrence_embeddings
     from lglm_core.data.dataset import Dataset
-    from lglm_core.glove import glove_embeddings
     from lglm_core.label_embeddings import FILE
 
-    dataset = Dataset.open(options.dataset)
-    if options.glove:
-        embeddings = glove_embeddings(dataset.labels, options.glove, aliases=aliases, oov=options.oov)
-    else:
-        embeddings = cooccurrence_embeddings(dataset.labels, dataset.split("train").targets)
+    embeddings, counts = _embed(options, aliases, Dataset.open(options.dataset))
     rooms.begin(options.out, recipe)
     embeddings.save(storage.join(options.out, FILE))
-    per_label = list(zip(embeddings.labels, embeddings.words, embeddings.missing, strict=True))
-    partly = [label for label, used, lost in per_label if used and lost]
-    without = [label for label, used, _ in per_label if not used]
     return rooms.commit(
         options.out,
         rooms.Manifest(
@@ -54,39 +68,75 @@ def _make(options: MakeLabelEmbeddings, aliases: dict[str, str], recipe: rooms.R
             fingerprint=embeddings.digest,
             inputs=recipe.inputs,
             options=recipe.options,
-            counts={
-                "labels": len(dataset.labels),
-                "width": embeddings.vectors.shape[1],
-                "partly_missing": len(partly),
-                "without_vector": len(without),
-            },
-            details={"source": embeddings.source, "partly_missing": partly, "without_vector": without},
+            counts=_counts(embeddings) | counts,
+            details={"source": embeddings.source, "of_note": _of_note(embeddings)},
         ),
     )
 
 
-def parse_aliases(pairs: Sequence[str]) -> dict[str, str]:
-    """Read ``label=words`` pairs as words by label."""
-    for pair in pairs:
-        if not all(part.strip() for part in pair.partition("=")):
-            raise InputError(f"--alias {pair!r}: expected 'label=words', such as 'cell phone=phone'")
-    return {label.strip(): words.strip() for label, _, words in (pair.partition("=") for pair in pairs)}
+def _embed(
+    options: MakeLabelEmbeddings, aliases: dict[str, str], dataset: "Dataset"
+) -> "tuple[LabelEmbeddings, dict[str, int]]":
+    """Make the vectors; with them come counts that are particular to their source."""
+    from lglm_core.cooccurrence import cooccurrence_embeddings, fill_by_cooccurrence
+    from lglm_core.glove import glove_embeddings
+    from lglm_core.ready_vectors import ready_made_embeddings
+
+    if options.vectors:
+        embeddings, others = ready_made_embeddings(dataset.labels, options.vectors)
+        return embeddings, {"vectors_of_no_label": others}
+    if not options.glove:
+        return cooccurrence_embeddings(dataset.labels, dataset.split("train").targets), {}
+    if options.oov != "cooccurrence":
+        return glove_embeddings(dataset.labels, options.glove, aliases=aliases, oov=options.oov), {}
+    embeddings = glove_embeddings(dataset.labels, options.glove, aliases=aliases, oov="zero")
+    return fill_by_cooccurrence(embeddings, dataset.split("train").targets), {}
+
+
+def _counts(embeddings: "LabelEmbeddings") -> dict[str, int]:
+    missing = zip(embeddings.missing, embeddings.origin, strict=True)
+    return {
+        "labels": len(embeddings.labels),
+        "width": embeddings.vectors.shape[1],
+        "partly_missing": sum(bool(lost) for lost, origin in missing if origin in ("glove", "alias")),
+        "by_alias": embeddings.origin.count("alias"),
+        "by_cooccurrence": embeddings.origin.count("cooccurrence"),
+        "without_vector": embeddings.origin.count("zero"),
+    }
+
+
+def _of_note(embeddings: "LabelEmbeddings") -> list[dict[str, Any]]:
+    """What was used for each label whose vector is not simply the source's, for all of its name."""
+    rows = zip(embeddings.labels, embeddings.origin, embeddings.words, embeddings.missing, strict=True)
+    return [
+        {"label": label, "origin": origin, "words": list(words), "missing": list(missing)}
+        for label, origin, words, missing in rows
+        if missing or origin != embeddings.source
+    ]
 
 
 def _summary(out: str, manifest: rooms.Manifest, status: str) -> str:
     counts, details = manifest.counts, manifest.details
-    origin = {
-        "glove": "GloVe word vectors",
-        "ppmi": "label co-occurrence in the training split (PPMI; no GloVe file was given)",
-    }[details["source"]]
-    lines = [
-        f"{out}: label embeddings, {status}: {counts['labels']} labels, {counts['width']} wide, from {origin}"
-    ]
-    if details["partly_missing"]:
-        lines.append(f"  averaged over the words that were found: {', '.join(details['partly_missing'])}")
-    if details["without_vector"]:
-        lines.append(f"  without a vector (zeros): {', '.join(details['without_vector'])}")
-    return "\n".join(lines)
+    first = f"{out}: label embeddings, {status}: {counts['labels']} labels, {counts['width']} wide, from "
+    first += SOURCES[details["source"]]
+    if others := counts.get("vectors_of_no_label"):
+        first += f"; {others} more are of no label"
+    return "\n".join([first, *(_table(details["of_note"]) if details["of_note"] else [])])
+
+
+def _table(of_note: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lay out what was used for each of these labels, in columns."""
+    rows = [("label", "from", "words used", "missing")]
+    for row in of_note:
+        words, missing = (_brief(row[name]) for name in ("words", "missing"))
+        rows.append((row["label"], ORIGINS[row["origin"]], words, missing))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def _brief(words: Sequence[str]) -> str:
+    rest = len(words) - WORDS_SHOWN
+    return ", ".join(words[:WORDS_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

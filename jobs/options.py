@@ -201,25 +201,44 @@ class DescribeDataset(Options):
     """How many labels and pairs the text names of each kind."""
 
 
-class MakeLabelEmbeddings(Options):
+class LabelVectors(Options):
+    """Where the labels' vectors come from."""
+
+    glove: UrlOrNone = None
+    """GloVe text file, also in gzip or as ARCHIVE.zip/NAME; with neither this nor ready-made vectors, they
+    come from label co-occurrence in the training split."""
+    vectors: UrlOrNone = None
+    """Ready-made vectors by label name: .parquet (label, vector), .json, or .csv with a header."""
+    alias: tuple[str, ...] = ()
+    """'label=words': use other words for a label; may be given several times."""
+    alias_file: UrlOrNone = None
+    """File of such aliases, a JSON object or one 'label=words' a line; --alias wins over it."""
+    oov: Literal["error", "zero", "cooccurrence"] = "error"
+    """A label none of whose words GloVe holds: refuse, take a zero vector, or the mean of the labels that it
+    goes together with in the training split."""
+
+    @model_validator(mode="after")
+    def _sources_go_together(self) -> Self:
+        if self.glove and self.vectors:
+            raise ValueError("--glove and --vectors both say where the label vectors come from; give one")
+        for_words = {
+            "--alias": repr(self.alias[0]) if self.alias else None,
+            "--alias-file": self.alias_file,
+            "--oov": None if self.oov == "error" else self.oov,
+        }
+        for flag, value in for_words.items():
+            if value and not self.glove:
+                raise ValueError(f"{flag} {value} is for word vectors; it needs --glove")
+        return self
+
+
+class MakeLabelEmbeddings(LabelVectors):
     """Embed the labels of a dataset."""
 
     dataset: Url
     """Dataset folder whose labels to embed."""
     out: Url
     """Label embeddings folder to write."""
-    glove: UrlOrNone = None
-    """GloVe text file; without it the vectors come from label co-occurrence in the training split."""
-    alias: tuple[str, ...] = ()
-    """'label=words': use other words for a label; may be given several times."""
-    oov: Literal["error", "zero"] = "error"
-    """A label none of whose words are in the file: refuse, or take a zero vector."""
-
-    @model_validator(mode="after")
-    def _aliases_are_for_glove(self) -> "MakeLabelEmbeddings":
-        if self.alias and not self.glove:
-            raise ValueError(f"--alias {self.alias[0]!r} is for word vectors; it needs --glove")
-        return self
 
 
 class Recipe(TrainingRecipe, Options):
@@ -264,7 +283,7 @@ class Extend(Options):
     label: Annotated[tuple[str, ...], Field(min_length=1)]
     """Names of the labels to add."""
     glove: Url
-    """The GloVe text file that the model's label vectors came from."""
+    """The GloVe text file that the model's label vectors came from, also in gzip or as ARCHIVE.zip/NAME."""
     alias: tuple[str, ...] = ()
     """'label=words': use other words for an added label; may be given several times."""
     out: Url

@@ -109,17 +109,34 @@ def _open_inputs(options: Train) -> "tuple[Dataset, LabelEmbeddings | None, Full
     embeddings = LabelEmbeddings.load(url)
     embeddings.check_labels(whole.labels, url, options.dataset)
     made_from = rooms.require(options.label_embeddings, "label-embeddings").inputs
-    if made_from.get("dataset", dataset.manifest.fingerprint) != dataset.manifest.fingerprint:
+    if embeddings.learned_from_pictures and made_from.get("dataset") != dataset.manifest.fingerprint:
         raise InputError(
             f"{options.label_embeddings}: co-occurrence vectors of another dataset than {options.dataset}; "
             "run lglm label-embeddings for this one"
         )
-    if options.hold_out and embeddings.source == "ppmi":
-        raise InputError(
-            f"{options.label_embeddings}: these vectors know which pictures show {options.hold_out[0]!r}; "
-            "to hold labels out, run lglm label-embeddings with --glove"
-        )
+    _refuse_to_hold_out(options, embeddings)
     return dataset, embeddings.only(dataset.labels), recipe
+
+
+def _refuse_to_hold_out(options: Train, embeddings: "LabelEmbeddings") -> None:
+    """Refuse held-out labels that the vectors tell of, or that lglm extend could not add."""
+    url = options.label_embeddings
+    if options.hold_out and embeddings.source == "vectors":
+        raise InputError(
+            f"{url}: ready-made vectors, by which lglm extend cannot add held-out labels; to hold some out, "
+            "run lglm label-embeddings with --glove"
+        )
+    for name in options.hold_out:
+        if (label := embeddings.learned_from(name)) and embeddings.source == "ppmi":
+            raise InputError(
+                f"{url}: these vectors know which pictures show {name!r}; to hold labels out, run "
+                "lglm label-embeddings with --glove"
+            )
+        if label:
+            raise InputError(
+                f"{url}: the vector of {label!r} comes from co-occurrence and knows which pictures show "
+                f"{name!r}; to hold {name!r} out, give {label!r} words by --alias, or take --oov zero"
+            )
 
 
 def _train_here(

@@ -3,6 +3,8 @@
 Source: Levy and Goldberg, NeurIPS 2014: word vectors factorise a matrix of pointwise mutual information.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from lglm_core.label_embeddings import LabelEmbeddings
@@ -61,5 +63,27 @@ def cooccurrence_embeddings(labels: LabelVocabulary, targets: np.ndarray) -> Lab
         vectors=vectors.astype(np.float32),
         words=tuple((label,) if there else () for label, there in zip(labels, occurs, strict=True)),
         missing=tuple(() if there else (label,) for label, there in zip(labels, occurs, strict=True)),
+        origin=tuple("ppmi" if there else "zero" for there in occurs),
         source="ppmi",
     )
+
+
+def fill_by_cooccurrence(embeddings: LabelEmbeddings, targets: np.ndarray) -> LabelEmbeddings:
+    """Give labels without a vector the mean of those they go together with, weighted by their PPMI.
+
+    The mean is of vectors that words gave, so it lies in their space. A label that goes together with none
+    keeps its zeros. The labels it came from become its words, those of most weight first.
+
+    Args:
+        embeddings: Of C labels; those of origin ``zero`` are filled.
+        targets: Those of the training split, [N, C] of 1, 0, -1.
+    """
+    empty = np.array([origin == "zero" for origin in embeddings.origin])
+    weights = np.where(empty, 0.0, ppmi(targets))
+    vectors, words, origin = embeddings.vectors.copy(), list(embeddings.words), list(embeddings.origin)
+    for column in np.flatnonzero(empty & weights.any(axis=1)):
+        vectors[column] = np.average(embeddings.vectors, axis=0, weights=weights[column])
+        heaviest_first = np.argsort(-weights[column], kind="stable")
+        words[column] = tuple(embeddings.labels[other] for other in heaviest_first if weights[column, other])
+        origin[column] = "cooccurrence"
+    return replace(embeddings, vectors=vectors, words=tuple(words), origin=tuple(origin))

@@ -58,9 +58,12 @@ def report(
     hardest = np.argsort(-_loss(scores, split.targets), kind="stable")[:EXAMPLES]
     head = bundle.model.head.name
     source = bundle.embeddings.source if bundle.embeddings else None
-    vectors = {"glove": ", vectors from GloVe", "ppmi": ", vectors from co-occurrence (PPMI)", None: ""}[
-        source
-    ]
+    vectors = {
+        "glove": ", vectors from GloVe",
+        "vectors": ", ready-made vectors",
+        "ppmi": ", vectors from co-occurrence (PPMI)",
+        None: "",
+    }[source]
     return report_page(
         Report(
             title=f"{bundle.model.backbone.name} + {head}",

@@ -4,7 +4,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from jobs.options import MaxRejected, Options, Recipe, Share, ToySamples, Unlabelled, Url, UrlOrNone
+from jobs.options import (
+    LabelVectors,
+    MaxRejected,
+    Options,
+    Recipe,
+    Share,
+    ToySamples,
+    Unlabelled,
+    Url,
+    UrlOrNone,
+)
 
 Code = Literal["sent", "image"]
 
@@ -19,7 +29,7 @@ class Cluster(Options):
     """With a Jobs API: send this lglm along, or use that in the cluster's image, if of the same version."""
 
 
-class TrainLglm(Recipe, Cluster):
+class TrainLglm(LabelVectors, Recipe, Cluster):
     """From labelled pictures to a model, its evaluation, its embeddings, and tags of new pictures."""
 
     out: Url
@@ -42,12 +52,6 @@ class TrainLglm(Recipe, Cluster):
     """With source table: share of the pictures that go to val, where the table names no split."""
     samples: ToySamples = 1000
     """With source toy: scenes to draw."""
-    glove: UrlOrNone = None
-    """GloVe text file; without it the label vectors come from co-occurrence in the training split."""
-    alias: tuple[str, ...] = ()
-    """'label=words', for labels that GloVe calls something else."""
-    oov: Literal["error", "zero"] = "error"
-    """A label none of whose words GloVe holds: refuse, or take a zero vector."""
     num_workers: Annotated[int, Field(ge=0)] = 1
     """Ray Train workers; 0 trains in one process, without Ray."""
     images: UrlOrNone = None
@@ -61,8 +65,6 @@ class TrainLglm(Recipe, Cluster):
         for name in needed:
             if getattr(self, name) is None:
                 raise ValueError(f"source {self.source} needs the option --{name.replace('_', '-')}")
-        if self.alias and not self.glove:
-            raise ValueError(f"--alias {self.alias[0]!r} is for word vectors; it needs --glove")
         return self
 
 

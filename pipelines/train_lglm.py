@@ -16,7 +16,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from jobs import options as jobs
 from jobs.command_line import Outcome
-from jobs.options import Options, Recipe
+from jobs.options import LabelVectors, Options, Recipe
 from lglm_core import rooms
 from lglm_core.data import storage
 from lglm_core.errors import InputError
@@ -84,11 +84,9 @@ def _refuse_without_validation(dataset: str) -> None:
 
 def _label_embeddings(options: TrainLglm, place: dict[str, str]) -> Options:
     return jobs.MakeLabelEmbeddings(
+        **options.model_dump(include=set(LabelVectors.model_fields)),
         dataset=place["dataset"],
         out=place["labels"],
-        glove=options.glove,
-        alias=options.alias,
-        oov=options.oov,
     )
 
 

@@ -8,6 +8,7 @@ from lglm_core.labels import LabelVocabulary
 
 VECTORS = {
     "glove": "GloVe word vectors",
+    "vectors": "ready-made vectors",
     "ppmi": "co-occurrence of the labels in the training split (PPMI); it belongs to this vocabulary alone",
 }
 MEASURES = ("CP", "CR", "CF1", "OP", "OR", "OF1")
@@ -33,7 +34,7 @@ def model_card(
     rows = dict(facts)
     if embeddings is not None:
         width = embeddings.vectors.shape[1]
-        rows["label vectors"] = f"{width} wide, from {VECTORS[embeddings.source]}"
+        rows["label vectors"] = f"{width} wide, from {VECTORS[embeddings.source]}{_otherwise(embeddings)}"
     table = "\n".join(f"| {name} | {value} |" for name, value in {"head": head, **rows}.items())
     never = (
         f"\nNever trained, known by their names alone: {', '.join(untrained)}. "
@@ -56,6 +57,21 @@ Use it:
 
 Labels: {", ".join(labels)}.
 """
+
+
+def _otherwise(embeddings: LabelEmbeddings) -> str:
+    """Name the labels whose vectors the source did not hold."""
+    instead = {
+        "cooccurrence": "from co-occurrence in the training split",
+        "zero": "zeros, for want of a vector",
+    }
+    named = {
+        text: [
+            name for name, came in zip(embeddings.labels, embeddings.origin, strict=True) if came == origin
+        ]
+        for origin, text in instead.items()
+    }
+    return "".join(f"; {text}: {', '.join(names)}" for text, names in named.items() if names)
 
 
 def _measured(metrics: Mapping[str, Any] | None) -> str:

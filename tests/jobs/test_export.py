@@ -178,7 +178,9 @@ def test_a_model_with_labels_added_by_name_is_exported_with_them(
     added = rng.normal(size=(2, before.embeddings.vectors.shape[1])).astype(np.float32)
     labels = LabelVocabulary([*before.labels, "skateboard", "fire hydrant"])
     vectors = np.concatenate([before.embeddings.vectors, added])
-    embeddings = LabelEmbeddings(labels, vectors, tuple((name,) for name in labels), ((),) * 6, "glove")
+    embeddings = LabelEmbeddings(
+        labels, vectors, tuple((name,) for name in labels), ((),) * 6, ("glove",) * 6, "glove"
+    )
     save_bundle(
         str(tmp_path / "model"),
         extend(before.model, torch.from_numpy(added)),

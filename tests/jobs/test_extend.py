@@ -1,6 +1,7 @@
 """Labels added by their names alone, from the command line; what is refused leaves nothing behind."""
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,6 +119,35 @@ def test_a_label_that_cannot_be_added_is_refused(
 def test_other_word_vectors_than_the_models_are_refused(extend: Callable[..., Result], tmp_path: Path):
     other = write_glove(tmp_path / "other.txt", seed=1)
     refused(extend("dog", file=other), "not the word vectors that", tmp_path)
+
+
+def test_word_vectors_may_be_packed_otherwise_than_for_the_training(
+    extend: Callable[..., Result], glove: Path, tmp_path: Path
+):
+    with zipfile.ZipFile(tmp_path / "glove.zip", "w") as archive:
+        archive.write(glove, "glove.txt")
+    assert extend("dog").code == 0
+    assert "already complete" in extend("dog", file=tmp_path / "glove.zip").stdout
+
+
+def test_a_model_takes_labels_by_name_though_co_occurrence_filled_one_of_its_own(
+    here: Here, lglm: Commands, tiny_dataset: Path, glove: Path, tmp_path: Path
+):
+    """parking meter has no word here; its vector is made of person's, an alias, and is in no file."""
+    short = tmp_path / "short.txt"
+    lines = glove.read_text().splitlines(keepends=True)
+    short.write_text("".join(line for line in lines if not line.startswith(("parking", "meter"))))
+    labels, run = tmp_path / "labels", tmp_path / "run"
+    words = ("--glove", short, "--oov", "cooccurrence", "--alias", "person=car")
+    lglm.done("label-embeddings", "--dataset", tiny_dataset, *words, "--out", labels)
+    inputs = ("--dataset", tiny_dataset, "--label-embeddings", labels, "--hold-out", "dog")
+    lglm.done("train", *inputs, "--out", run, *TINY_RECIPE, *SMALL)
+    added = ("--model", run / "model", "--glove", short, "--label", "dog", "cat", "--alias", "cat=dog")
+    assert here("extend", *added, "--out", tmp_path / "extended").code == 0
+    origin = [row["origin"] for row in read_table(tmp_path / "extended" / "label_embeddings.parquet")]
+    assert origin == ["alias", "cooccurrence", "glove", "glove", "alias"]
+    card = (tmp_path / "extended" / "README.md").read_text()
+    assert "GloVe word vectors; from co-occurrence in the training split: parking meter |" in card
 
 
 def test_a_model_on_co_occurrence_vectors_is_refused(

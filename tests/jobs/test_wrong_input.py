@@ -518,8 +518,10 @@ def test_a_room_made_with_other_options_tells_the_difference(
     assert_refused(result, tiny_dataset, "max_samples_per_shard was 1000, now 7")
     result = shard_coco(here, coco, tiny_dataset, "--unlabelled", "drop")
     assert_refused(result, tiny_dataset, "unlabelled")
-    result = embed_labels(here, tiny_dataset, tiny_labels, "--oov", "zero")
-    assert_refused(result, tiny_labels, 'oov was "error", now "zero"')
+    glove, labels = ("--glove", write_glove(tmp_path / "glove.txt")), tmp_path / "labels"
+    assert embed_labels(here, tiny_dataset, labels, *glove).code == 0
+    result = embed_labels(here, tiny_dataset, labels, *glove, "--oov", "zero")
+    assert_refused(result, labels, 'oov was "error", now "zero"')
     result = train(here, tiny_dataset, tiny_labels, tiny_run, "--epochs", "2", "--seed", "5")
     assert_refused(result, tiny_run, "epochs was 1, now 2", "seed was 0, now 5")
     assert [contents(room) for room in (tiny_dataset, tiny_labels, tiny_run)] == before

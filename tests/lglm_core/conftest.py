@@ -156,7 +156,9 @@ def learnable(
 def shape_embeddings() -> LabelEmbeddings:
     """Eight-dimensional vectors for the labels of ``learnable``."""
     vectors = np.random.default_rng(1).normal(size=(3, 8)).astype(np.float32)
-    return LabelEmbeddings(LabelVocabulary(SHAPES), vectors, tuple((n,) for n in SHAPES), ((),) * 3, "glove")
+    return LabelEmbeddings(
+        LabelVocabulary(SHAPES), vectors, tuple((n,) for n in SHAPES), ((),) * 3, ("glove",) * 3, "glove"
+    )
 
 
 SMALL = LglmConfig(d_l=16, graph_width=16, m=12, group=3)

@@ -1,3 +1,4 @@
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ def test_a_missing_word_is_left_out_of_the_mean_and_reported(glove: Path):
 def test_an_alias_gives_a_label_other_words(glove: Path):
     embeddings = glove_embeddings(LabelVocabulary(["cat", "mobile"]), str(glove), aliases={"mobile": "phone"})
     assert embeddings.words == (("cat",), ("phone",))
+    assert embeddings.origin == ("glove", "alias")
     assert embeddings.labels.names == ("cat", "mobile")
 
 
@@ -54,10 +56,22 @@ def test_a_label_without_vector_is_refused_with_the_closest_words(glove: Path):
         glove_embeddings(LabelVocabulary(["cat", "signs"]), str(glove))
 
 
+def test_words_that_stand_in_the_file_as_one_are_named(glove: Path):
+    glove.write_text(LINES + "skiboard 1.0 1.0 1.0\n")  # alike to neither of its halves
+    with pytest.raises(InputError, match=r"holds no word of 'ski board' \(closest: skiboard\)"):
+        glove_embeddings(LabelVocabulary(["cat", "ski board"]), str(glove))
+
+
+def test_the_closest_are_those_of_an_alias_where_one_is_given(glove: Path):
+    with pytest.raises(InputError, match=r"holds no word of 'mobile' \(closest: phone\)"):
+        glove_embeddings(LabelVocabulary(["cat", "mobile"]), str(glove), aliases={"mobile": "phonee"})
+
+
 def test_a_label_without_vector_can_be_zero(glove: Path):
     embeddings = glove_embeddings(LabelVocabulary(["cat", "unicorn"]), str(glove), oov="zero")
     np.testing.assert_array_equal(embeddings.vectors[1], np.zeros(3, np.float32))
     assert embeddings.missing[1] == ("unicorn",)
+    assert embeddings.origin == ("glove", "zero")
 
 
 def test_a_file_with_a_word_of_no_label_is_refused_even_then(glove: Path):
@@ -134,10 +148,30 @@ def test_an_empty_file_is_refused(glove: Path):
         glove_embeddings(LabelVocabulary(["cat", "sign"]), str(glove))
 
 
-def test_a_compressed_file_is_refused(glove: Path):
-    glove.write_bytes(b"\x1f\x8b\x08\x00\xff\xfe")
-    with pytest.raises(InputError, match="unpack it first"):
-        glove_embeddings(LabelVocabulary(["cat", "sign"]), str(glove))
+def test_a_member_of_an_archive_gives_the_vectors_that_its_text_does(glove: Path):
+    """Each of the widths that the official archive holds, by the names that it has there."""
+    labels = LabelVocabulary(["cat", "stop sign"])
+    with zipfile.ZipFile(glove.with_name("glove.6B.zip"), "w") as archive:
+        for width in (50, 100, 200, 300):
+            lines = (f"{word} " + " ".join([str(n)] * width) for n, word in enumerate(["cat", "stop"]))
+            archive.writestr(f"glove.6B.{width}d.txt", "\n".join(lines))
+    for width in (50, 100, 200, 300):
+        url = str(glove.with_name("glove.6B.zip") / Path(f"glove.6B.{width}d.txt"))
+        np.testing.assert_array_equal(glove_embeddings(labels, url).vectors, np.repeat([[0], [1]], width, 1))
+
+
+def test_a_ragged_line_of_an_archive_is_refused_by_member_and_number(glove: Path):
+    with zipfile.ZipFile(glove.with_name("v.zip"), "w") as archive:
+        archive.writestr("v.txt", LINES + "dog 1.0\n")
+    with pytest.raises(InputError, match=r"v\.zip/v\.txt, line 6: 1 numbers found, 3 expected"):
+        glove_embeddings(LabelVocabulary(["cat", "sign"]), str(glove.with_name("v.zip")))
+
+
+def test_another_width_than_the_only_member_s_name_says_is_refused(glove: Path):
+    with zipfile.ZipFile(glove.with_name("v.zip"), "w") as archive:
+        archive.writestr("glove.6B.300d.txt", LINES)
+    with pytest.raises(InputError, match="line 1: 3 numbers found, 300 expected by the file's name"):
+        glove_embeddings(LabelVocabulary(["cat", "sign"]), str(glove.with_name("v.zip")))
 
 
 def test_a_missing_file_is_refused(tmp_path: Path):

@@ -5,9 +5,11 @@ import inspect
 import pytest
 from prefect.utilities.callables import parameter_schema
 
+from jobs.options import MakeLabelEmbeddings
 from lglm_core.errors import InputError
 from pipelines.form import with_form
 from pipelines.options import TagBucket, TrainLglm
+from pipelines.train_lglm import _label_embeddings
 
 
 @with_form("tag-bucket", TagBucket)
@@ -48,3 +50,17 @@ def test_what_must_be_given_comes_first_and_what_is_shared_last():
 def test_a_wrong_value_is_refused_as_on_the_command_line():
     with pytest.raises(InputError, match=r"^unknown option --imags; see lglm flow tag-bucket --help$"):
         tag(model="m", imags="i", out="o")
+
+
+def test_what_is_said_of_label_vectors_is_handed_on():
+    said = {"glove": "g.zip/g.txt", "alias": ("a=b",), "alias_file": "aliases", "oov": "cooccurrence"}
+    place = {"dataset": "o/dataset", "labels": "o/labels"}
+    for given in (said, {"vectors": "v.csv"}):
+        made = _label_embeddings(TrainLglm(source="toy", out="o", **given), place)
+        assert made == MakeLabelEmbeddings(dataset="o/dataset", out="o/labels", **given)
+
+
+def test_sources_of_label_vectors_that_do_not_go_together_are_refused_before_anything_runs():
+    flow = with_form("train-lglm", TrainLglm)(lambda options: options)
+    with pytest.raises(InputError, match="--glove and --vectors both"):
+        flow(source="toy", out="o", glove="g", vectors="v.csv")

@@ -1,18 +1,22 @@
 """Storage in buckets, against real servers: rclone checks signatures, moto keeps to conditions."""
 
+import gzip
 import io
 import itertools
 import os
 import random
 import socket
+import tempfile
 import threading
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache, partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +28,7 @@ from botocore.awsrequest import AWSRequest, AWSResponse
 
 from lglm_core import rooms
 from lglm_core.data import patience as policy
-from lglm_core.data import s3_client, storage
+from lglm_core.data import s3_client, storage, unpacked
 from lglm_core.data.s3_client import S3Patience, connect
 from lglm_core.errors import InputError, RunError
 from lglm_core.rooms import Manifest, Recipe
@@ -1077,3 +1081,22 @@ def test_a_room_that_was_completed_meanwhile_is_not_begun_anew(folder: str):
     assert "made from something else" in refusal(rooms.begin, folder, OTHER)
     assert rooms.find(folder, RECIPE) == manifest(RECIPE, "f")
     assert names(folder) == ["manifest.json"]
+
+
+# --- Packed texts ---
+
+
+def test_a_text_packed_in_a_bucket_is_read_and_no_copy_of_it_stays(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    text = random.Random(0).randbytes(3 * MB)
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("v.txt", text)
+    storage.write_bytes(f"{folder}/v.zip", archive.getvalue())
+    storage.write_bytes(f"{folder}/v.txt.gz", gzip.compress(text, 1))
+    for name in ("v.zip", "v.zip/v.txt", "v.txt.gz"):
+        with unpacked.open_unpacked(f"{folder}/{name}") as (_, stream):
+            assert stream.read() == text
+    assert list(tmp_path.iterdir()) == []

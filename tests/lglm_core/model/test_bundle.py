@@ -149,7 +149,7 @@ def test_edited_labels_are_refused_by_name(room: Path):
 
 def test_swapped_label_embeddings_are_refused_by_name(room: Path, shape_embeddings: LabelEmbeddings):
     e = shape_embeddings
-    LabelEmbeddings(e.labels, e.vectors[::-1], e.words, e.missing, e.source).save(
+    LabelEmbeddings(e.labels, e.vectors[::-1], e.words, e.missing, e.origin, e.source).save(
         f"{room}/label_embeddings.parquet"
     )
     with pytest.raises(

@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import pytest
+
+from lglm_core.aliases import parse_aliases, read_aliases
+from lglm_core.errors import InputError
+
+LINES = """\
+# what GloVe calls them
+cell phone = phone
+
+TV=television set
+c#=c sharp
+"""
+ALIASES = {"cell phone": "phone", "TV": "television set", "c#": "c sharp"}
+
+
+@pytest.mark.parametrize("text", [LINES, LINES.replace("\n", "\r\n"), "\ufeff" + LINES])
+def test_lines_give_words_by_label(tmp_path: Path, text: str):
+    (tmp_path / "aliases.txt").write_bytes(text.encode())
+    assert read_aliases(f"{tmp_path}/aliases.txt") == ALIASES
+
+
+def test_a_json_object_gives_the_same(tmp_path: Path):
+    (tmp_path / "aliases").write_text('\n{"cell phone": " phone", "TV": "television set", "c#": "c sharp"}')
+    assert read_aliases(f"{tmp_path}/aliases") == ALIASES
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("# one\ncell phone\n", "line 2: 'cell phone': expected 'label=words'"),
+        ("cell phone=\n", "line 1: 'cell phone=': expected 'label=words'"),
+        ("tv=set\ntv = screen\n", "'tv' is given twice, as 'set' and as 'screen'"),
+        ('{"tv": "set", "tv": "screen"}', "'tv' is given twice"),
+        ('{"tv": ["set"]}', "'tv' has \\[\"set\"\\]; a text was expected"),
+        ('{"tv": ""}', "'tv': expected 'label=words'"),
+        ('{"tv": "set"', "not JSON"),
+        (b"caf\xe9=coffee", "not UTF-8 text"),
+    ],
+)
+def test_what_gives_no_words_is_refused_by_its_place(tmp_path: Path, text: str | bytes, complaint: str):
+    (tmp_path / "aliases").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError, match=f"aliases.*{complaint}"):
+        read_aliases(f"{tmp_path}/aliases")
+
+
+def test_of_two_on_the_command_line_the_later_counts():
+    assert parse_aliases(["tv=set", " tv = the screen"]) == {"tv": "the screen"}
