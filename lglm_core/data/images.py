@@ -15,15 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_PIXELS = 178_956_970  # twice Pillow's own warning level; a picture above it is refused unopened
-EXTENSIONS = {
-    "JPEG": "jpg",
-    "MPO": "jpg",
-    "PNG": "png",
-    "WEBP": "webp",
-    "GIF": "gif",
-    "BMP": "bmp",
-    "TIFF": "tiff",
-}
 # Of these formats a whole file can be told by its end. In a JPEG's coded pixels an end marker does not occur,
 # and more bytes of tables stand between a thumbnail's end and the scan than are looked at here.
 ENDS_WELL: dict[str, Callable[[bytes], bool]] = {
@@ -54,9 +45,8 @@ class UnreadableImage(Exception):
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """``extension`` follows the content, not the name; width and height in pixels as displayed."""
+    """Width and height in pixels, as displayed."""
 
-    extension: str
     width: int
     height: int
 
@@ -124,7 +114,7 @@ def _info(image: Image.Image) -> ImageInfo:
     width, height = image.size
     if _orientation(image) >= 5:  # 5 to 8 lie on their side
         width, height = height, width
-    return ImageInfo(EXTENSIONS.get(image.format or "", "img"), width, height)
+    return ImageInfo(width, height)
 
 
 def shrink(data: bytes, max_side: int, quality: int) -> bytes:

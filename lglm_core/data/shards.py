@@ -168,7 +168,8 @@ def _add(
     tar: TarWriter, image: LabelledImage, data: bytes, info: ImageInfo, labels: LabelVocabulary
 ) -> tuple[dict[str, Any], Any]:
     """Add a sample; return its row of the index and the digest, still open, of what surrounds its image."""
-    header, padding = tar.add(f"{image.key}.{info.extension}", data)
+    # Whatever its format: readers of WebDataset want one name for the field, and go by the bytes.
+    header, padding = tar.add(f"{image.key}.jpg", data)
     offset = tar.size - len(padding) - len(data)
     description = to_json(_description(image))
     json_header, json_padding = tar.add(f"{image.key}.json", description)

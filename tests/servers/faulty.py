@@ -12,14 +12,9 @@ from dataclasses import dataclass
 
 PIECE = 1 << 18
 KINDS = ("503", "drop_request", "drop_body")
-SLOW_DOWN_BODY = (
-    b'<?xml version="1.0" encoding="UTF-8"?>\n'
-    b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
-)
-SLOW_DOWN = (
-    b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\n"
-    b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(SLOW_DOWN_BODY)
-)
+ALL_KINDS = (*KINDS, "500", "stall")
+STALL_S = 3.0
+REFUSALS = {"503": (b"Slow Down", b"SlowDown"), "500": (b"Internal Server Error", b"InternalError")}
 
 
 @dataclass(frozen=True)
@@ -61,8 +56,8 @@ class FaultyProxy:
     """Stands before one server; ``requests`` and ``faults`` count what it saw and what it did."""
 
     def __init__(self, host: str, port: int, share: float, seed: int, kinds: Sequence[str]) -> None:
-        if unknown := set(kinds) - set(KINDS):
-            raise ValueError(f"{sorted(unknown)} are no kinds of fault; there are {KINDS}")
+        if unknown := set(kinds) - set(ALL_KINDS):
+            raise ValueError(f"{sorted(unknown)} are no kinds of fault; there are {ALL_KINDS}")
         self.upstream = (host, port)
         self.share, self.kinds = share, tuple(kinds)
         self.requests = 0
@@ -92,12 +87,16 @@ class FaultyProxy:
         request = await Head.read(reader)
         self.requests += 1
         fault = self._draw(request.start[0])
-        if fault == "503":
+        if fault in REFUSALS:
             self.faults[fault] += 1
             if b"expect" not in request.fields:
                 await copy_body(request, reader, None)
-            writer.write(SLOW_DOWN + (b"" if request.start[0] == b"HEAD" else SLOW_DOWN_BODY))
+            writer.write(refusal(fault, with_body=request.start[0] != b"HEAD"))
             await writer.drain()
+            return False
+        if fault == "stall":
+            self.faults[fault] += 1
+            await asyncio.sleep(STALL_S)
             return False
         if fault == "drop_before":
             self.faults[fault] += 1
@@ -139,6 +138,15 @@ class FaultyProxy:
             await copy_body(answer, server, writer, until_end=not framed)
         await writer.drain()
         return framed and not answer.closes and not request.closes and answer.start[0] != b"HTTP/1.0"
+
+
+def refusal(status: str, *, with_body: bool) -> bytes:
+    """An S3 server's answer when it cannot serve just now."""
+    reason, code = REFUSALS[status]
+    body = b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>%s</Code></Error>' % code
+    head = b"HTTP/1.1 %s %s\r\nContent-Type: application/xml\r\n" % (status.encode(), reason)
+    framing = b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body)
+    return head + framing + (body if with_body else b"")
 
 
 async def send(request: Head, client: StreamReader, server: StreamWriter) -> None:

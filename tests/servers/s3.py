@@ -146,7 +146,8 @@ def faulty(
         seed: Of the draws: the n-th request to arrive always meets the same fate.
         kinds: ``503``: SlowDown, without asking the server. ``drop_request``: closed without an
             answer; half of them after the server did what was asked. ``drop_body``: closed in the
-            middle of an answer with a body, to GET and POST.
+            middle of an answer with a body, to GET and POST. Not among the default ones: ``500``, without
+            asking the server either, and ``stall``: no answer for a few seconds, then closed.
     """
     host, _, port = server.url.removeprefix("http://").partition(":")
     with proxied(FaultyProxy(host, int(port), share, seed, kinds)) as proxy:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lglm_core.data import images
-from lglm_core.data.images import ImageInfo, UnreadableImage, decode, inspect, to_rgb
+from lglm_core.data.images import UnreadableImage, decode, inspect, to_rgb
 
 Encode = Callable[..., bytes]
 QUARTERS = np.zeros((24, 40, 3), np.uint8)  # red, green / blue, white, upright
@@ -121,22 +121,6 @@ def test_of_an_animation_the_first_frame_is_taken(encode: Encode):
     frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue")]
     data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert pixels(data)[3, 4].tolist() == [255, 0, 0]
-
-
-@pytest.mark.parametrize(
-    ("format", "extension"),
-    [
-        ("JPEG", "jpg"),
-        ("PNG", "png"),
-        ("GIF", "gif"),
-        ("WEBP", "webp"),
-        ("BMP", "bmp"),
-        ("TIFF", "tiff"),
-        ("PPM", "img"),
-    ],
-)
-def test_the_extension_follows_the_content(encode: Encode, format: str, extension: str):
-    assert inspect(encode(PICTURE, format)) == ImageInfo(extension, 40, 24)
 
 
 @EVERY_READER

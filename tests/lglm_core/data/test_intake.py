@@ -59,7 +59,7 @@ def test_a_large_picture_is_scaled_down_to_the_longer_side(
 ):
     taken, info = Intake(max_side=100).take(encode(noise(width, height), format))
     image = Image.open(io.BytesIO(taken))
-    assert (image.format, image.size, info.extension) == ("JPEG", expected, "jpg")
+    assert (image.format, image.size) == ("JPEG", expected)
     assert (info.width, info.height) == expected
 
 
