@@ -58,10 +58,7 @@ class OnRay(Options):
 
 
 class Shard(OnRay):
-    """What all sources of labelled pictures share; a source's own options are its class's arguments."""
-
-    source: ClassVar[str]
-    """Where the source's class is: ``module:name``, loaded when it is needed."""
+    """What all sources of labelled pictures share."""
 
     out: Url
     """Dataset folder to write."""
@@ -81,21 +78,33 @@ class Shard(OnRay):
     """Share of the pictures that may be unreadable; with more, the dataset is not completed."""
     retry_rejected: bool = False
     """Read the pictures again that could not be read before."""
+
+    @model_validator(mode="after")
+    def _quality_is_of_jpegs(self) -> Self:
+        if "quality" in self.model_fields_set and self.max_side is None:
+            raise ValueError("--quality is of the pictures that --max-side scales down; it needs that")
+        return self
+
+
+class ShardFound(Shard):
+    """What sources share that are found, and may grow; a source's own options are its class's arguments."""
+
+    source: ClassVar[str]
+    """Where the source's class is: ``module:name``, loaded when it is needed."""
+
     append: bool = False
     """Add what the source has and the complete dataset lacks, as new shards; what stands in it stays."""
     extend_labels: bool = False
     """When adding, allow labels that the dataset does not have; they are unknown in older pictures."""
 
     @model_validator(mode="after")
-    def _belong_together(self) -> Self:
+    def _only_additions_extend(self) -> Self:
         if self.extend_labels and not self.append:
             raise ValueError("--extend-labels is for adding to a dataset; it needs --append")
-        if "quality" in self.model_fields_set and self.max_side is None:
-            raise ValueError("--quality is of the pictures that --max-side scales down; it needs that")
         return self
 
 
-class ShardCoco(Shard):
+class ShardCoco(ShardFound):
     """Shard COCO, 2014 or 2017."""
 
     source = "lglm_core.data.coco:CocoSource"
@@ -112,7 +121,7 @@ class ShardCoco(Shard):
     """Which COCO, where the root holds both."""
 
 
-class ShardMirflickr(Shard):
+class ShardMirflickr(ShardFound):
     """Shard MIRFLICKR-25K."""
 
     source = "lglm_core.data.mirflickr:MirflickrSource"
@@ -127,7 +136,7 @@ class ShardMirflickr(Shard):
     """Seed of the split: one half for train, the other for val."""
 
 
-class ShardVoc(Shard):
+class ShardVoc(ShardFound):
     """Shard Pascal VOC, 2007 (trainval and test) or 2012 (train and val)."""
 
     source = "lglm_core.data.voc:VocSource"
@@ -136,7 +145,7 @@ class ShardVoc(Shard):
     """Folder VOC2007 or VOC2012, with JPEGImages/ and ImageSets/Main/."""
 
 
-class ShardTable(Shard):
+class ShardTable(ShardFound):
     """Shard your own pictures from a CSV, JSONL or Parquet table."""
 
     source = "lglm_core.data.table:TableSource"
@@ -162,12 +171,6 @@ class ShardToy(Shard):
     """Seed of the drawing."""
     root: UrlOrNone = None
     """Folder to keep the drawn COCO-format files in; default: a temporary one."""
-
-    @model_validator(mode="after")
-    def _drawn_at_once(self) -> Self:
-        if self.append:
-            raise ValueError("--append adds a source's new pictures; scenes are drawn all at once")
-        return self
 
 
 SOURCES: dict[str, type[Shard]] = {

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs import command_line
 from jobs.command_line import Outcome
-from jobs.options import SOURCES, Shard, ShardToy
+from jobs.options import SOURCES, Shard, ShardFound, ShardToy
 from lglm_core import rooms
 from lglm_core.data import storage
 from lglm_core.errors import DamageError, InputError
@@ -34,6 +34,7 @@ def run(options: Shard) -> Outcome:
     """Plan the shards, write those that are missing, and commit the dataset."""
     if isinstance(options, ShardToy):
         return _shard_toy(options)
+    assert isinstance(options, ShardFound)
     source = _source(options)
     if options.append:
         return _append(source, options)
@@ -41,11 +42,11 @@ def run(options: Shard) -> Outcome:
     return _complete(recipe, options) or _write(source, recipe, options)
 
 
-def _source(options: Shard) -> "Source":
+def _source(options: ShardFound) -> "Source":
     module, _, name = options.source.partition(":")
     absolute = options.absolute()
     arguments = {field: getattr(absolute, field) for field in type(options).model_fields}
-    own = {field: value for field, value in arguments.items() if field not in Shard.model_fields}
+    own = {field: value for field, value in arguments.items() if field not in ShardFound.model_fields}
     source: Source = getattr(importlib.import_module(module), name)(**own)
     return source
 
@@ -134,7 +135,7 @@ def _write(source: "Source", recipe: rooms.Recipe, options: Shard) -> Outcome:
     return _outcome(options.out, manifest, "done")
 
 
-def _append(source: "Source", options: Shard) -> Outcome:
+def _append(source: "Source", options: ShardFound) -> Outcome:
     """Write what the source has and the dataset lacks as new shards; nothing that stands is touched."""
     from jobs.cluster import ray_cluster
     from lglm_core.data.addition import Addition

@@ -27,6 +27,7 @@ KINDS: dict[tuple[str, ...], type[Options]] = {
     ("evaluate",): options.Evaluate,
     ("embed",): options.Embed,
     ("search",): options.Search,
+    ("verify",): options.Verify,
     ("explain",): options.Explain,
     ("tag",): options.Tag,
     ("extend",): options.Extend,
