@@ -101,6 +101,8 @@ def _open_inputs(options: Train) -> "tuple[Dataset, LabelEmbeddings | None, Full
     from lglm_core.label_embeddings import FILE, LabelEmbeddings
 
     whole = Dataset.open(options.dataset)
+    if options.cache:
+        whole = whole.cached(options.cache, int(options.cache_gb * 1e9))
     dataset = whole.without(options.hold_out)
     recipe = options.filled_in()
     if options.label_embeddings is None or not options.head_config.needs_vectors:

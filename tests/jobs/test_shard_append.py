@@ -1,0 +1,136 @@
+"""``lglm shard --append``, ``lglm verify`` and two writers at once, as users run them."""
+
+import json
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lglm_core.data.dataset import Dataset
+from lglm_core.data.table import TableSource
+from tests.jobs.commands import Commands, Result, contents, make_dataset, picture
+
+Here = Callable[..., Result]
+PER_SHARD = 4
+
+
+def table(folder: Path, numbers: range, labels: str = "dog|cat") -> tuple[object, ...]:
+    """A table of pictures, as the arguments that shard it."""
+    rows = ["image,labels"]
+    for number in numbers:
+        picture(folder / "images" / f"{number}.png", number)
+        rows.append(f"{number}.png,{labels if number % 2 else 'cow'}")
+    (folder / "table.csv").write_text("\n".join(rows) + "\n")
+    sizes = ("--max-samples-per-shard", PER_SHARD)
+    return ("table", "--table", folder / "table.csv", "--image-root", folder / "images", *sizes)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    table(tmp_path, range(12))
+    source = TableSource(str(tmp_path / "table.csv"), str(tmp_path / "images"))
+    return make_dataset(source, tmp_path / "dataset", max_samples_per_shard=PER_SHARD)
+
+
+def keys(dataset: Path) -> dict[str, list[str]]:
+    opened = Dataset.open(str(dataset))
+    return {name: opened.split(name).keys for name in opened.manifest.details["splits"]}
+
+
+def test_a_grown_table_is_added_and_added_again_it_is_nothing_new(
+    lglm: Commands, here: Here, dataset: Path, tmp_path: Path
+):
+    before, old = contents(dataset), keys(dataset)
+    grown = table(tmp_path, range(20))
+    added = lglm.done("shard", *grown, "--out", dataset, "--append")
+    assert (added["status"], added["counts"]["written"]) == ("done", 20)
+    after = contents(dataset)
+    assert {name for name in before if after[name] != before[name]} == {"manifest.json"}
+    for split, names in keys(dataset).items():
+        assert names[: len(old[split])] == old[split]
+    again = lglm.done("shard", *grown, "--out", dataset, "--append")
+    assert (again["status"], contents(dataset)) == ("nothing new", after)
+    assert lglm.done("verify", "--dataset", dataset, "--full")["counts"]["written"] == 20
+    plain = lglm.done("shard", *table(tmp_path, range(12)), "--out", dataset)
+    assert (plain["status"], contents(dataset)) == ("already complete", after)
+    result = here("shard", *table(tmp_path, range(21), labels="horse"), "--out", dataset, "--append")
+    assert result.code == 2 and "has no label 'horse'" in result.stderr and contents(dataset) == after
+
+
+@pytest.mark.slow
+def test_an_addition_that_was_killed_goes_on_or_gives_way(lglm: Commands, dataset: Path, tmp_path: Path):
+    copy = shutil.copytree(dataset, tmp_path / "copy")
+    before = contents(dataset)
+    grown = ("shard", *table(tmp_path, range(60)))
+    with lglm.started(*grown, "--out", dataset, "--append") as running:
+        running.wait_until(lambda: len(list(dataset.glob("shards/train/*.tar"))) >= 5)
+        running.kill_session()
+    assert contents(dataset).items() >= before.items()
+    killed = shutil.copytree(dataset, tmp_path / "killed")
+    for out in (dataset, copy):
+        lglm.done(*grown, "--out", out, "--append")
+    assert contents(dataset) == contents(copy)
+    other = ("shard", *table(tmp_path, range(16)))
+    assert lglm.done(*other, "--out", killed, "--append")["counts"]["written"] == 16
+    assert lglm.done("verify", "--dataset", killed, "--full")["status"] == "done"
+    assert not [name for name in contents(killed) if "writer" in name or "unfinished" in name]
+
+
+def test_of_two_writers_at_once_one_wins_and_the_other_stops(lglm: Commands, here: Here, tmp_path: Path):
+    arguments, out = table(tmp_path, range(8)), tmp_path / "dataset"
+    with lglm.started("shard", *arguments, "--out", out) as first:
+        first.wait_until(lambda: (out / "writer.json").exists())
+        first.process.send_signal(signal.SIGSTOP)
+        try:
+            second = lglm("shard", *arguments, "--out", out)
+        finally:
+            first.process.send_signal(signal.SIGCONT)
+        assert second.code == 2
+        assert f"{out}: another run is writing there (process {first.process.pid} on" in second.stderr
+        assert len(second.stderr.strip().splitlines()[-1]) < 300
+        assert first.wait().code == 0
+    assert lglm.done("verify", "--dataset", out, "--full")["counts"]["written"] == 8
+    assert sorted(path.name for path in out.iterdir() if path.is_file()) == [
+        *("duplicates.parquet", "labels.json", "manifest.json", "rejects.parquet")
+    ]
+
+
+def test_a_damaged_sample_is_named_and_the_shard_is_written_anew(
+    lglm: Commands, dataset: Path, tmp_path: Path
+):
+    before = contents(dataset)
+    path = dataset / "shards/train/train-000001.tar"
+    data = bytearray(path.read_bytes())
+    data[600] ^= 1
+    path.write_bytes(data)
+    key = keys(dataset)["train"][PER_SHARD]
+    quick, full = (lglm("verify", "--dataset", dataset, *flags) for flags in ((), ("--full",)))
+    assert quick.code == 0
+    assert full.code == 1
+    named = f"shards/train/train-000001.tar, sample {key}: the image is not the one that was written"
+    assert named in full.stderr.splitlines()[-1]
+    refused = lglm(
+        *("train", "--dataset", dataset, "--out", tmp_path / "run", "--num-workers", 0),
+        *("--head", "plain", "--backbone", "mobilenet_v3_small", "--weights", "none"),
+        *("--image-size", 32, "--epochs", 1, "--batch-size", 4),
+    )
+    assert refused.code == 1 and "train-000001.tar, sample" in refused.stderr.splitlines()[-1]
+    path.unlink()
+    quick = lglm("verify", "--dataset", dataset)
+    assert quick.code == 1 and "shards/train/train-000001.tar: missing" in quick.stderr
+    lglm.done("shard", *table(tmp_path, range(12)), "--out", dataset)
+    assert contents(dataset) == before
+
+
+def test_duplicates_become_rejects_on_request(lglm: Commands, tmp_path: Path):
+    arguments = table(tmp_path, range(8))
+    pictures = tmp_path / "images"
+    shutil.copy(pictures / "1.png", pictures / "6.png")
+    kept = lglm.done("shard", *arguments, "--out", tmp_path / "kept")["counts"]
+    dropped = lglm.done("shard", *arguments, "--out", tmp_path / "dropped", "--duplicates", "drop")["counts"]
+    assert (kept["duplicates"], kept["rejected"], kept["written"]) == (1, 0, 8)
+    assert (dropped["duplicates"], dropped["rejected"], dropped["written"]) == (1, 1, 7)
+    manifest = json.loads((tmp_path / "dropped" / "manifest.json").read_text())
+    assert manifest["options"]["duplicates"] == "drop"
