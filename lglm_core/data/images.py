@@ -22,6 +22,10 @@ ENDS_WELL: dict[str, Callable[[bytes], bool]] = {
     "PNG": lambda data: data[-12:] == b"\0\0\0\0IEND\xaeB`\x82",
     "WEBP": lambda data: len(data) >= 8 + int.from_bytes(data[4:8], "little"),
 }
+START_OF_JPEG = b"\xff\xd8"
+APP1 = 0xE1  # where EXIF data are
+FRAME_HEADERS = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, as nearly all are
+OTHER_HEADERS = {*range(0xE0, 0xF0), 0xC4, 0xDB, 0xDD, 0xFE}  # application data, tables, comments
 EXIF_ORIENTATION = 0x0112
 # What makes a picture upright. Pillow's exif_transpose also rewrites the EXIF data, and fails on broken ones.
 TURNS = {
@@ -72,9 +76,30 @@ def _open_header(data: bytes) -> Image.Image:
         raise UnreadableImage("empty", "0 bytes")
     with _reasons():
         image = Image.open(io.BytesIO(data))
-    if image.width * image.height > MAX_PIXELS:
-        raise UnreadableImage("too_large", f"{image.width}×{image.height} pixels, at most {MAX_PIXELS} taken")
+    _refuse_too_large(image.width, image.height)
     return image
+
+
+def _refuse_too_large(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise UnreadableImage("too_large", f"{width}×{height} pixels, at most {MAX_PIXELS} taken")
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a plain JPEG, by its frame header; None where Pillow should have a look.
+
+    That is where it may lie on its side, and where anything is unusual.
+    """
+    position = 2
+    while data[position : position + 1] == b"\xff" and position + 9 <= len(data):
+        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4])
+        if marker in FRAME_HEADERS:
+            height, width = (int.from_bytes(data[at : at + 2]) for at in (position + 5, position + 7))
+            return (width, height) if width and height else None
+        if marker == APP1 or marker not in OTHER_HEADERS or length < 2:
+            return None
+        position += 2 + length
+    return None
 
 
 def _decoded(data: bytes, least_side: int | None = None) -> Image.Image:
@@ -105,6 +130,9 @@ def inspect_header(data: bytes) -> ImageInfo:
 
     That it is whole is taken from its end; where that says nothing, the picture is decoded after all.
     """
+    if data[:2] == START_OF_JPEG and ENDS_WELL["JPEG"](data) and (size := _jpeg_size(data)):
+        _refuse_too_large(*size)
+        return ImageInfo(*size)
     image = _open_header(data)
     ends_well = ENDS_WELL.get(image.format or "")
     return _info(image) if ends_well is not None and ends_well(data) else inspect(data)
@@ -156,8 +184,9 @@ def decode(data: bytes) -> "Tensor":
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    if data[:2] == b"\xff\xd8":
-        _open_header(data)
+    if data[:2] == START_OF_JPEG:
+        size = _jpeg_size(data)
+        _refuse_too_large(*size) if size else _open_header(data)
         try:
             encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
             return decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)

@@ -18,7 +18,7 @@ from lglm_core.data.source import LabelledImage
 from lglm_core.data.tar import END, TarWriter
 from lglm_core.errors import InputError
 from lglm_core.labels import LabelVocabulary
-from lglm_core.rooms import compact_json, digest, read_json, to_json
+from lglm_core.rooms import compact_json, digest, read_json
 
 INDEX_SCHEMA = pa.schema(
     {
@@ -171,7 +171,7 @@ def _add(
     # Whatever its format: readers of WebDataset want one name for the field, and go by the bytes.
     header, padding = tar.add(f"{image.key}.jpg", data)
     offset = tar.size - len(padding) - len(data)
-    description = to_json(_description(image))
+    description = compact_json(_description(image))
     json_header, json_padding = tar.add(f"{image.key}.json", description)
     row = {
         "key": image.key,

@@ -239,7 +239,7 @@ def test_a_kill_while_writing_leaves_no_shard(raw: Path, dataset: Path, monkeypa
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lglm_core.data.shards.to_json", die)
+    monkeypatch.setattr("lglm_core.data.shards.compact_json", die)
     with pytest.raises(KeyboardInterrupt):
         write_shard(plan_of(raw, GOOD), LABELS, str(dataset))
     assert not shard(dataset).exists()
