@@ -18,11 +18,21 @@ from pathlib import Path
 
 import torch
 
-from tests.benchmarks import attribution, fusion, head, label_side, metrics, training_step
+from tests.benchmarks import (
+    attribution,
+    fusion,
+    head,
+    label_side,
+    metrics,
+    reading,
+    sharding,
+    training_step,
+)
 from tests.benchmarks.registry import BENCHMARKS, Result
 
 OUT = Path("build/bench.json")
-TOPICS = (head, fusion, label_side, training_step, metrics, attribution)  # importing them registers theirs
+TOPICS = (head, fusion, label_side, training_step, metrics, attribution, sharding, reading)
+# Importing them registers theirs.
 HEADER = ("name", "ours", "baseline", "unit", "ratio", "target", "met")
 
 

@@ -1,0 +1,121 @@
+"""Writing shards from a folder of JPEGs, beside tar with sha256sum, and beside webdataset's ShardWriter."""
+
+import contextlib
+import io
+import multiprocessing
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+from lglm_core.data.intake import Intake
+from lglm_core.data.plan import ShardPlan
+from lglm_core.data.shards import write_shard
+from lglm_core.data.source import LabelledImage
+from lglm_core.labels import LabelVocabulary
+from tests.benchmarks.pictures import folder
+from tests.benchmarks.registry import Measured, benchmark
+
+BYTES = 2_000_000_000
+PER_SHARD = 1000
+LABELS = LabelVocabulary(["cat", "dog"])
+ROUNDS = 3
+
+
+def plans(pictures: Path) -> Iterator[ShardPlan]:
+    """Shards of a thousand of the pictures each."""
+    names = sorted(path.name for path in pictures.iterdir())
+    for number, start in enumerate(range(0, len(names), PER_SHARD)):
+        chosen = names[start : start + PER_SHARD]
+        images = tuple(LabelledImage(n[:-4], "train", str(pictures / n), n, ("cat",)) for n in chosen)
+        yield ShardPlan("train", number, images, "benchmark")
+
+
+def write(out: Path, plan: ShardPlan) -> None:
+    """One shard as ``lglm shard --verify header`` writes it."""
+    write_shard(plan, LABELS, str(out), Intake("header"))
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def with_workers(workers: int, pictures: Path, out: Path) -> float:
+    """Seconds that so many processes take, without starting them."""
+    shutil.rmtree(out, ignore_errors=True)
+    os.sync()
+    if workers == 1:
+        started = time.perf_counter()
+        for plan in plans(pictures):
+            write(out, plan)
+        return time.perf_counter() - started
+    with multiprocessing.get_context("fork").Pool(workers) as pool:
+        pool.map(time.sleep, [0.1] * workers)  # they have started
+        started = time.perf_counter()
+        for _ in pool.imap_unordered(partial(write, out), list(plans(pictures))):
+            pass
+        return time.perf_counter() - started
+
+
+def with_tar(pictures: Path, out: Path) -> float:
+    """Seconds that ``tar cf`` and then ``sha256sum`` take."""
+    out.unlink(missing_ok=True)
+    os.sync()
+    started = time.perf_counter()
+    subprocess.run(["tar", "cf", out, "-C", pictures, "."], check=True)
+    subprocess.run(["sha256sum", out], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def with_shard_writer(pictures: Path, out: Path) -> float:
+    """Seconds that webdataset takes for the same samples."""
+    import webdataset
+
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    os.sync()
+    started = time.perf_counter()
+    pattern = str(out / "%06d.tar")
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        webdataset.ShardWriter(pattern, maxcount=PER_SHARD, verbose=0) as writer,
+    ):
+        for image in (image for plan in plans(pictures) for image in plan.images):
+            text = {"labels": list(image.labels), "unknown": [], "source": image.source}
+            writer.write({"__key__": image.key, "jpg": Path(image.uri).read_bytes(), "json": text})
+    return time.perf_counter() - started
+
+
+def compared(ours: Callable[[], float], baseline: Callable[[], float]) -> Measured:
+    """Rates in megabytes a second, medians of turns taken."""
+    turns = [(ours(), baseline()) for _ in range(ROUNDS)]
+    rates = [BYTES / 1e6 / median(seconds) for seconds in zip(*turns, strict=True)]
+    return Measured(rates[0], rates[1], f"{BYTES / 1e9:g} GB of JPEGs on the local disk, page cache warm")
+
+
+@benchmark("MB/s", target=0.7, higher_is_better=True)
+def shard_one_worker() -> Measured:
+    """One worker shards a folder with --verify header, beside tar cf and then sha256sum."""
+    pictures = folder(BYTES)
+    with TemporaryDirectory(prefix="lglm-bench-") as scratch:
+        return compared(
+            lambda: with_workers(1, pictures, Path(scratch, "ours")),
+            lambda: with_tar(pictures, Path(scratch, "plain.tar")),
+        )
+
+
+@benchmark("MB/s", target=1.5, higher_is_better=True)
+def shard_all_cores() -> Measured:
+    """As many workers as cores shard a folder with --verify header, beside webdataset's ShardWriter."""
+    pictures = folder(BYTES)
+    with TemporaryDirectory(prefix="lglm-bench-") as scratch:
+        measured = compared(
+            lambda: with_workers(cores(), pictures, Path(scratch, "ours")),
+            lambda: with_shard_writer(pictures, Path(scratch, "theirs")),
+        )
+    return measured._replace(note=f"{measured.note}; {cores()} cores; ShardWriter digests nothing")
