@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.benchmarks import attribution, fusion, head, label_side, metrics, training_step
+from tests.benchmarks import (
+    attribution,
+    fusion,
+    head,
+    label_side,
+    metrics,
+    reading,
+    sharding,
+    training_step,
+)
 from tests.benchmarks.__main__ import BENCHMARKS, main
 from tests.benchmarks.registry import Measured, NotRun
 from tests.benchmarks.timing import in_turns
@@ -35,6 +44,12 @@ SMALL: dict[str, Callable[[], Measured]] = {
     "training-step-cpu": partial(training_step.training_step_cpu, **NETWORK, rounds=1),
     "metrics": partial(metrics.metrics, 50, 3),
     "metrics-in-a-second": partial(metrics.metrics_in_a_second, 50, 3),
+    "shard-one-worker": partial(sharding.shard_one_worker, 2_000_000),
+    "shard-all-cores": partial(sharding.shard_all_cores, 2_000_000),
+    "loader-and-decoding": partial(reading.loader_and_decoding, 2_000_000),
+    "loader-and-pillow": partial(reading.loader_and_pillow, 2_000_000),
+    "loader-random-order": partial(reading.loader_random_order, 2_000_000),
+    "loader-memory": partial(reading.loader_memory, 2_000_000),
     "attribution-error": partial(attribution.attribution_error, **NETWORK, labels=3),
 }
 ON_A_GPU = {"training-step-gpu", "training-step-gpu-rate"}

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from lglm_core import rooms
 from lglm_core.data import storage
 from lglm_core.data.cache import ShardCache
-from lglm_core.data.extents import Extents, with_stops
+from lglm_core.data.extents import HEADER, Extents, with_stops
 from lglm_core.data.integrity import REMEDY, check_sizes, read_checked, told
 from lglm_core.data.parts import earlier_manifest, in_part
 from lglm_core.data.shards import shard_name
@@ -66,19 +66,29 @@ class Split:
     def _extents(self) -> Extents:
         return Extents(self.index)
 
+    @cached_property
+    def _read_before(self) -> np.ndarray:
+        return np.zeros(len(self), dtype=bool)
+
     def read_image(self, row: int) -> bytes:
-        """Read the encoded image of one sample; refuse, by name, one that is not as it was written."""
+        """Read the encoded image of one sample.
+
+        Raises:
+            DamageError: it is not as it was written. This is checked when it is read for the first time.
+        """
         extent = self._extents[row]
         if self.cache and (kept := self.cache.get(extent)):
             return extent.image(kept)
-        name = shard_name(self.name, extent.shard)
+        url = storage.join(self.dataset, shard_name(self.name, extent.shard))
         try:
-            data = storage.read_range(storage.join(self.dataset, name), extent.start, extent.size)
+            if self._read_before[row] and not self.cache:
+                return storage.read_range(url, extent.start + HEADER, extent.image_size)
+            data = storage.read_range(url, extent.start, extent.size)
         except InputError as error:
             raise DamageError(str(error)) from error
         if problem := extent.problem(data):
-            where = f"{storage.join(self.dataset, name)}, sample {self.keys[row]}"
-            raise DamageError(f"{where}: {problem}; {REMEDY}")
+            raise DamageError(f"{url}, sample {self.keys[row]}: {problem}; {REMEDY}")
+        self._read_before[row] = True
         if self.cache:
             self.cache.keep(extent, data)
         return extent.image(data)

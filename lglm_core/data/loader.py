@@ -6,7 +6,7 @@ processes.
 
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -122,7 +122,12 @@ class Loader:
         """A batch whose pictures are still to be filled in."""
         shape = (len(share.rows), 3, self.image_size, self.image_size)
         with torch.inference_mode(False):  # else the threads might not write into it
-            images = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin)
+            images = torch.empty(
+                shape,
+                dtype=torch.uint8,
+                pin_memory=self.pin,
+                memory_format=torch.channels_last,  # as pictures are decoded, and as the backbone wants them
+            )
         return Batch(
             images=images,
             targets=targets[share.rows],
@@ -147,7 +152,8 @@ class Loader:
 
 
 def _filled(batch: Batch, views: "list[Future[None]]") -> Batch:
-    """Wait for a batch's pictures."""
+    """Wait for a batch's pictures; once for all, as each time costs the decoding threads a turn."""
+    wait(views)
     for view in views:
         view.result()
     return batch

@@ -1,11 +1,13 @@
 """The loader, decoding and resizing to 448 with all cores, beside the decoding alone and beside Pillow's."""
 
+import atexit
 import gc
 import os
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from tempfile import mkdtemp
@@ -17,7 +19,7 @@ import torch
 
 from lglm_core import rooms
 from lglm_core.data.commit import commit_dataset
-from lglm_core.data.dataset import Dataset
+from lglm_core.data.dataset import Dataset, Split
 from lglm_core.data.images import decode
 from lglm_core.data.intake import Intake
 from lglm_core.data.loader import Loader
@@ -36,17 +38,20 @@ EPOCHS = 10
 
 
 @cache
-def dataset() -> Dataset:
+def dataset(total_bytes: int) -> Dataset:
     """The pictures, sharded."""
-    out = mkdtemp(prefix="dataset-", dir=folder(BYTES).parent)
-    shards = tuple(plans(folder(BYTES)))
+    pictures = folder(total_bytes)
+    out = mkdtemp(prefix="lglm-bench-")
+    atexit.register(shutil.rmtree, out, ignore_errors=True)
+    shards = tuple(plans(pictures))
     receipts = [write_shard(shard, LABELS, out, Intake("header")) for shard in shards]
     commit_dataset(out, rooms.Recipe("dataset", {}, {}), Plan(LABELS, shards, "benchmark"), receipts)
     return Dataset.open(out)
 
 
-def loader() -> Loader:
-    found = dataset()
+def loader(total_bytes: int) -> Loader:
+    """A loader of whole pictures, with a thread for each core."""
+    found = dataset(total_bytes)
     plain = Augmentation(crop=False)
     fingerprint = found.manifest.fingerprint
     return Loader(
@@ -64,16 +69,19 @@ def exhaust(batches: Any) -> None:
         pass
 
 
-def rates(*functions: Callable[[], Any]) -> list[float]:
+def next_epoch(reader: Loader) -> None:
+    """One more epoch in a random order, of whole pictures."""
+    exhaust(reader.training_epoch(0))
+
+
+def rates(samples: int, *functions: Callable[[], Any]) -> list[float]:
     """Images a second of each, medians of turns taken; by the clock, for all cores work."""
-    samples = len(dataset().split("train"))
     seconds = in_turns(*functions, rounds=ROUNDS, warm_up=False, clock=time.perf_counter)
     return [samples / one for one in seconds]
 
 
-def decode_from_memory() -> Callable[[], None]:
+def decode_from_memory(split: Split) -> Callable[[], None]:
     """The same pictures, decoded and resized by as many threads, and nothing else."""
-    split = dataset().split("train")
     encoded = [split.read_image(row) for row in range(len(split))]
 
     def run() -> None:
@@ -103,46 +111,49 @@ class PillowFolder(torch.utils.data.Dataset):
             return self.transform(Image.open(file).convert("RGB")), 0
 
 
-def pillow_loader() -> None:
+def pillow_loader(total_bytes: int) -> None:
     """One epoch in a random order, with as many worker processes as cores."""
-    files = sorted(folder(BYTES).iterdir())
+    files = sorted(folder(total_bytes).iterdir())
     exhaust(
         torch.utils.data.DataLoader(PillowFolder(files), batch_size=BATCH, shuffle=True, num_workers=cores())
     )
 
 
 @benchmark("images/s", target=0.9, higher_is_better=True)
-def loader_and_decoding() -> Measured:
-    """The loader reads, checks, decodes and resizes to 448, beside decoding and resizing from memory."""
-    ours, baseline = rates(lambda: exhaust(loader().in_order()), decode_from_memory())
-    return Measured(ours, baseline, f"{cores()} threads, JPEGs of 640×480")
+def loader_and_decoding(total_bytes: int = BYTES) -> Measured:
+    """The loader reads, decodes and resizes to 448, beside decoding and resizing from memory."""
+    reader = loader(total_bytes)
+    baseline = decode_from_memory(reader.split)
+    ours, theirs = rates(len(reader.split), lambda: exhaust(reader.in_order()), baseline)
+    return Measured(ours, theirs, f"{cores()} threads, JPEGs of 640×480; checked when they are read first")
 
 
 @benchmark("images/s", target=2.5, higher_is_better=True)
-def loader_and_pillow() -> Measured:
+def loader_and_pillow(total_bytes: int = BYTES) -> Measured:
     """The loader, beside a DataLoader over files with Pillow and as many workers."""
-    ours, baseline = rates(lambda: exhaust(loader().training_epoch(0)), pillow_loader)
-    return Measured(ours, baseline, f"{cores()} threads, {cores()} processes")
+    reader = loader(total_bytes)
+    functions = partial(next_epoch, reader), partial(pillow_loader, total_bytes)
+    return Measured(*rates(len(reader.split), *functions), f"{cores()} threads, {cores()} processes")
 
 
 @benchmark("images/s", target=0.9, higher_is_better=True)
-def loader_random_order() -> Measured:
+def loader_random_order(total_bytes: int = BYTES) -> Measured:
     """The loader in a random order, beside the order of the shards."""
-    in_order = np.arange(len(dataset().split("train")))
-    ours, baseline = rates(
-        lambda: exhaust(loader().training_epoch(0)),
-        lambda: exhaust(loader()._batches(in_order, view_of_epoch=0)),
-    )
-    return Measured(ours, baseline, "the same views")
+    reader = loader(total_bytes)
+    in_order = np.arange(len(reader.split))
+
+    def next_in_order() -> None:
+        exhaust(reader._batches(in_order, view_of_epoch=0))
+
+    return Measured(*rates(len(reader.split), partial(next_epoch, reader), next_in_order), "the same views")
 
 
 @benchmark("MB", target=0.9)
-def loader_memory() -> Measured:
+def loader_memory(total_bytes: int = BYTES) -> Measured:
     """The process's memory in the last three of ten epochs, beside the second to fourth."""
-    process, sizes = psutil.Process(os.getpid()), []
-    small = loader()
+    process, sizes, reader = psutil.Process(os.getpid()), [], loader(total_bytes)
     for epoch in range(EPOCHS):
-        exhaust(small.training_epoch(epoch))
+        exhaust(reader.training_epoch(epoch))
         gc.collect()
         sizes.append(process.memory_info().rss / 1e6)
     return Measured(median(sizes[-3:]), median(sizes[1:4]), ", ".join(f"{size:.0f}" for size in sizes))
