@@ -7,7 +7,7 @@ first used, so that what needs no torch starts without it.
 import importlib
 from typing import Any
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 _HOMES = {
     "Dataset": "lglm_core.data.dataset",

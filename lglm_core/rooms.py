@@ -113,7 +113,10 @@ def parse_manifest(data: bytes, url: str) -> Manifest:
     except (AttributeError, TypeError) as error:
         raise InputError(f"{url}: not the manifest of an lglm room ({error})") from error
     if manifest.to_json() != data:
-        raise DamageError(f"{url}: is damaged; what it says is not what was written")
+        raise DamageError(
+            f"{url}: what it says is not what was written; bring back a copy of it, or remove the folder and "
+            "make it again"
+        )
     return manifest
 
 
