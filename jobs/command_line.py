@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from jobs.options import Options
-from lglm_core import __version__
+from lglm_core import __version__, lease
 from lglm_core.data import storage
 from lglm_core.errors import DamageError, InputError, RunError
 
@@ -81,6 +81,8 @@ def main(
         return _fail(verb, "interrupted; the same command again goes on from here", code)
     except Exception as error:  # the one place where an error becomes a line
         return _report(verb, error)
+    finally:
+        lease.release_all()
     print(outcome.summary)
     if as_json:
         result = {

@@ -177,7 +177,8 @@ class TrainingRun:
         return preprocessing.normalise(images.to(self.device, non_blocking=True))
 
     def _maps(self, maps: Tensor) -> Tensor:
-        return maps.to(self.device, non_blocking=True)
+        """Send feature maps over the wire, and lay them out as the backbone does."""
+        return maps.to(self.device, non_blocking=True, memory_format=torch.channels_last)
 
     def epochs(self, on_step: Callable[[int, Step], Any] | None = None) -> Iterator[EpochEnd]:
         """Train the epochs that are still missing and yield after each."""

@@ -72,6 +72,13 @@ def test_a_process_has_it_once_and_may_ask_again(room: Path):
     assert list(room.iterdir()) == []
 
 
+def test_all_of_them_are_given_back_at_the_end_of_a_job(room: Path):
+    lease.take(str(room))
+    lease.release_all()
+    with another_process(room):
+        pass
+
+
 def elsewhere(room: Path, beat: int) -> None:
     record = {"token": "t", "beat": beat, "machine": ["other", "pid:[1]"], "host": "far", "process": 7}
     room.mkdir(exist_ok=True)
