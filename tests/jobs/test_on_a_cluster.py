@@ -194,7 +194,7 @@ def test_a_job_that_fails_while_ray_runs_ends_with_its_one_line_too(
     failed = submit(cluster, *line)
     assert failed.returncode != 0
     last = log_of(cluster, failed)[-1]
-    assert last.startswith(f"lglm evaluate: {tar}: the image ")
+    assert last.startswith(f"lglm evaluate: {tar}, sample ")
     assert "is not the one that was written" in last
 
 
