@@ -6,7 +6,7 @@ lglm verify --dataset DATASET --full
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobs import command_line
@@ -14,11 +14,9 @@ from jobs.command_line import Outcome
 from jobs.options import Verify
 from lglm_core import rooms
 from lglm_core.data import storage
-from lglm_core.errors import DamageError, InputError
+from lglm_core.errors import DamageError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from lglm_core.data.integrity import Damage
 
 logger = logging.getLogger("lglm.verify")
@@ -44,34 +42,19 @@ def run(options: Verify) -> Outcome:
 def _check_shards(options: Verify, manifest: rooms.Manifest) -> "list[Damage]":
     """Check every shard that is there, as Ray tasks."""
     from jobs.cluster import ray_cluster, run_tasks
+    from lglm_core.data.dataset import shards_with_rows
     from lglm_core.data.integrity import check_shard
     from lglm_core.data.shards import shard_name
 
     url = storage.absolute(options.dataset)
     calls: list[tuple[Any, ...]] = [
         (url, shard, index)
-        for shard, index in _shards_with_rows(url, manifest)
+        for shard, index in shards_with_rows(url, manifest)
         if storage.is_file(storage.join(url, shard_name(shard["split"], shard["name"])))
     ]
     with ray_cluster(options.ray_address):
         found = run_tasks(check_shard, calls, "verify")
     return [damage for damages in found for damage in damages]
-
-
-def _shards_with_rows(url: str, manifest: rooms.Manifest) -> "Iterator[tuple[Any, pa.Table | None]]":
-    """Every shard, as the manifest tells of it, with its rows of the index; None where that is damaged."""
-    from lglm_core.data.dataset import read_index
-
-    for name in manifest.details["splits"]:
-        try:
-            index = read_index(url, manifest, name)
-        except (DamageError, InputError):
-            index = None
-        first = 0
-        for shard in (shard for shard in manifest.details["shards"] if shard["split"] == name):
-            rows = None if index is None else index.slice(first, shard["samples"])
-            yield shard, rows
-            first += shard["samples"]
 
 
 def _outcome(options: Verify, manifest: rooms.Manifest) -> Outcome:

@@ -49,19 +49,13 @@ class Lease:
                 )
             storage.remove(self._url)
         self._thread.start()
-        atexit.register(self._release_at_exit)
 
     def release(self) -> None:
         """Give it back, if it still is ours."""
         self._ended.set()
         self._thread.join(BEAT_S)
-        atexit.unregister(self._release_at_exit)
         if not self.lost and not self._thread.is_alive():  # else the place does not answer
             storage.remove(self._url)
-
-    def _release_at_exit(self) -> None:
-        with suppress(InputError, RunError, OSError):  # who comes next finds out that this process is gone
-            self.release()
 
     def _renew(self) -> None:
         while not self._ended.wait(BEAT_S) and not self.lost:
@@ -105,10 +99,11 @@ def release(room: str) -> None:
         lease.release()
 
 
+@atexit.register
 def release_all() -> None:
     """Give back all that this process has, of rooms that it did not complete."""
     for room in list(_held):
-        with suppress(InputError, RunError, OSError):  # who comes next finds out
+        with suppress(InputError, RunError, OSError):  # who comes next finds out that this process is gone
             _held.pop(room).release()
 
 

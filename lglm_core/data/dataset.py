@@ -1,7 +1,7 @@
 """The dataset room, read through its index."""
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -199,6 +199,22 @@ def read_index(url: str, manifest: Manifest, split: str) -> pa.Table:
             known = pa.repeat(pa.scalar(part["labels"], pa.int32()), len(index))
             tables.append(index.append_column("known", known))
     return pa.concat_tables(tables).combine_chunks()
+
+
+def shards_with_rows(url: str, manifest: Manifest) -> Iterator[tuple[Mapping[str, Any], pa.Table | None]]:
+    """Go through all shards, as the manifest tells of them, with their rows of the index.
+
+    There are no rows where a file of the index is not as it was written.
+    """
+    for name in manifest.details["splits"]:
+        try:
+            index = read_index(url, manifest, name)
+        except (DamageError, InputError):
+            index = None
+        first = 0
+        for shard in (shard for shard in manifest.details["shards"] if shard["split"] == name):
+            yield shard, None if index is None else index.slice(first, shard["samples"])
+            first += shard["samples"]
 
 
 def _table(url: str, name: str, written: Mapping[str, Any]) -> pa.Table:

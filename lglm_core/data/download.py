@@ -2,6 +2,7 @@
 
 import io
 import time
+from abc import abstractmethod
 from typing import Any
 
 from lglm_core.data.patience import Patience
@@ -61,13 +62,13 @@ class Download(io.RawIOBase):
             self._body.close()
         super().close()
 
+    @abstractmethod
     def _request(self) -> None:
         """Ask for the bytes from ``_position`` on; set ``_body`` and ``_end``, and check the version."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _given_up(self, error: Exception) -> Exception:
         """Return what is raised once patience has run out."""
-        raise NotImplementedError
 
     def _read(self, most: int) -> bytes:
         data: bytes = self._body.read(most)

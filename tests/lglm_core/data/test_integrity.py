@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lglm_core.data.dataset import Dataset, read_index
+from lglm_core.data.dataset import Dataset, shards_with_rows
 from lglm_core.data.integrity import Damage, check_files, check_shard, check_sizes, foreign_files
 from lglm_core.errors import DamageError, InputError
 from lglm_core.rooms import Manifest, require
@@ -40,16 +40,8 @@ def copy(whole: Path, tmp_path: Path) -> Path:
 def check_everything(url: str, manifest: Manifest) -> list[Damage]:
     """What ``lglm verify --full`` finds."""
     damages = check_sizes(url, manifest) + check_files(url, manifest)
-    for name in manifest.details["splits"]:
-        try:
-            index = read_index(url, manifest, name)
-        except (DamageError, InputError):
-            index = None
-        first = 0
-        for shard in (shard for shard in manifest.details["shards"] if shard["split"] == name):
-            rows = None if index is None else index.slice(first, shard["samples"])
-            damages += check_shard(url, shard, rows)
-            first += shard["samples"]
+    for shard, rows in shards_with_rows(url, manifest):
+        damages += check_shard(url, shard, rows)
     return damages
 
 
