@@ -21,6 +21,7 @@ BEAT_S = 5.0
 BEATS_OF_SILENCE = 3
 logger = logging.getLogger("lglm.lease")
 _held: dict[str, "Lease"] = {}
+_taking = threading.Lock()
 
 
 class Lease:
@@ -78,11 +79,12 @@ def take(room: str) -> None:
         InputError: another process has it.
     """
     key = storage.absolute(room)
-    if key in _held and not _held[key].lost:
-        return
-    lease = Lease(room)
-    lease.take()
-    _held[key] = lease
+    with _taking:  # else two threads of one process refuse each other
+        if key in _held and not _held[key].lost:
+            return
+        lease = Lease(room)
+        lease.take()
+        _held[key] = lease
 
 
 def confirm(room: str) -> None:

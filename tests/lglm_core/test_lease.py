@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,6 +71,12 @@ def test_a_process_has_it_once_and_may_ask_again(room: Path):
     lease.release(str(room))
     lease.release(str(room))
     assert list(room.iterdir()) == []
+
+
+def test_threads_of_one_process_do_not_refuse_each_other(room: Path):
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lease.take, [str(room)] * 64)) == [None] * 64
+    lease.release(str(room))
 
 
 def test_all_of_them_are_given_back_at_the_end_of_a_job(room: Path):
