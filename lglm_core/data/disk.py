@@ -3,9 +3,10 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
+from stat import S_ISREG
 from tempfile import TemporaryDirectory
 
 from lglm_core.data.place import Place, StoredFile, UnreadableFile
@@ -49,12 +50,19 @@ class DiskPlace:
 
     def open(self) -> BufferedReader:
         """Open a regular file."""
-        if self.path.exists() and not self.path.is_file():  # reading a named pipe would wait for ever
-            raise UnreadableFile(f"{self.url}: not a regular file")
         try:
+            if not S_ISREG(self.path.stat().st_mode):  # reading a named pipe would wait for ever
+                raise UnreadableFile(f"{self.url}: not a regular file")
             return self.path.open("rb")
         except OSError as error:
             raise self._unreadable(error) from error
+
+    def expect(self) -> None:
+        """Tell the kernel, if it can be told, that the whole file is read soon."""
+        if not hasattr(os, "posix_fadvise") or not self.path.is_file():
+            return
+        with suppress(OSError), self.path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
     def read_range(self, offset: int, size: int) -> bytes:
         """Read *size* bytes from *offset*."""

@@ -2,9 +2,8 @@
 
 import builtins
 import hashlib
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
 
@@ -14,6 +13,7 @@ from lglm_core.data import storage
 from lglm_core.data.images import ImageInfo, UnreadableImage
 from lglm_core.data.intake import Intake
 from lglm_core.data.plan import ShardPlan
+from lglm_core.data.read_ahead import read_ahead
 from lglm_core.data.source import LabelledImage
 from lglm_core.data.tar import END, TarWriter
 from lglm_core.errors import InputError
@@ -190,7 +190,7 @@ def _taken(
     images: Sequence[LabelledImage], intake: Intake
 ) -> Iterator[tuple[LabelledImage, tuple[bytes, ImageInfo] | Reject]]:
     """Read and check the pictures, in order; of one that cannot be used there is the reason."""
-    for image, data in _read(images):
+    for image, data in zip(images, read_ahead(image.uri for image in images), strict=True):
         if isinstance(data, storage.UnreadableFile):
             # Without its address: the raw folder may stand elsewhere next time.
             reason = str(data).removeprefix(f"{storage.shown(image.uri)}: ")
@@ -200,25 +200,6 @@ def _taken(
             yield image, intake.take(data)
         except UnreadableImage as error:
             yield image, _reject(image, error.reason, str(error))
-
-
-def _read(images: Sequence[LabelledImage]) -> Iterator[tuple[LabelledImage, bytes | storage.UnreadableFile]]:
-    """Read the pictures in order, several ahead; of one that cannot be read there is the reason."""
-
-    def read(image: LabelledImage) -> bytes | storage.UnreadableFile:
-        try:
-            return storage.read_bytes(image.uri)
-        except storage.UnreadableFile as error:
-            return error
-
-    with ThreadPoolExecutor(storage.READERS, thread_name_prefix="reader") as pool:
-        ahead: deque[tuple[LabelledImage, Future[bytes | storage.UnreadableFile]]] = deque()
-        for image in images:
-            ahead.append((image, pool.submit(read, image)))
-            if len(ahead) > storage.READERS:
-                first, data = ahead.popleft()
-                yield first, data.result()
-        yield from ((image, data.result()) for image, data in ahead)
 
 
 def _in_order(plan: ShardPlan, rejects: list[Reject], without: Mapping[str, str]) -> tuple[Reject, ...]:
