@@ -137,9 +137,7 @@ class Loader:
         )
 
     def _fill(self, view: Tensor, row: int, epoch: int | None) -> None:
-        view.copy_(self._view(row, epoch))
-
-    def _view(self, row: int, epoch: int | None) -> Tensor:
+        """Make a picture's view where it belongs in its batch."""
         try:
             image = decode(self.split.read_image(row))
         except UnreadableImage as error:
@@ -147,8 +145,10 @@ class Loader:
                 f"{self.split.dataset}: the image {self.split.keys[row]} cannot be decoded: {error}"
             ) from error
         if epoch is None:
-            return squash(image, self.image_size)
-        return self.augmentation.view(image, self.image_size, generator("view", self.seed, epoch, row))
+            squash(image, self.image_size, view)
+        else:
+            rng = generator("view", self.seed, epoch, row)
+            self.augmentation.view(image, self.image_size, rng, view)
 
 
 def _filled(batch: Batch, views: "list[Future[None]]") -> Batch:

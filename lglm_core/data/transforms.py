@@ -35,18 +35,33 @@ class Augmentation:
     rand_augment: int = 0
     cutout: float = 0.0
 
-    def view(self, image: Tensor, size: int, rng: np.random.Generator) -> Tensor:
-        """Turn uint8 [3, height, width] into a view of it, uint8 [3, size, size], drawn from *rng* alone."""
-        view = squash(multi_scale_crop(image, rng) if self.crop else image, size)
+    def view(self, image: Tensor, size: int, rng: np.random.Generator, out: Tensor | None = None) -> Tensor:
+        """Turn uint8 [3, height, width] into a view of it, uint8 [3, size, size], drawn from *rng* alone.
+
+        Args:
+            out: Where to put it, channels last; default: a new tensor.
+        """
+        view = squash(multi_scale_crop(image, rng) if self.crop else image, size, out)
         if rng.random() < 0.5:
             view = view.flip(-1)
         view = rand_augment(view, self.rand_augment, rng)
-        return cutout(view, self.cutout, rng) if self.cutout else view
+        view = cutout(view, self.cutout, rng) if self.cutout else view
+        return view if out is None else out.copy_(view)
 
 
-def squash(image: Tensor, size: int) -> Tensor:
-    """Resize uint8 [3, height, width] to [3, size, size], bilinear: the field's test view."""
-    return F.resize(image, [size, size], antialias=True)
+def squash(image: Tensor, size: int, out: Tensor | None = None) -> Tensor:
+    """Resize uint8 [3, height, width] to [3, size, size], bilinear: the field's test view.
+
+    This is what torchvision's resize does with antialiasing; that one cannot be told where to put it.
+
+    Args:
+        out: Where to put it, channels last; default: a new tensor.
+    """
+    if out is None:
+        out = image.new_empty(size, size, 3).permute(2, 0, 1)
+    image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)  # channels last, as they are decoded
+    torch.ops.aten._upsample_bilinear2d_aa.out(image[None], [size, size], False, out=out[None])
+    return out
 
 
 def multi_scale_crop(image: Tensor, rng: np.random.Generator) -> Tensor:

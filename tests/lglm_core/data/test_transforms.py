@@ -52,6 +52,28 @@ def test_squashing_agrees_with_pillow():
     assert np.abs(ours - theirs).max() <= 1
 
 
+@pytest.mark.parametrize("size", [(37, 51), (1, 1), (1, 40), (40, 1), (16, 16)])
+def test_squashing_is_torchvisions_resize_however_the_pixels_lie(size: tuple[int, int]):
+    height, width = size
+    whole = noise(height + 4, width + 6)
+    window = whole[:, 2 : 2 + height, 3 : 3 + width]
+    channels_last = window.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    expected = v2.functional.resize(channels_last, [16, 16], antialias=True)
+    for image in (window, window.contiguous(), channels_last):
+        batch = torch.zeros((3, 3, 16, 16), dtype=torch.uint8).to(memory_format=torch.channels_last)
+        assert torch.equal(squash(image, 16), expected)
+        assert squash(image, 16, batch[1]).data_ptr() == batch[1].data_ptr()
+        assert torch.equal(batch[1], expected)
+        assert not batch[0].any() and not batch[2].any()
+
+
+def test_a_view_is_put_where_it_belongs():
+    whole = torch.zeros((24, 3, 16, 16), dtype=torch.uint8).to(memory_format=torch.channels_last)
+    for number, out in enumerate(whole):
+        assert EVERYTHING.view(noise(40, 50), 16, generator(number), out) is out
+        assert torch.equal(out, EVERYTHING.view(noise(40, 50), 16, generator(number)))
+
+
 def test_a_picture_of_the_right_size_stays_as_it_is():
     assert torch.equal(squash(gradient(20, 20), 20), gradient(20, 20))
 
