@@ -85,6 +85,7 @@ def _train(options: Train, recipe: rooms.Recipe) -> rooms.Manifest:
             f"in each of its {options.accumulate} parts of a batch, for their statistics"
         )
     dataset, embeddings, settings = _open_inputs(options)
+    dataset.check_files_without_samples()  # the samples themselves are checked as they are read
     model = build_model(settings, label_knowledge(settings, dataset, embeddings))
     model.backbone.load_weights(settings.weights)  # refused here, before any worker starts
     if options.num_workers:

@@ -24,12 +24,12 @@ logger = logging.getLogger("lglm.verify")
 
 def run(options: Verify) -> Outcome:
     """Check, and name on stderr everything that is damaged."""
-    from lglm_core.data.integrity import REMEDY, check_files, check_sizes, told
+    from lglm_core.data.integrity import REMEDY, check_files, check_sizes, files_beside_shards, told
 
     manifest = rooms.require(options.dataset, "dataset")
     damages = check_sizes(options.dataset, manifest)
     if options.full:
-        damages += check_files(options.dataset, manifest)
+        damages += check_files(options.dataset, manifest, files_beside_shards(manifest))
         damages += _check_shards(options, manifest)
     for damage in damages:
         logger.error(str(damage))

@@ -14,7 +14,14 @@ from lglm_core import rooms
 from lglm_core.data import storage
 from lglm_core.data.cache import ShardCache
 from lglm_core.data.extents import HEADER, Extents, with_stops
-from lglm_core.data.integrity import REMEDY, check_sizes, read_checked, told
+from lglm_core.data.integrity import (
+    REMEDY,
+    check_files,
+    check_sizes,
+    files_without_samples,
+    read_checked,
+    told,
+)
 from lglm_core.data.parts import earlier_manifest, in_part
 from lglm_core.data.shards import shard_name
 from lglm_core.errors import DamageError, InputError
@@ -135,6 +142,15 @@ class Dataset:
         last = [name for name in every if name in files][-1]
         labels = LabelVocabulary.parse(small[last], storage.join(url, last))
         return cls(url, manifest, labels, labels)
+
+    def check_files_without_samples(self) -> None:
+        """Read what no reader of samples opens, receipts above all.
+
+        Raises:
+            DamageError: files are not those that were written.
+        """
+        if damages := check_files(self.url, self.manifest, files_without_samples(self.manifest)):
+            raise DamageError(f"{told(self.url, damages)}; {REMEDY}")
 
     def without(self, names: Collection[str]) -> "Dataset":
         """Return the same pictures as if nobody had labelled them with *names*."""

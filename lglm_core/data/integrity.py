@@ -12,6 +12,7 @@ from lglm_core import lease, rooms
 from lglm_core.data import storage
 from lglm_core.data.extents import Extent, Extents
 from lglm_core.data.images import UnreadableImage, inspect
+from lglm_core.data.read_ahead import read_ahead
 from lglm_core.data.shards import shard_name
 from lglm_core.errors import DamageError
 from lglm_core.rooms import Manifest
@@ -72,17 +73,32 @@ def read_checked(url: str, name: str, written: Mapping[str, Any]) -> bytes:
     return data
 
 
-def check_files(url: str, manifest: Manifest) -> list[Damage]:
-    """Return the files beside the shards whose bytes are not those that were written."""
-    shards = {shard_name(shard["split"], shard["name"]) for shard in manifest.details["shards"]}
-    damages = []
-    for name, written in written_files(manifest).items():
-        if name not in shards and storage.is_file(storage.join(url, name)):
-            try:
-                read_checked(url, name, written)
-            except DamageError:
+def check_files(url: str, manifest: Manifest, names: Iterable[str]) -> list[Damage]:
+    """Read files whole; return those whose bytes are not those that were written.
+
+    One that is missing is left to :func:`check_sizes`.
+    """
+    names, written, damages = list(names), written_files(manifest), []
+    for name, data in zip(names, read_ahead(storage.join(url, name) for name in names), strict=True):
+        if isinstance(data, bytes):
+            if rooms.digest(data) != written[name]["sha256"]:
                 damages.append(Damage(name, OTHER_BYTES))
+        elif not data.missing:
+            damages.append(Damage(name, str(data)))
     return damages
+
+
+def files_beside_shards(manifest: Manifest) -> list[str]:
+    """Return the names of all files but the shards."""
+    shards = {shard_name(shard["split"], shard["name"]) for shard in manifest.details["shards"]}
+    return [name for name in written_files(manifest) if name not in shards]
+
+
+def files_without_samples(manifest: Manifest) -> list[str]:
+    """Return the files that who goes through all samples never opens: receipts, and shards that hold none."""
+    shards = manifest.details["shards"]
+    empty = [shard_name(shard["split"], shard["name"]) for shard in shards if not shard["samples"]]
+    return empty + [shard["receipt"]["name"] for shard in shards]
 
 
 def check_shard(url: str, shard: Mapping[str, Any], index: pa.Table | None) -> list[Damage]:

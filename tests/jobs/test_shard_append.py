@@ -39,6 +39,14 @@ def keys(dataset: Path) -> dict[str, list[str]]:
     return {name: opened.split(name).keys for name in opened.manifest.details["splits"]}
 
 
+def train(run: Here, dataset: Path, folder: Path) -> Result:
+    return run(
+        *("train", "--dataset", dataset, "--out", folder / "run", "--num-workers", 0),
+        *("--head", "plain", "--backbone", "mobilenet_v3_small", "--weights", "none"),
+        *("--image-size", 32, "--epochs", 1, "--batch-size", 4),
+    )
+
+
 def test_a_grown_table_is_added_and_added_again_it_is_nothing_new(
     lglm: Commands, here: Here, dataset: Path, tmp_path: Path
 ):
@@ -111,17 +119,23 @@ def test_a_damaged_sample_is_named_and_the_shard_is_written_anew(
     assert full.code == 1
     named = f"shards/train/train-000001.tar, sample {key}: the image is not the one that was written"
     assert named in full.stderr.splitlines()[-1]
-    refused = lglm(
-        *("train", "--dataset", dataset, "--out", tmp_path / "run", "--num-workers", 0),
-        *("--head", "plain", "--backbone", "mobilenet_v3_small", "--weights", "none"),
-        *("--image-size", 32, "--epochs", 1, "--batch-size", 4),
-    )
+    refused = train(lglm, dataset, tmp_path)
     assert refused.code == 1 and "train-000001.tar, sample" in refused.stderr.splitlines()[-1]
     path.unlink()
     quick = lglm("verify", "--dataset", dataset)
     assert quick.code == 1 and "shards/train/train-000001.tar: missing" in quick.stderr
     lglm.done("shard", *table(tmp_path, range(12)), "--out", dataset)
     assert contents(dataset) == before
+
+
+def test_training_refuses_what_it_does_not_even_read(here: Here, dataset: Path, tmp_path: Path):
+    receipt = dataset / "receipts" / "train-000001.json"
+    data = bytearray(receipt.read_bytes())
+    data[-9] ^= 1
+    receipt.write_bytes(data)
+    refused = train(here, dataset, tmp_path)
+    assert refused.code == 1
+    assert f"{dataset}: receipts/train-000001.json: its bytes are not" in refused.stderr.splitlines()[-1]
 
 
 def test_duplicates_become_rejects_on_request(lglm: Commands, tmp_path: Path):
