@@ -68,6 +68,7 @@ def no_gpu() -> Measured:
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.slow
 def test_every_benchmark_gives_a_row_of_the_table_and_an_object_of_the_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

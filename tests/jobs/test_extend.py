@@ -77,6 +77,7 @@ def test_an_extended_model_is_evaluated_by_name_on_labels_it_never_saw(
     assert metrics["untrained_mAP"] == pytest.approx(per_class["dog"])
 
 
+@pytest.mark.slow
 def test_a_search_names_labels_as_the_dataset_does(
     here: Here, lglm: Commands, tiny_dataset: Path, glove: Path, tmp_path: Path
 ):

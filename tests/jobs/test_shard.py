@@ -114,8 +114,7 @@ def test_too_many_broken_pictures_stop_it_and_what_was_mended_is_read_again(
     assert (counts["written"], counts["rejected"]) == (12, 0)
     assert_complete(out)
     assert lglm.done(*arguments, "--retry-rejected")["status"] == "already complete"
-    anew = tmp_path / "anew"
-    shard(lglm, root, anew)
+    anew = make_dataset(CocoSource(str(root)), tmp_path / "anew", max_samples_per_shard=PER_SHARD)
     assert contents(out) == contents(anew)
 
 

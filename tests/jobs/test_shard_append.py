@@ -86,6 +86,7 @@ def test_an_addition_that_was_killed_goes_on_or_gives_way(lglm: Commands, datase
     assert not [name for name in contents(killed) if "writer" in name or "unfinished" in name]
 
 
+@pytest.mark.slow
 def test_of_two_writers_at_once_one_wins_and_the_other_stops(lglm: Commands, here: Here, tmp_path: Path):
     arguments, out = table(tmp_path, range(8)), tmp_path / "dataset"
     with lglm.started("shard", *arguments, "--out", out) as first:

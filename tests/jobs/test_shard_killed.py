@@ -80,9 +80,8 @@ def toy(lglm: Commands, made_once: Callable) -> tuple[Path, dict[str, str]]:
     return folder / "raw", contents(folder / "dataset")
 
 
-@pytest.mark.parametrize(
-    "finished", [pytest.param(0, marks=pytest.mark.slow), 2, pytest.param(5, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("finished", [0, 2, 5])
 def test_killed_when_so_many_shards_are_there(
     lglm: Commands, toy: tuple[Path, dict[str, str]], tmp_path: Path, finished: int
 ):
