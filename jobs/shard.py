@@ -75,7 +75,8 @@ def _complete(recipe: rooms.Recipe, options: Shard) -> Outcome | None:
     from lglm_core.data.integrity import check_sizes, told
 
     damages = check_sizes(options.out, manifest)
-    again = options.retry_rejected and manifest.counts["rejected"]
+    dropped = manifest.counts["duplicates"] if options.duplicates == "drop" else 0
+    again = options.retry_rejected and manifest.counts["rejected"] > dropped
     if not damages and not again:
         return _outcome(options.out, manifest, "already complete")
     if len(manifest.details["parts"]) > 1:
@@ -111,14 +112,24 @@ def _shard_toy(options: ShardToy) -> Outcome:
 
 def _write(source: "Source", recipe: rooms.Recipe, options: Shard) -> Outcome:
     from jobs.cluster import ray_cluster
-    from lglm_core.data.commit import NothingReadable, commit_dataset
+    from lglm_core.data.commit import NothingReadable, commit_dataset, refuse_another
     from lglm_core.data.plan import make_plan
 
     plan = make_plan(source, options.max_samples_per_shard, options.max_bytes_per_shard)
+    new, standing = storage.is_empty(options.out), rooms.read_manifest(options.out)
+    if standing and standing.details["parts"][0]["plan"] != plan.fingerprint:
+        raise InputError(
+            f"{options.out}: the pictures' sizes, by which --max-bytes-per-shard divides them, have changed "
+            "since; bring back what is damaged from a copy, or take what can be read now as new shards, with "
+            "--append --retry-rejected"
+        )
     with ray_cluster(options.ray_address):
         rooms.begin(options.out, recipe)
-        rooms.reopen(options.out)  # of a dataset that is damaged, or whose rejects are taken again
+        if options.retry_rejected:
+            rooms.reopen(options.out)
         receipts, duplicates = _write_shards(plan, options, {})
+    if standing and not options.retry_rejected:
+        refuse_another(options.out, standing, plan, receipts)
     try:
         manifest = commit_dataset(
             options.out,
@@ -129,8 +140,9 @@ def _write(source: "Source", recipe: rooms.Recipe, options: Shard) -> Outcome:
             duplicates=duplicates,
             max_rejected=options.max_rejected,
         )
-    except NothingReadable:  # the folder would only stand in the way of the next try
-        rooms.abandon(options.out)
+    except NothingReadable:
+        if new:  # the folder would only stand in the way of the next try
+            rooms.abandon(options.out)
         raise
     return _outcome(options.out, manifest, "done")
 
@@ -138,10 +150,9 @@ def _write(source: "Source", recipe: rooms.Recipe, options: Shard) -> Outcome:
 def _append(source: "Source", options: ShardFound) -> Outcome:
     """Write what the source has and the dataset lacks as new shards; nothing that stands is touched."""
     from jobs.cluster import ray_cluster
-    from lglm_core.data.addition import Addition
+    from lglm_core.data.addition import Addition, leftovers
     from lglm_core.data.commit import commit_dataset
     from lglm_core.data.dataset import Dataset
-    from lglm_core.data.integrity import foreign_files
     from lglm_core.data.plan import make_plan
 
     dataset = Dataset.open(options.out)
@@ -153,8 +164,8 @@ def _append(source: "Source", options: ShardFound) -> Outcome:
     if not plan.planned:
         return _outcome(options.out, base, f"nothing new, {addition.standing} pictures are in it already")
     with ray_cluster(options.ray_address):
-        if not rooms.begin_addition(options.out, _recipe(addition.inputs(), source.options(), options), base):
-            for name in foreign_files(options.out, base):  # of an addition that was given up
+        if rooms.begin_addition(options.out, _recipe(addition.inputs(), source.options(), options), base):
+            for name in leftovers(options.out, base):
                 storage.remove(storage.join(options.out, name))
         standing = {name: dataset.split(name).index for name in base.details["splits"]}
         receipts, duplicates = _write_shards(plan, options, standing)
@@ -177,24 +188,30 @@ def _write_shards(
 ) -> "tuple[list[Receipt], pa.Table]":
     """Write all shards of a plan as Ray tasks; return their receipts, and the duplicates that are kept."""
     from jobs.cluster import run_tasks
-    from lglm_core.data.duplicates import find_duplicates, twins_by_shard
+    from lglm_core.data.duplicates import find_duplicates, twins_by_shard, without_orphans
     from lglm_core.data.shards import write_shard
 
     where = (plan.labels, storage.absolute(options.out), _intake(options))
-    calls: list[tuple[Any, ...]] = [(shard, *where, None, options.retry_rejected) for shard in plan.shards]
-    receipts = run_tasks(write_shard, calls, "shard")
-    duplicates = find_duplicates(receipts, standing)
-    if options.duplicates == "keep" or not len(duplicates):
-        return receipts, duplicates
-    twins = twins_by_shard(duplicates)
-    number = {shard.name: position for position, shard in enumerate(plan.shards)}
-    again = [number[name] for name in twins]
-    calls = [
-        (plan.shards[n], *where, {**receipts[n].duplicates, **twins[plan.shards[n].name]}) for n in again
-    ]
-    for n, receipt in zip(again, run_tasks(write_shard, calls, "drop duplicates"), strict=True):
-        receipts[n] = receipt
-    return receipts, duplicates.slice(0, 0)
+    shards = {shard.name: shard for shard in plan.shards}
+
+    def write(without: Mapping[str, Mapping[str, str] | None], progress: str, retry: bool = False) -> None:
+        calls: list[tuple[Any, ...]] = [
+            (shards[name], *where, left_out, retry) for name, left_out in without.items()
+        ]
+        receipts.update(zip(without, run_tasks(write_shard, calls, progress), strict=True))
+
+    receipts: dict[str, Receipt] = {}
+    write(dict.fromkeys(shards), "shard", options.retry_rejected)
+    if orphans := without_orphans(list(receipts.values()), standing):
+        write(orphans, "take duplicates back")
+    duplicates = find_duplicates(list(receipts.values()), standing)
+    if options.duplicates == "drop" and len(duplicates):
+        twins = twins_by_shard(duplicates)
+        write(
+            {name: {**receipts[name].duplicates, **more} for name, more in twins.items()}, "drop duplicates"
+        )
+        duplicates = duplicates.slice(0, 0)
+    return [receipts[name] for name in shards], duplicates
 
 
 def _outcome(out: str, manifest: rooms.Manifest, status: str) -> Outcome:

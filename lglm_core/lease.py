@@ -48,21 +48,26 @@ class Lease:
                     f"{self.room}: another run is writing there (process {standing.get('process')} on "
                     f"{standing.get('host')}); wait for it to end, or name another folder"
                 )
-            storage.remove(self._url)
+            if _read(self._url) == standing:  # else another one removed it meanwhile, and may be there now
+                storage.remove(self._url)
         self._thread.start()
 
     def release(self) -> None:
         """Give it back, if it still is ours."""
         self._ended.set()
         self._thread.join(BEAT_S)
-        if not self.lost and not self._thread.is_alive():  # else the place does not answer
+        if not self._thread.is_alive() and self.holds():  # else the place does not answer
             storage.remove(self._url)
+
+    def holds(self) -> bool:
+        """Look whether it still is ours."""
+        self.lost = self.lost or _read(self._url).get("token") != self._token
+        return not self.lost
 
     def _renew(self) -> None:
         while not self._ended.wait(BEAT_S) and not self.lost:
             try:
-                self.lost = _read(self._url).get("token") != self._token
-                if not self.lost:
+                if self.holds():
                     self._beat += 1
                     storage.write_bytes(self._url, self._record())
             except (InputError, RunError, OSError) as error:  # the next beat may come through
@@ -90,7 +95,7 @@ def take(room: str) -> None:
 def confirm(room: str) -> None:
     """Refuse if another process took the right over, because this one seemed dead."""
     lease = _held.get(storage.absolute(room))
-    if lease is not None and lease.lost:
+    if lease is not None and not lease.holds():
         raise InputError(f"{room}: another run took over this room meanwhile; run the same command again")
 
 

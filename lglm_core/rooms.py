@@ -8,6 +8,7 @@ Imports nothing heavy: completeness is checked before torch or ray is loaded.
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -146,8 +147,9 @@ def find(room: str, recipe: Recipe) -> Manifest | None:
     if manifest is not None:
         _refuse_difference(room, recipe, manifest.recipe)
         if _is_begun_from(room, recipe):  # killed between the last steps of commit
-            _tidy(room)
-            storage.remove(storage.join(room, lease.FILE))
+            with suppress(InputError):  # another process is there, just now
+                lease.take(room)
+                _tidy(room)
     elif storage.is_file(unfinished):
         _refuse_difference(room, recipe, _parse_recipe(storage.read_bytes(unfinished), unfinished))
     elif storage.is_file(room):
@@ -178,19 +180,20 @@ def begin(room: str, recipe: Recipe) -> None:
 
 
 def begin_addition(room: str, recipe: Recipe, base: Manifest) -> bool:
-    """Begin adding to a complete room; tell whether an addition from the same recipe was begun already.
+    """Begin adding to a complete room; tell whether another addition that was begun is given up for it.
 
-    An addition that was begun from something else, and whose process is gone, is given up.
+    That is one from something else, whose process is gone. One from the same recipe is gone on with.
     """
     lease.take(room)
     manifest = read_manifest(room)
     if manifest != base:
         lease.release(room)
         raise InputError(f"{room}: another run changed this room meanwhile; run the same command again")
-    same = _is_begun_from(room, recipe)
-    storage.write_bytes(storage.join(room, UNFINISHED), to_json(asdict(recipe)))
+    unfinished = storage.join(room, UNFINISHED)
+    another = storage.is_file(unfinished) and not _is_begun_from(room, recipe)
+    storage.write_bytes(unfinished, to_json(asdict(recipe)))
     storage.remove_unfinished(room)
-    return same
+    return another
 
 
 def reopen(room: str) -> None:

@@ -1,23 +1,31 @@
 """Adding to a dataset: of a source, the pictures that are not in it yet."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from lglm_core.data.dataset import Dataset
+from lglm_core.data.integrity import foreign_files
+from lglm_core.data.parts import earlier_manifest, in_part
 from lglm_core.data.source import LabelledImage, Source
 from lglm_core.errors import InputError
 from lglm_core.labels import LabelVocabulary
+from lglm_core.rooms import Manifest
 
 NAMED = 5
+WRITTEN = re.compile(r"shards/.*\.tar|receipts/.*\.json|index/.*\.parquet")
+Columns = tuple[tuple[int, ...], tuple[int, ...]]
+"""Of the labels of a sample, and of the unknown ones."""
 
 
 @dataclass
 class Addition:
     """A source of what *source* has and *dataset* lacks; what stands in the dataset stays as it is.
 
-    A picture is known by its key alone, so that it stays in the split it was put in.
+    A picture is known by its key, so that it stays in the split it was put in; where the source's keys are of
+    their splits alone, by both.
 
     Args:
         extend_labels: Whether labels that the dataset does not have are added to it, behind the others.
@@ -31,6 +39,11 @@ class Addition:
     extend_labels: bool = False
     retry_rejected: bool = False
     standing: int = field(default=0, init=False)
+
+    @property
+    def keys_per_split(self) -> bool:
+        """As the source has it."""
+        return self.source.keys_per_split
 
     @property
     def dropped(self) -> int:
@@ -69,10 +82,11 @@ class Addition:
         """
         self.standing = 0
         for image in self.source.images():
-            if image.key in self._samples:
+            name = self._name(image.split, image.key)
+            if name in self._samples:
                 self.standing += 1
-                self._refuse_other_labels(image)
-            elif image.key in self._rejected and not self.retry_rejected:
+                self._refuse_other_labels(image, self._samples[name])
+            elif name in self._rejected and not self.retry_rejected:
                 self.standing += 1
             else:
                 yield image
@@ -84,9 +98,13 @@ class Addition:
             split: sum(shard["split"] == split for shard in shards) for split in {s["split"] for s in shards}
         }
 
-    def _refuse_other_labels(self, image: LabelledImage) -> None:
+    def _name(self, split: str, key: str) -> tuple[str, str]:
+        """What a picture is known by."""
+        return (split if self.keys_per_split else "", key)
+
+    def _refuse_other_labels(self, image: LabelledImage, standing: Columns) -> None:
         columns = {name: set(names) for name, names in (("labels", image.labels), ("unknown", image.unknown))}
-        for name, theirs in zip(("labels", "unknown"), self._samples[image.key], strict=True):
+        for name, theirs in zip(("labels", "unknown"), standing, strict=True):
             ours = {self.dataset.labels[column] for column in theirs}
             if columns[name] != ours:
                 raise InputError(
@@ -96,16 +114,31 @@ class Addition:
                 )
 
     @cached_property
-    def _samples(self) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-        """Columns of the labels, and of the unknown ones, of every sample."""
-        found: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+    def _samples(self) -> dict[tuple[str, str], Columns]:
+        found: dict[tuple[str, str], Columns] = {}
         for name in self.dataset.manifest.details["splits"]:
             index = self.dataset.split(name).index
             columns = [index.column(column).to_pylist() for column in ("key", "labels", "unknown")]
             for key, labels, unknown in zip(*columns, strict=True):
-                found[key] = (tuple(labels), tuple(unknown))
+                found[self._name(name, key)] = (tuple(labels), tuple(unknown))
         return found
 
     @cached_property
-    def _rejected(self) -> set[str]:
-        return set(self.dataset.rejects().column("key").to_pylist())
+    def _rejected(self) -> set[tuple[str, str]]:
+        rejects = self.dataset.rejects()
+        keys = zip(rejects.column("split").to_pylist(), rejects.column("key").to_pylist(), strict=True)
+        return {self._name(split, key) for split, key in keys}
+
+
+def leftovers(url: str, manifest: Manifest) -> list[str]:
+    """Return the files that an addition to the dataset left behind, and that no part of it knows.
+
+    Files of other names are somebody's own.
+    """
+    part = len(manifest.details["parts"])
+    tables = {in_part(name, part) for name in ("labels.json", "rejects.parquet", "duplicates.parquet")}
+    return [
+        name
+        for name in foreign_files(url, manifest)
+        if WRITTEN.fullmatch(name) or name in tables or name == earlier_manifest(part - 1)
+    ]

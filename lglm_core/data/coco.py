@@ -43,6 +43,8 @@ class CocoSource:
         year: Which COCO, where the root holds both.
     """
 
+    keys_per_split = True
+
     def __init__(
         self,
         root: str,

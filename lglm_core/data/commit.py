@@ -1,7 +1,7 @@
 """From the receipts of its shards to a complete dataset room, or to one that was added to."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +14,7 @@ from lglm_core.data import storage
 from lglm_core.data.duplicates import DUPLICATES_SCHEMA
 from lglm_core.data.parts import earlier_manifest, in_part
 from lglm_core.data.plan import Plan
-from lglm_core.data.shards import Receipt, Reject, receipt_name
+from lglm_core.data.shards import Receipt, Reject, receipt_name, shard_name
 from lglm_core.errors import DamageError, InputError
 from lglm_core.rooms import Manifest, Recipe, digest, to_json
 
@@ -23,6 +23,23 @@ REJECTS_SCHEMA = pa.schema(dict.fromkeys(("key", "split", "source", "status", "e
 
 class NothingReadable(InputError):
     """Not one training picture could be read."""
+
+
+def refuse_another(url: str, manifest: Manifest, plan: Plan, receipts: Sequence[Receipt]) -> None:
+    """Refuse shards written anew, of a dataset that was damaged, if they are not those that it had.
+
+    Raises:
+        DamageError: the pictures they were made from are no longer what they were.
+    """
+    if manifest.fingerprint == _fingerprint(plan, map(_shard, receipts)):
+        return
+    written = {shard["name"]: shard["sha256"] for shard in manifest.details["shards"]}
+    other = next((r for r in receipts if written.get(r.shard) != r.sha256), receipts[0])
+    why = f"; {_commonest(list(other.unreadable))}" if other.unreadable else ""
+    raise DamageError(
+        f"{url}: {shard_name(other.split, other.shard)} cannot be written anew as it was, since its pictures "
+        f"have changed{why}. Bring them back, or take them as they are with --retry-rejected"
+    )
 
 
 def commit_dataset(
@@ -53,6 +70,8 @@ def commit_dataset(
     _refuse_too_many_rejects(url, plan, receipts, max_rejected, first=base is None)
     part = len(base.details["parts"]) if base else 0
     files = dict(base.details["files"]) if base else {}
+    if base is None:
+        _remove_others(url, receipts)
     files |= _write_tables(url, plan, receipts, duplicates, part)
     if base is not None:
         files |= _described(earlier_manifest(part - 1), base.to_json())
@@ -69,7 +88,7 @@ def commit_dataset(
     }
     manifest = Manifest(
         kind="dataset",
-        fingerprint=digest([plan.labels.digest, [(shard["name"], shard["sha256"]) for shard in shards]]),
+        fingerprint=_fingerprint(plan, shards),
         inputs=base.inputs if base else recipe.inputs,
         options=base.options if base else recipe.options,
         counts=_added(base.counts if base else {}, own),
@@ -84,6 +103,18 @@ def commit_dataset(
     if base is None:
         return rooms.commit(url, manifest)
     return rooms.commit_addition(url, manifest, base, earlier_manifest(part - 1))
+
+
+def _fingerprint(plan: Plan, shards: Iterable[Mapping[str, Any]]) -> str:
+    return digest([plan.labels.digest, [(shard["name"], shard["sha256"]) for shard in shards]])
+
+
+def _remove_others(url: str, receipts: Sequence[Receipt]) -> None:
+    """Remove shards and receipts of another division: readers of WebDataset go by what lies there."""
+    kept = {name for r in receipts for name in (shard_name(r.split, r.shard), receipt_name(r.shard))}
+    for file in storage.list_files(url):
+        if file.name.startswith(("shards/", "receipts/")) and file.name not in kept:
+            storage.remove(storage.join(url, file.name))
 
 
 def _refuse_losses(url: str, plan: Plan, receipts: Sequence[Receipt]) -> None:

@@ -59,16 +59,17 @@ class DiskPlace:
 
     def expect(self) -> None:
         """Tell the kernel, if it can be told, that the whole file is read soon."""
-        if not hasattr(os, "posix_fadvise") or not self.path.is_file():
-            return
-        with suppress(OSError), self.path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+        with suppress(OSError, ValueError):  # who reads it then finds out why
+            if hasattr(os, "posix_fadvise") and self.path.is_file():
+                with self.path.open("rb") as file:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
     def read_range(self, offset: int, size: int) -> bytes:
         """Read *size* bytes from *offset*."""
         try:
             # Not through a file object: what that asks beside would cost a decoding thread twice its turns.
-            file = os.open(self.path, os.O_RDONLY)
+            # Without waiting for somebody to write to a named pipe; reading at a place in it is an error.
+            file = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
             try:
                 data = os.pread(file, size, offset)
                 while len(data) < size and (more := os.pread(file, size - len(data), offset + len(data))):

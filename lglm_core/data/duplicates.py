@@ -43,9 +43,29 @@ def twins_by_shard(duplicates: pa.Table) -> dict[str, dict[str, str]]:
     """Return, for every shard, the keys of its duplicates and what each is one of."""
     found: dict[str, dict[str, str]] = {}
     for row in duplicates.to_pylist():
-        same = f"the same bytes as {row['first_split']}/{row['first_key']}"
-        found.setdefault(row["shard"], {})[row["key"]] = same
+        found.setdefault(row["shard"], {})[row["key"]] = _same_as(row["first_split"], row["first_key"])
     return found
+
+
+def without_orphans(
+    receipts: Sequence[Receipt], standing: Mapping[str, pa.Table]
+) -> dict[str, dict[str, str]]:
+    """Return, for shards that leave out duplicates of what is gone, the duplicates that are still some.
+
+    Args:
+        standing: The index of each split of the dataset that the receipts add to.
+    """
+    leaving_out = [receipt for receipt in receipts if receipt.duplicates]
+    if not leaving_out:
+        return {}
+    indexes = [*standing.items(), *((receipt.split, receipt.index) for receipt in receipts)]
+    there = {_same_as(split, key) for split, index in indexes for key in index.column("key").to_pylist()}
+    still = {r.shard: {k: same for k, same in r.duplicates.items() if same in there} for r in leaving_out}
+    return {r.shard: still[r.shard] for r in leaving_out if len(still[r.shard]) < len(r.duplicates)}
+
+
+def _same_as(split: str, key: str) -> str:
+    return f"the same bytes as {split}/{key}"
 
 
 def _described(index: pa.Table, split: str, rank: int) -> pa.Table:

@@ -35,6 +35,8 @@ class MirflickrSource:
         images: How many pictures there are, numbered from 1.
     """
 
+    keys_per_split = False
+
     def __init__(
         self,
         root: str,

@@ -83,7 +83,7 @@ def _by_split(source: Source) -> dict[str, list[LabelledImage]]:
     splits: dict[str, list[LabelledImage]] = defaultdict(list)
     seen: dict[tuple[str, str], str] = {}
     for image in source.images():
-        place = (image.split, image.key)
+        place = (image.split if source.keys_per_split else "", image.key)
         if place in seen:
             raise InputError(
                 f"{image.source} and {seen[place]} both get the key {image.key!r}; "

@@ -8,6 +8,7 @@ from functools import partial
 from lglm_core.data import storage
 from lglm_core.data.disk import DiskPlace
 from lglm_core.data.place import Place, UnreadableFile
+from lglm_core.errors import InputError
 
 Read = bytes | UnreadableFile
 
@@ -34,7 +35,11 @@ def read_ahead(urls: Iterable[str]) -> Iterator[Read]:
 
 def _begin(url: str, pool: ThreadPoolExecutor) -> Callable[[], Read]:
     """Begin reading a file; what is returned waits for it."""
-    place = storage.locate(url)
+    try:
+        place = storage.locate(url)
+    except (InputError, ValueError) as error:  # no address at all, in one row of a table
+        reason = UnreadableFile(str(error))
+        return lambda: reason
     if isinstance(place, DiskPlace):
         place.expect()
         return partial(_read, place)
@@ -47,3 +52,5 @@ def _read(place: Place) -> Read:
             return file.read()
     except UnreadableFile as error:
         return error
+    except (OSError, ValueError, MemoryError) as error:  # a failing disk, an impossible name, a giant
+        return UnreadableFile(f"{storage.shown(place.url)}: cannot be read ({error or 'too large'})")

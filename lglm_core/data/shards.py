@@ -74,6 +74,11 @@ class Receipt:
         return compact_json({**facts, "digest": digest(compact_json(facts))})
 
     @property
+    def keys(self) -> set[str]:
+        """Those of the samples."""
+        return set(self.index.column("key").to_pylist())
+
+    @property
     def duplicates(self) -> Mapping[str, str]:
         """The pictures left out as duplicates, by key, and of what."""
         return {reject.key: reject.error for reject in self.rejects if reject.status == DUPLICATE}
@@ -107,14 +112,21 @@ def write_shard(
     Args:
         intake: How pictures are checked and stored.
         without: Keys of pictures to leave out because they are duplicates, and of what.
-        retry_rejected: Whether a whole one with pictures that could not be read is written again.
+        retry_rejected: Whether a whole one with pictures that could not be read is written again. It is kept
+            where others of its pictures could not be read now.
     """
     url = storage.join(dataset, shard_name(plan.split, plan.name))
-    receipt = _standing(plan, url, storage.join(dataset, receipt_name(plan.name)))
-    if receipt and not (retry_rejected and receipt.unreadable) and not _holds(receipt, without or {}):
-        return receipt
-    with storage.write_whole(url) as staged, staged.open("wb") as file:
-        receipt = _write_tar(file, plan, labels, intake, without or {})
+    standing = _standing(plan, url, storage.join(dataset, receipt_name(plan.name)))
+    if standing and not (retry_rejected and standing.unreadable) and _leaves_out(standing, without):
+        return standing
+    try:
+        with storage.write_whole(url) as staged, staged.open("wb") as file:
+            receipt = _write_tar(file, plan, labels, intake, without or {})
+            if standing and not standing.keys <= receipt.keys | receipt.duplicates.keys():
+                raise _Poorer
+    except _Poorer:
+        assert standing is not None
+        return standing
     storage.write_bytes(storage.join(dataset, receipt_name(plan.name)), receipt.to_json())
     return receipt
 
@@ -127,8 +139,13 @@ def _standing(plan: ShardPlan, url: str, receipt_url: str) -> Receipt | None:
     return None
 
 
-def _holds(receipt: Receipt, keys: Mapping[str, str]) -> bool:
-    return bool(keys) and not keys.keys().isdisjoint(receipt.index.column("key").to_pylist())
+class _Poorer(Exception):
+    """A shard that stands has pictures which cannot be read any more."""
+
+
+def _leaves_out(receipt: Receipt, without: Mapping[str, str] | None) -> bool:
+    """Tell whether a shard leaves out just those pictures; None: any."""
+    return without is None or receipt.duplicates.keys() == without.keys()
 
 
 def _write_tar(

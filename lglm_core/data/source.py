@@ -15,7 +15,7 @@ MAX_KEY_LENGTH = 80  # characters, of the 100 that a ustar header holds
 class LabelledImage:
     """One picture as its source describes it, before anyone opened it.
 
-    ``key`` is unique within the split; ``uri`` is where the bytes lie and ``source`` the part of it
+    ``key`` is unique, at least within the split; ``uri`` is where the bytes lie and ``source`` the part of it
     that does not depend on where the raw folder stands; ``unknown`` names labels of which nobody
     said whether they are there.
     """
@@ -33,6 +33,10 @@ class Source(Protocol):
 
     ``dropped`` counts the unlabelled pictures that :meth:`images` left out on request.
     """
+
+    @property
+    def keys_per_split(self) -> bool:
+        """Whether one key may name another picture in each split; else it names one picture."""
 
     @property
     def dropped(self) -> int:

@@ -16,7 +16,7 @@ from io import BufferedReader
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from lglm_core.data.disk import DiskPlace
 from lglm_core.data.place import Place, StoredFile, UnreadableFile, shown
@@ -74,7 +74,7 @@ def _in_archive(url: str) -> Place | None:
 
         name = url[found.end() + 1 :]
         shown_as = f"{archive.url}/{name}"
-        return ArchivePlace(shown_as, archive, unquote(name) if url[:7].lower() == "file://" else name)
+        return ArchivePlace(shown_as, archive, _unquoted(name) if _is_file_url(url) else name)
     return None
 
 
@@ -89,6 +89,14 @@ def is_local(url: str) -> bool:
     return not url[:8].lower().startswith(REMOTE)
 
 
+def _is_file_url(url: str) -> bool:
+    return url[:7].lower() == "file://"
+
+
+def _unquoted(path: str) -> str:
+    return unquote(path, errors="surrogateescape")
+
+
 def _is_web(url: str) -> bool:
     return url[:8].lower().startswith(WEB)
 
@@ -97,7 +105,7 @@ def local_path(url: str) -> Path:
     """Return the path that *url* names on this machine's disk."""
     parts = urlsplit(url)
     if parts.scheme == "file":
-        return Path(unquote(parts.path))
+        return Path(_unquoted(parts.path))
     if "://" in url:
         address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         raise InputError(
@@ -108,7 +116,9 @@ def local_path(url: str) -> Path:
 
 
 def join(url: str, *names: str) -> str:
-    """Append path segments to a URL or path."""
+    """Append path segments to a URL or path, as they are called; ``file://`` alone has them quoted."""
+    if _is_file_url(url):
+        names = tuple(quote(name, errors="surrogateescape") for name in names)
     return "/".join([url.rstrip("/"), *names])
 
 

@@ -32,6 +32,8 @@ class TableSource:
             default those that occur, in alphabetical order.
     """
 
+    keys_per_split = False
+
     def __init__(
         self,
         table: str,

@@ -25,6 +25,8 @@ class VocSource:
     and left out of loss and metrics alike; much published work trains them as there.
     """
 
+    keys_per_split = False
+
     def __init__(self, root: str) -> None:
         self.root = root
         self.dropped = 0

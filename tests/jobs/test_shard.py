@@ -106,6 +106,11 @@ def test_too_many_broken_pictures_stop_it_and_what_was_mended_is_read_again(
     assert lglm.done(*arguments)["counts"]["rejected"] == 2
     assert contents(out) == contents(from_coco)
 
+    (root / "train2017").rename(root / "elsewhere")  # a disk that is not mounted: what stands is kept
+    assert lglm.done(*arguments, "--retry-rejected")["counts"]["rejected"] == 2
+    assert contents(out) == contents(from_coco)
+    (root / "elsewhere").rename(root / "train2017")
+
     write_coco(tmp_path / "sound")
     for name in (f"train2017/{CUT}", f"val2017/{ABSENT}"):
         shutil.copy(tmp_path / "sound" / name, root / name)

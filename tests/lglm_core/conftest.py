@@ -59,6 +59,7 @@ class ListedSource:
     names: tuple[str, ...]
     listed: tuple[LabelledImage, ...]
     dropped: int = 0
+    keys_per_split: bool = False
 
     def inputs(self) -> dict[str, str]:
         return {"list": rooms.digest([image.source for image in self.listed])}

@@ -1,13 +1,14 @@
 """Adding to a dataset: what stands is never touched, and is never added twice."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from lglm_core import rooms
-from lglm_core.data.addition import Addition
+from lglm_core.data.addition import Addition, leftovers
 from lglm_core.data.commit import commit_dataset
 from lglm_core.data.dataset import Dataset
 from lglm_core.data.plan import make_plan
@@ -83,6 +84,37 @@ def test_a_picture_keeps_its_split_whatever_the_source_says_now(first: Dataset, 
     addition = Addition(listed({"s0": ["a"], "s9": ["a"]}, split="val"), first)  # type: ignore[arg-type]
     assert [(image.key, image.split) for image in addition.images()] == [("s9", "val")]
     assert addition.standing == 1
+
+
+def test_a_key_of_its_split_alone_is_another_picture_in_another_split(first: Dataset, listed: Listed):
+    source = replace(listed({"s0": ["a"], "s9": ["a"]}, split="val"), keys_per_split=True)  # type: ignore[type-var]
+    addition = Addition(source, first)  # type: ignore[arg-type]
+    assert [(image.key, image.split) for image in addition.images()] == [("s0", "val"), ("s9", "val")]
+    second = add(first, source)
+    assert second.split("val").keys == ["s1", "s0", "s9"]
+    assert not list(Addition(source, second).images())  # type: ignore[arg-type]
+
+
+def test_one_key_in_two_splits_is_refused_where_it_names_one_picture(listed: Listed, listed_source: Listed):
+    images = (*listed({"s7": []}).listed, *listed({"s7": []}, split="val").listed)  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match="both get the key 's7'"):
+        make_plan(listed_source(("a", "b"), images), 2)  # type: ignore[arg-type]
+
+
+def test_of_an_addition_that_was_given_up_its_own_files_alone_are_removed(first: Dataset):
+    ours = ("shards/train/train-000009.tar", "receipts/train-000009.json", "labels.0001.json")
+    own = ("README.md", "shards/notes.txt", "labels.0002.json", "audit/shards/x.tar")
+    for name in (*ours, *own):
+        path = Path(first.url, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert sorted(leftovers(first.url, first.manifest)) == sorted(ours)
+
+
+def test_an_addition_gives_another_one_up_and_none_else(first: Dataset):
+    recipes = [rooms.Recipe("dataset", {"list": name}, {}) for name in ("x", "y")]
+    given_up = [rooms.begin_addition(first.url, recipes[n], first.manifest) for n in (0, 0, 1)]
+    assert given_up == [False, False, True]
 
 
 def test_the_dataset_as_it_was_is_still_readable(first: Dataset, listed: Listed):

@@ -2,6 +2,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lglm_core import rooms
-from lglm_core.data.commit import commit_dataset
+from lglm_core.data.commit import commit_dataset, refuse_another
 from lglm_core.data.dataset import Dataset
 from lglm_core.data.plan import make_plan
 from lglm_core.data.shards import write_shard
@@ -174,6 +175,45 @@ def test_a_picture_lost_on_the_way_is_damage(
     lost = replace(receipt, index=receipt.index.slice(0, 1))
     with pytest.raises(DamageError, match="2 pictures planned, but 1 written and 0 rejected"):
         commit_dataset(url, rooms.Recipe("dataset", {}, {}), plan, [lost])
+
+
+@pytest.fixture
+def three(tmp_path: Path, encode: Encode, listed_source: Callable[..., object]) -> Any:
+    """A source of three pictures."""
+    images = []
+    for number in range(3):
+        path = tmp_path / f"p{number}"
+        path.write_bytes(encode(Image.new("RGB", (4, 4), (number, 0, 0))))
+        images.append(LabelledImage(path.name, "train", str(path), path.name, ("cat",)))
+    return listed_source(tuple(NAMES), tuple(images))
+
+
+def test_shards_of_another_division_are_removed_and_nothing_else(three: Any, tmp_path: Path):
+    url, recipe = str(tmp_path / "dataset"), rooms.Recipe("dataset", {}, {})
+    for per_shard in (1, 2):  # the first one never came to its end
+        plan = make_plan(three, per_shard)
+        receipts = [write_shard(shard, plan.labels, url) for shard in plan.shards]
+    Path(url, "notes.txt").touch()
+    commit_dataset(url, recipe, plan, receipts)
+    assert len(list(Path(url).glob("shards/*/*.tar"))) == len(list(Path(url).glob("receipts/*"))) == 2
+    assert Path(url, "notes.txt").exists()
+    assert Dataset.open(url).split("train").keys == ["p0", "p1", "p2"]
+
+
+def test_a_shard_that_cannot_be_written_anew_as_it_was_is_named(three: Any, tmp_path: Path):
+    url, plan = str(tmp_path / "dataset"), make_plan(three, 2)
+    receipts = [write_shard(shard, plan.labels, url) for shard in plan.shards]
+    manifest = commit_dataset(url, rooms.Recipe("dataset", {}, {}), plan, receipts)
+    Path(url, "shards/train/train-000001.tar").unlink()
+    again = [write_shard(shard, plan.labels, url) for shard in plan.shards]
+    refuse_another(url, manifest, plan, again)
+    Path(url, "shards/train/train-000001.tar").unlink()
+    (tmp_path / "p2").unlink()
+    again = [write_shard(shard, plan.labels, url) for shard in plan.shards]
+    with pytest.raises(
+        DamageError, match=r"train-000001\.tar cannot be written anew as it was.* missing 1, such"
+    ):
+        refuse_another(url, manifest, plan, again)
 
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path):

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lglm_core.data.duplicates import find_duplicates, twins_by_shard
+from lglm_core.data.duplicates import find_duplicates, twins_by_shard, without_orphans
 from lglm_core.data.plan import Plan, make_plan
 from lglm_core.data.shards import Receipt, write_shard
 from lglm_core.data.source import LabelledImage
@@ -64,3 +64,22 @@ def test_a_shard_is_written_again_without_them_and_stays_so(
     assert without.index.num_rows + len(without.rejects) == len(shard.images)
     assert write_shard(shard, plan.labels, url) == without
     assert write_shard(shard, plan.labels, url, retry_rejected=True) == without
+
+
+def test_what_was_left_out_comes_back_when_its_original_is_gone(
+    plan: Plan, receipts: list[Receipt], tmp_path: Path
+):
+    """f is as b, and a and c are as e; then b's shard is lost, and b with it."""
+    url, shards = str(tmp_path / "dataset"), {shard.name: shard for shard in plan.shards}
+    for name, twins in twins_by_shard(find_duplicates(receipts)).items():
+        write_shard(shards[name], plan.labels, url, without=twins)
+    written = [write_shard(shard, plan.labels, url) for shard in plan.shards]
+    assert without_orphans(written, {}) == {}
+    Path(url, "shards/train/train-000000.tar").unlink()
+    (tmp_path / "raw" / "b").unlink()
+    again = [write_shard(shard, plan.labels, url) for shard in plan.shards]
+    orphans = without_orphans(again, {})
+    assert orphans == {"train-000002": {}}
+    assert without_orphans(again, {"train": receipts[0].index}) == {}
+    back = write_shard(shards["train-000002"], plan.labels, url, without=orphans["train-000002"])
+    assert back.keys == {"f"} and not back.duplicates

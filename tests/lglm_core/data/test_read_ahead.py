@@ -40,6 +40,20 @@ def test_in_place_of_what_cannot_be_read_there_is_the_reason(urls: list[str], tm
     assert [reason.missing for reason in found] == [True, True, False, False]
 
 
+@pytest.mark.parametrize("name", ["n" * 300, "a\0b", "\ud800", "http://[oops/x.jpg", "ftp://host/x", "//[x"])
+def test_an_impossible_name_is_a_reason_as_well(urls: list[str], tmp_path: Path, name: str):
+    url = name if "//" in name else f"{tmp_path}/{name}"
+    first, reason, last = read_ahead([urls[3], url, urls[4]])
+    assert (first, last) == (bytes(3), bytes(4))
+    assert isinstance(reason, UnreadableFile) and str(reason)
+
+
+def test_a_failing_disk_is_a_reason_as_well():
+    """Of this file the first bytes cannot be read, as of a bad sector."""
+    (reason,) = read_ahead(["/proc/self/mem"])
+    assert isinstance(reason, UnreadableFile) and "cannot be read" in str(reason)
+
+
 def test_who_stops_reading_leaves_no_thread(urls: list[str]):
     before = threading.active_count()
     reading = read_ahead(urls)

@@ -177,6 +177,18 @@ def test_every_planned_picture_is_written_or_rejected(raw: Path, dataset: Path):
     assert [reject.key for reject in receipt.rejects] == [name for name in names if name in BAD]
 
 
+def test_pictures_that_are_away_when_rejects_are_retried_are_not_lost(raw: Path, dataset: Path):
+    plan = plan_of(raw, [*GOOD, "missing"])
+    before = write_shard(plan, LABELS, str(dataset))
+    data = shard(dataset).read_bytes()
+    (raw / "good.jpg").rename(raw / "elsewhere.jpg")
+    (raw / "missing.jpg").write_bytes((raw / "elsewhere.jpg").read_bytes())
+    assert write_shard(plan, LABELS, str(dataset), retry_rejected=True) == before
+    assert shard(dataset).read_bytes() == data
+    (raw / "elsewhere.jpg").rename(raw / "good.jpg")
+    assert write_shard(plan, LABELS, str(dataset), retry_rejected=True).keys == {*GOOD, "missing"}
+
+
 def test_a_rejects_reason_names_no_place_on_this_machine(raw: Path, dataset: Path):
     receipt = write_shard(plan_of(raw, list(BAD)), LABELS, str(dataset))
     assert not [reject.error for reject in receipt.rejects if str(raw) in reject.error]

@@ -180,3 +180,25 @@ def test_a_table_that_is_none_is_refused_by_name(tmp_path: Path, content: bytes 
         (tmp_path / "x.parquet").write_bytes(content)
     with pytest.raises(InputError, match=r"x\.parquet: (not a readable Parquet file|cannot be read)"):
         storage.read_parquet(f"{tmp_path}/x.parquet")
+
+
+@pytest.mark.parametrize("name", ["a%41.jpg", "x#1.jpg", "y?1.jpg", "z é.jpg", "plus+.jpg", "\udcff.jpg"])
+def test_below_a_file_url_a_name_is_taken_as_it_is(tmp_path: Path, name: str):
+    """Else one picture would be read in the place of another."""
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    for decoy in ("aA.jpg", "x", "y"):
+        (folder / decoy).touch()
+    (folder / name).write_bytes(b"this one")
+    url = folder.as_uri()
+    listed = [file.name for file in storage.list_files(url)]
+    assert name in listed
+    assert storage.read_bytes(storage.join(url, name)) == b"this one"
+    storage.write_bytes(storage.join(url, "new", name), b"that one")
+    assert (folder / "new" / name).read_bytes() == b"that one"
+
+
+def test_a_range_of_a_named_pipe_is_refused(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(storage.UnreadableFile, match="pipe: cannot be read"):
+        storage.read_range(str(tmp_path / "pipe"), 0, 1)
