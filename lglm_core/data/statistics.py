@@ -89,20 +89,21 @@ class Pair:
 
 @dataclass(frozen=True)
 class Together:
-    """In how many of N training pictures each two of K labels are, int64 [K, K]; one alone on the diagonal.
+    """In how many training pictures each two of K labels are, int64 [K, K]; one alone on the diagonal.
 
     ``labels`` are the most frequent, and of these the most frequent first; at most ``PAIRED_LABELS``.
+    ``known`` counts the pictures where it is known of both whether they are there, int64 [K, K].
     """
 
     labels: tuple[str, ...]
     counts: np.ndarray
-    samples: int
+    known: np.ndarray
 
     @property
     def expected(self) -> np.ndarray:
-        """How many pictures would carry both if labels fell independently, float64 [K, K]."""
-        alone = np.diag(self.counts).astype(np.float64)
-        return np.outer(alone, alone) / max(1, self.samples)
+        """How many of the pictures would carry both if labels fell independently, float64 [K, K]."""
+        shares = np.diag(self.counts) / np.maximum(1, np.diag(self.known))
+        return np.outer(shares, shares) * self.known
 
     def most_often(self, limit: int) -> list[Pair]:
         """Return the pairs that are together in the most pictures; of equals the one with more lift."""
@@ -162,7 +163,7 @@ def describe(dataset: Dataset) -> DatasetStatistics:
         dataset.manifest.details["splits"], key=lambda name: (name != "train", name != "val", name)
     )
     splits = tuple(_describe_split(dataset, dataset.split(name)) for name in names)
-    together = _together(dataset.indexed, dataset.split("train"), splits[0].positives)
+    together = _together(dataset.indexed, dataset.split("train"), splits[0])
     return DatasetStatistics(
         dataset.url, dataset.manifest, dataset.indexed, splits, together, dataset.rejects()
     )
@@ -176,6 +177,8 @@ def _describe_split(dataset: Dataset, split: Split) -> SplitStatistics:
         np.bincount(pc.list_flatten(index.column(name)).to_numpy(), minlength=split.indexed)
         for name in ("labels", "unknown")
     )
+    for labels, rows in zip(*np.unique(index.column("known").to_numpy(), return_counts=True), strict=True):
+        unknown[labels:] += rows  # labels that came with a later part of the dataset
     return SplitStatistics(
         name=split.name,
         shards=len(shards),
@@ -188,13 +191,18 @@ def _describe_split(dataset: Dataset, split: Split) -> SplitStatistics:
     )
 
 
-def _together(labels: LabelVocabulary, split: Split, positives: np.ndarray) -> Together:
-    columns = np.argsort(-positives, kind="stable")[:PAIRED_LABELS]
-    counts = np.zeros((len(columns), len(columns)), dtype=np.int64)
+def _together(labels: LabelVocabulary, split: Split, statistics: SplitStatistics) -> Together:
+    columns = np.argsort(-statistics.positives, kind="stable")[:PAIRED_LABELS]
+    counts, known = np.zeros((2, len(columns), len(columns)), dtype=np.int64)
     narrow = replace(split, columns=tuple(columns.tolist()))
     for start in range(0, len(split), ROWS_AT_ONCE):
-        counts += label_counts(replace(narrow, index=split.index.slice(start, ROWS_AT_ONCE)).targets)
-    return Together(tuple(labels[int(column)] for column in columns), counts, len(split))
+        targets = replace(narrow, index=split.index.slice(start, ROWS_AT_ONCE)).targets
+        counts += label_counts(targets)
+        if statistics.unknown.any():
+            known += label_counts((targets != -1).astype(np.int8))
+        else:
+            known += len(targets)
+    return Together(tuple(labels[int(column)] for column in columns), counts, known)
 
 
 def _range(lengths: np.ndarray) -> Range | None:

@@ -107,8 +107,10 @@ def test_too_many_broken_pictures_stop_it_and_what_was_mended_is_read_again(
     assert contents(out) == contents(from_coco)
 
     (root / "train2017").rename(root / "elsewhere")  # a disk that is not mounted: what stands is kept
+    (root / "train2017").mkdir()
     assert lglm.done(*arguments, "--retry-rejected")["counts"]["rejected"] == 2
     assert contents(out) == contents(from_coco)
+    (root / "train2017").rmdir()
     (root / "elsewhere").rename(root / "train2017")
 
     write_coco(tmp_path / "sound")

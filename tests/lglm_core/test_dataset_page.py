@@ -34,7 +34,8 @@ def described(
 ) -> DatasetStatistics:
     """Statistics of labels that are all together in the training pictures that carry either."""
     positives = splits[0].positives
-    together = Together(tuple(names), np.minimum.outer(positives, positives), splits[0].samples)
+    known = splits[0].known
+    together = Together(tuple(names), np.minimum.outer(positives, positives), np.minimum.outer(known, known))
     counts = {
         "planned": 2100,
         "rejected": len(rejects),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -14,6 +15,7 @@ from lglm_core.data.dataset import Dataset
 from lglm_core.data.plan import make_plan
 from lglm_core.data.shards import write_shard
 from lglm_core.data.source import LabelledImage
+from lglm_core.data.statistics import describe
 from lglm_core.errors import InputError
 from tests.jobs.commands import contents
 
@@ -99,6 +101,16 @@ def test_one_key_in_two_splits_is_refused_where_it_names_one_picture(listed: Lis
     images = (*listed({"s7": []}).listed, *listed({"s7": []}, split="val").listed)  # type: ignore[attr-defined]
     with pytest.raises(InputError, match="both get the key 's7'"):
         make_plan(listed_source(("a", "b"), images), 2)  # type: ignore[arg-type]
+
+
+def test_what_later_labels_leave_unknown_is_counted_as_that(first: Dataset, listed: Listed):
+    source = listed({"s7": ["c", "a"], "s8": ["a"]}, ("a", "b", "c"))
+    second = add(first, source, extend_labels=True)
+    found, targets = describe(second), second.split("train").targets
+    assert found.train.unknown.tolist() == (targets == -1).sum(axis=0).tolist() == [0, 2, 3]
+    np.testing.assert_allclose(found.train.shares, second.training_shares())
+    a, c = (found.together.labels.index(name) for name in "ac")
+    assert found.together.expected[a, c] == pytest.approx(1 * 0.5 * 2)  # c is known of two pictures
 
 
 def test_of_an_addition_that_was_given_up_its_own_files_alone_are_removed(first: Dataset):

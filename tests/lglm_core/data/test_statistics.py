@@ -92,8 +92,12 @@ def expected_pairs() -> dict[frozenset[str], tuple[int, float]]:
     together = Counter(
         frozenset(pair) for _, _, labels, _ in rows for pair in itertools.combinations(labels, 2)
     )
+
+    def known(*names: str) -> int:
+        return sum(not set(names) & set(unknown) for _, _, _, unknown in rows)
+
     return {
-        pair: (count, count * len(rows) / math.prod(alone[label] for label in pair))
+        pair: (count, count / math.prod(alone[label] / known(label) for label in pair) / known(*pair))
         for pair, count in together.items()
     }
 
