@@ -157,6 +157,8 @@ def _append(source: "Source", options: ShardFound) -> Outcome:
 
     dataset = Dataset.open(options.out)
     base = dataset.manifest
+    recipe = _recipe(source.inputs(), source.options(), options)
+    _refuse_other_handling(options.out, base, recipe)
     addition = Addition(source, dataset, options.extend_labels, options.retry_rejected)
     plan = make_plan(
         addition, options.max_samples_per_shard, options.max_bytes_per_shard, numbers=addition.numbers()
@@ -171,16 +173,28 @@ def _append(source: "Source", options: ShardFound) -> Outcome:
         receipts, duplicates = _write_shards(plan, options, standing)
     manifest = commit_dataset(
         options.out,
-        _recipe(source.inputs(), source.options(), options),
+        recipe,
         plan,
         receipts,
         dropped=source.dropped,
         duplicates=duplicates,
         max_rejected=options.max_rejected,
+        retried=addition.retried,
         base=base,
     )
     added = manifest.counts["written"] - base.counts["written"]
     return _outcome(options.out, manifest, f"done, {added} samples added to {base.counts['written']}")
+
+
+def _refuse_other_handling(out: str, base: rooms.Manifest, recipe: rooms.Recipe) -> None:
+    """Refuse to add pictures that would be checked, scaled or compared in another way than those there."""
+    differences = [
+        f"{name} was {base.options.get(name, 'not given')}, now {recipe.options.get(name, 'not given')}"
+        for name in ("verify", "max_side", "quality", "duplicates")
+        if base.options.get(name) != recipe.options.get(name)
+    ]
+    if differences:
+        raise InputError(f"{out}: made with other options: {'; '.join(differences)}. Add with the same ones")
 
 
 def _write_shards(

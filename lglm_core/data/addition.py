@@ -31,7 +31,8 @@ class Addition:
         extend_labels: Whether labels that the dataset does not have are added to it, behind the others.
         retry_rejected: Whether pictures that could not be read before are taken again.
 
-    ``standing`` counts the pictures that are in the dataset already, as :meth:`images` goes.
+    As :meth:`images` goes, ``standing`` counts the pictures that are in the dataset already, and ``retried``
+    those that could not be read before.
     """
 
     source: Source
@@ -39,6 +40,7 @@ class Addition:
     extend_labels: bool = False
     retry_rejected: bool = False
     standing: int = field(default=0, init=False)
+    retried: int = field(default=0, init=False)
 
     @property
     def keys_per_split(self) -> bool:
@@ -80,7 +82,7 @@ class Addition:
         Raises:
             InputError: one that is in the dataset has other labels now.
         """
-        self.standing = 0
+        self.standing = self.retried = 0
         for image in self.source.images():
             name = self._name(image.split, image.key)
             if name in self._samples:
@@ -89,6 +91,7 @@ class Addition:
             elif name in self._rejected and not self.retry_rejected:
                 self.standing += 1
             else:
+                self.retried += name in self._rejected
                 yield image
 
     def numbers(self) -> dict[str, int]:

@@ -51,6 +51,7 @@ def commit_dataset(
     dropped: int = 0,
     duplicates: pa.Table | None = None,
     max_rejected: float = 1.0,
+    retried: int = 0,
     base: Manifest | None = None,
 ) -> Manifest:
     """Write index, labels, rejects and duplicates, and last the manifest.
@@ -60,6 +61,7 @@ def commit_dataset(
         dropped: Unlabelled pictures that the source left out of the plan.
         duplicates: Pictures with the same bytes as another, of DUPLICATES_SCHEMA.
         max_rejected: The share of unreadable pictures above which the dataset is not completed.
+        retried: How many pictures of the plan could not be read before, and may be so again.
         base: The manifest of the complete dataset that the plan adds to.
 
     Raises:
@@ -67,7 +69,7 @@ def commit_dataset(
         DamageError: pictures are neither written nor rejected.
     """
     _refuse_losses(url, plan, receipts)
-    _refuse_too_many_rejects(url, plan, receipts, max_rejected, first=base is None)
+    _refuse_too_many_rejects(url, plan, receipts, max_rejected, retried, first=base is None)
     part = len(base.details["parts"]) if base else 0
     files = dict(base.details["files"]) if base else {}
     if base is None:
@@ -127,13 +129,13 @@ def _refuse_losses(url: str, plan: Plan, receipts: Sequence[Receipt]) -> None:
 
 
 def _refuse_too_many_rejects(
-    url: str, plan: Plan, receipts: Sequence[Receipt], max_rejected: float, *, first: bool
+    url: str, plan: Plan, receipts: Sequence[Receipt], max_rejected: float, retried: int, *, first: bool
 ) -> None:
     unreadable = [reject for receipt in receipts for reject in receipt.unreadable]
     if first and not any(receipt.index.num_rows for receipt in receipts if receipt.split == "train"):
         why = _commonest(unreadable)
         raise NothingReadable(f"{url}: no picture of the split 'train' could be read; {why}")
-    if len(unreadable) > max_rejected * plan.planned:
+    if len(unreadable) > retried + max_rejected * (plan.planned - retried):
         raise InputError(
             f"{url}: {len(unreadable)} of {plan.planned} pictures could not be read, more than "
             f"--max-rejected {max_rejected:g} allows: {_commonest(unreadable)}. Mend them and run the "

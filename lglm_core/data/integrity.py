@@ -20,7 +20,10 @@ from lglm_core.rooms import Manifest
 OUR_OWN = {rooms.MANIFEST, rooms.UNFINISHED, lease.FILE}
 CHUNK = 1 << 20
 OTHER_BYTES = "its bytes are not those that were written (their sha256 differs)"
-REMEDY = "remove that file and run the same lglm shard again, which writes it anew"
+REMEDY = (
+    "remove what is left of it and run the same lglm shard again, which writes it anew; in a dataset that "
+    "was added to, bring back a copy"
+)
 SCRATCH = re.compile(r"(^|/)\.partial-")
 
 

@@ -65,6 +65,8 @@ def test_a_grown_table_is_added_and_added_again_it_is_nothing_new(
     assert (plain["status"], contents(dataset)) == ("already complete", after)
     result = here("shard", *table(tmp_path, range(21), labels="horse"), "--out", dataset, "--append")
     assert result.code == 2 and "has no label 'horse'" in result.stderr and contents(dataset) == after
+    result = here("shard", *table(tmp_path, range(21)), "--out", dataset, "--append", "--duplicates", "drop")
+    assert result.code == 2 and "duplicates was not given, now drop" in result.stderr
 
 
 @pytest.mark.slow

@@ -103,6 +103,21 @@ def test_one_key_in_two_splits_is_refused_where_it_names_one_picture(listed: Lis
         make_plan(listed_source(("a", "b"), images), 2)  # type: ignore[arg-type]
 
 
+def test_what_could_not_be_read_before_may_be_so_again(first: Dataset, listed: Listed):
+    """s4 is in the plan once more, and is still empty."""
+    addition = Addition(listed({"s4": ["a"], "s7": ["a"]}), first, retry_rejected=True)  # type: ignore[arg-type]
+    plan = make_plan(addition, 2, numbers=addition.numbers())
+    recipe = rooms.Recipe("dataset", {}, {})
+    rooms.begin_addition(first.url, recipe, first.manifest)
+    receipts = [write_shard(shard, plan.labels, first.url) for shard in plan.shards]
+    with pytest.raises(InputError, match="1 of 2 pictures could not be read"):
+        commit_dataset(first.url, recipe, plan, receipts, max_rejected=0.2, base=first.manifest)
+    manifest = commit_dataset(
+        first.url, recipe, plan, receipts, max_rejected=0.2, retried=addition.retried, base=first.manifest
+    )
+    assert (addition.retried, manifest.counts["written"]) == (1, 5)
+
+
 def test_what_later_labels_leave_unknown_is_counted_as_that(first: Dataset, listed: Listed):
     source = listed({"s7": ["c", "a"], "s8": ["a"]}, ("a", "b", "c"))
     second = add(first, source, extend_labels=True)
