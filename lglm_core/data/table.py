@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from lglm_core.data import storage
-from lglm_core.data.source import LabelledImage, key_of, split_of
+from lglm_core.data.source import MAX_KEY_LENGTH, LabelledImage, key_of, split_of
 from lglm_core.errors import InputError
 from lglm_core.labels import LabelVocabulary
 from lglm_core.rooms import digest
@@ -23,7 +24,8 @@ Columns = dict[str, list[Any]]
 class TableSource:
     """Columns ``image`` (a path below *image_root*, or an address of its own), ``labels`` (a list, or
     separated by ``|``) and, if the table has them, ``unknown``, labels of which nobody said whether they are
-    there, and ``split``.
+    there, and ``split``. A cell, or an item of a list, is text or a whole number; one that is null, NaN or
+    empty says nothing, and anything else is refused.
 
     Args:
         validation_share: How many pictures go to ``val``, by the hash of their key, where no split is named.
@@ -81,10 +83,11 @@ class TableSource:
         splits = self._columns.get("split", [None] * len(images))
         seen: dict[str, int] = {}
         rows = zip(images, self._names("labels"), self._names("unknown"), splits, strict=True)
-        for row, (image, labels, unknown, split) in enumerate(rows, start=1):
-            if not image:
+        for row, (cell, labels, unknown, split) in enumerate(rows, start=1):
+            image = self._text(cell, row, "image")
+            if not image.strip():
                 raise InputError(f"{self.url}, row {row}: the column 'image' is empty")
-            key = key_of(str(image))
+            key = key_of(image)
             if key in seen:
                 raise InputError(f"{self.url}, row {row}: image {image!r} stands in row {seen[key]} already")
             seen[key] = row
@@ -92,11 +95,9 @@ class TableSource:
                 raise InputError(f"{self.url}, row {row}: {min(both)!r} is both a label and unknown")
             yield LabelledImage(
                 key=key,
-                split=_split_name(split, f"{self.url}, row {row}")
-                if split
-                else split_of(key, self.validation_share, self.split_seed),
-                uri=_place(str(image), self.image_root),
-                source=str(image),
+                split=self._split(split, row) or split_of(key, self.validation_share, self.split_seed),
+                uri=_place(image, self.image_root),
+                source=image,
                 labels=labels,
                 unknown=unknown,
             )
@@ -118,9 +119,29 @@ class TableSource:
 
     def _names(self, column: str) -> list[tuple[str, ...]]:
         """The label names in each row of a column; none where there is no such column."""
-        return [
-            _label_names(cell) for cell in self._columns.get(column, [None] * len(self._columns["image"]))
-        ]
+        cells = self._columns.get(column, [None] * len(self._columns["image"]))
+        return [self._label_names(cell, row, column) for row, cell in enumerate(cells, start=1)]
+
+    def _label_names(self, cell: Any, row: int, column: str) -> tuple[str, ...]:
+        items = cell if isinstance(cell, list) else self._text(cell, row, column).split(SEPARATOR)
+        names = (self._text(item, row, column).strip() for item in items)
+        return tuple(dict.fromkeys(name for name in names if name))
+
+    def _split(self, cell: Any, row: int) -> str:
+        """The split that a cell names; "" where it names none."""
+        name = self._text(cell, row, "split").strip()
+        if key_of(name) != name:
+            raise InputError(
+                f"{self.url}, row {row}: split {name!r}; "
+                f"a split is named in at most {MAX_KEY_LENGTH} letters, digits, '_' and '-'"
+            )
+        return name
+
+    def _text(self, cell: Any, row: int, column: str) -> str:
+        try:
+            return _text_of(cell)
+        except ValueError as error:
+            raise InputError(f"{self.url}, row {row}, column {column!r}: {error}; mend the table") from error
 
     @cached_property
     def _order(self) -> LabelVocabulary | None:
@@ -133,6 +154,21 @@ class TableSource:
         except UnicodeDecodeError as error:
             raise InputError(f"{self.label_order}: not UTF-8 text ({error.reason})") from error
         return LabelVocabulary(line.strip() for line in lines if line.strip())
+
+
+def _text_of(cell: Any) -> str:
+    """What a cell says; "" where it is null, NaN or empty.
+
+    Raises:
+        ValueError: it is no text, nor a whole number. The cell itself, which may be a picture, is not shown.
+    """
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return ""
+    if isinstance(cell, bool) or not isinstance(cell, str | int):
+        raise ValueError(f"a {type(cell).__name__} found, text or a whole number expected")
+    text = str(cell)
+    text.encode()  # half a character, as JSON can name one by "\ud800", is none: a ValueError too
+    return text
 
 
 def _place(image: str, root: str) -> str:
@@ -173,18 +209,3 @@ def _parse_jsonl(data: bytes, url: str) -> Columns:
         rows.append(row)
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
-
-
-def _label_names(cell: Any) -> tuple[str, ...]:
-    if isinstance(cell, str):
-        names = cell.split(SEPARATOR)
-    else:
-        names = [] if cell is None else [str(name) for name in (cell if isinstance(cell, list) else [cell])]
-    return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
-
-
-def _split_name(split: Any, where: str) -> str:
-    name = str(split).strip()
-    if key_of(name) != name:
-        raise InputError(f"{where}: split {name!r}; a split is named in letters, digits, '_' and '-'")
-    return name

@@ -1,7 +1,9 @@
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -102,6 +104,89 @@ def test_numbers_as_labels_are_their_digits(write: Write, format: str):
 def test_a_lone_number_is_one_label(write: Write, format: str):
     rows = [{"image": f"{n}.jpg", "labels": str(n) if format == "csv" else n} for n in (7, 10)]
     assert write(format, rows).labels().names == ("10", "7")
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_nothing_is_no_label(write: Write, format: str):
+    rows = [{"image": "a.jpg", "labels": ["cat", None, ""]}, {"image": "b.jpg", "labels": ["dog"]}]
+    source = write(format, [*rows, {"image": "c.jpg", "labels": None}])
+    assert [image.labels for image in source.images()] == [("cat",), ("dog",), ()]
+    assert source.labels().names == ("cat", "dog")
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_a_number_that_is_none_is_no_label(write: Write, format: str):
+    rows = [{"image": f"{n}.jpg", "labels": cell} for n, cell in enumerate([math.nan, [math.nan], []])]
+    for row in rows:
+        assert [image.labels for image in write(format, [row]).images()] == [()]
+
+
+NO_TEXT = [True, 1.5, b"cat", {"x": 1}]
+
+
+@pytest.mark.parametrize("column", ["labels", "unknown", "split"])
+@pytest.mark.parametrize("cell", NO_TEXT, ids=repr)
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_what_is_no_name_is_refused_with_row_and_column(write: Write, format: str, column: str, cell: Any):
+    if format == "jsonl" and isinstance(cell, bytes):
+        pytest.skip("JSON has no bytes")
+    message = f"row 2, column '{column}': a {type(cell).__name__} found, text or a whole number expected"
+    for wrapped in (cell, [cell]) if column != "split" else (cell,):
+        row = {"image": "b.jpg", "labels": None} | {column: wrapped}
+        with pytest.raises(InputError, match=message):
+            list(write(format, [row | {"image": "a.jpg", column: None}, row]).images())
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+@pytest.mark.parametrize("column", ["labels", "unknown"])
+def test_a_list_within_a_list_is_refused(write: Write, format: str, column: str):
+    with pytest.raises(InputError, match=f"row 1, column '{column}': a list found"):
+        list(write(format, [{"image": "a.jpg", "labels": []} | {column: [["x", "y"]]}]).images())
+
+
+def test_the_bytes_of_a_picture_are_refused_unshown(write: Write):
+    cell = {"bytes": b"secret", "path": None}  # as a dataset of pictures in Parquet has them
+    with pytest.raises(InputError, match="row 1, column 'image': a dict found") as caught:
+        list(write("parquet", [{"image": cell, "labels": ["cat"]}]).images())
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("column", ["image", "labels", "unknown", "split"])
+def test_half_a_character_is_refused_with_row_and_column(tmp_path: Path, column: str):
+    row = {"image": "a.jpg", "labels": ["cat"]} | {column: "\ud800x"}
+    (tmp_path / "labels.jsonl").write_text(json.dumps(row))
+    with pytest.raises(
+        InputError, match=rf"row 1, column '{column}': 'utf-8' codec can't encode .* surrogates"
+    ):
+        list(TableSource(f"{tmp_path}/labels.jsonl", str(tmp_path)).images())
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_a_picture_may_be_named_by_a_number(write: Write, format: str):
+    rows = [{"image": number, "labels": ["cat"]} for number in (0, 7)]
+    assert [image.source for image in write(format, rows).images()] == ["0", "7"]
+
+
+@FORMATS
+def test_a_path_of_blanks_is_refused_with_its_row(write: Write, format: str):
+    with pytest.raises(InputError, match="row 1: the column 'image' is empty"):
+        list(write(format, [{"image": "  ", "labels": ["cat"]}]).images())
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_splits_may_be_numbers_of_which_zero_is_one(write: Write, format: str):
+    rows = [{"image": f"{n}.jpg", "labels": ["cat"], "split": n % 2} for n in range(20)]
+    assert [image.split for image in write(format, rows).images()] == ["0", "1"] * 10
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+@pytest.mark.parametrize("cell", [None, math.nan, "", "  "])
+def test_no_split_is_decided_by_the_hash(write: Write, format: str, cell: Any):
+    rows = [{"image": f"{n}.jpg", "labels": ["cat"]} for n in range(50)]
+    without = [image.split for image in write(format, rows).images()]
+    assert [
+        image.split for image in write(format, [row | {"split": cell} for row in rows]).images()
+    ] == without
 
 
 def test_other_columns_are_ignored(tmp_path: Path):
