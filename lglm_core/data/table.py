@@ -18,6 +18,9 @@ from lglm_core.rooms import digest
 
 COLUMNS = ("image", "labels")
 SEPARATOR = "|"
+OTHER_SECRETS = (
+    ", but for user, password, query and fragment, which enter no dataset; give each picture its own path"
+)
 Columns = dict[str, list[Any]]
 
 
@@ -87,9 +90,13 @@ class TableSource:
             image = self._text(cell, row, "image")
             if not image.strip():
                 raise InputError(f"{self.url}, row {row}: the column 'image' is empty")
-            key = key_of(image)
+            source = _source(image, self.image_root)
+            key = key_of(source)
             if key in seen:
-                raise InputError(f"{self.url}, row {row}: image {image!r} stands in row {seen[key]} already")
+                others = "" if image == str(images[seen[key] - 1]) else OTHER_SECRETS
+                raise InputError(
+                    f"{self.url}, row {row}: image {source!r} stands in row {seen[key]} already{others}"
+                )
             seen[key] = row
             if both := set(labels) & set(unknown):
                 raise InputError(f"{self.url}, row {row}: {min(both)!r} is both a label and unknown")
@@ -97,7 +104,7 @@ class TableSource:
                 key=key,
                 split=self._split(split, row) or split_of(key, self.validation_share, self.split_seed),
                 uri=_place(image, self.image_root),
-                source=image,
+                source=source,
                 labels=labels,
                 unknown=unknown,
             )
@@ -173,7 +180,17 @@ def _text_of(cell: Any) -> str:
 
 def _place(image: str, root: str) -> str:
     """Where a picture lies: below the root, unless it has an address of its own."""
-    return image if "://" in image or image.startswith("/") else storage.join(root, image)
+    return image if _has_address(image) else storage.join(root, image)
+
+
+def _source(image: str, root: str) -> str:
+    """What a dataset may tell of where a picture lies: neither secrets nor the root."""
+    shown = storage.shown(_place(image, root))
+    return shown if _has_address(image) else shown.removeprefix(storage.join(storage.shown(root), ""))
+
+
+def _has_address(image: str) -> bool:
+    return "://" in image or image.startswith("/")
 
 
 def _parse(data: bytes, url: str) -> Columns:

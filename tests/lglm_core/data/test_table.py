@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lglm_core.data.source import LabelledImage
+from lglm_core.data.source import LabelledImage, key_of
 from lglm_core.data.table import TableSource
 from lglm_core.errors import InputError
 
@@ -306,6 +306,54 @@ def test_a_picture_may_have_an_address_of_its_own(tmp_path: Path):
         "/disk/b.jpg",
         f"{tmp_path}/c.jpg",
     ]
+
+
+SIGNED = "http://me:hunter2@host/a/x.jpg?X-Amz-Signature={}"
+
+
+def test_secrets_of_an_address_are_for_reading_alone(tmp_path: Path):
+    first, again = (
+        next(csv(tmp_path, f"image,labels\n{SIGNED.format(signature)},cat\n").images())
+        for signature in ("abc", "xyz")
+    )
+    assert (first.uri, first.source) == (SIGNED.format("abc"), "http://host/a/x.jpg")
+    assert again.key == first.key == key_of(first.source)  # one that was signed anew is the same picture
+    assert again.split == first.split
+
+
+def test_secrets_of_a_name_on_a_web_server_are_for_reading_alone(tmp_path: Path):
+    (tmp_path / "labels.csv").write_text("image,labels\nx.jpg?X-Amz-Signature=abc,cat\n")
+    (image,) = TableSource(f"{tmp_path}/labels.csv", "http://me:hunter2@host/a/").images()
+    assert (image.uri, image.source) == (SIGNED.format("abc"), "x.jpg")
+
+
+def test_marks_of_an_address_are_part_of_a_name_on_disk(tmp_path: Path):
+    names = ["a?1.jpg", "a?2.jpg", "b#1.jpg", "b#2.jpg", "/me@host/c.jpg"]
+    source = csv(tmp_path, "image,labels\n" + "".join(f"{name},cat\n" for name in names))
+    assert [image.source for image in source.images()] == names
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("http://host/get?id=1", "http://host/get?id=2"),
+        ("http://host/get#1", "http://host/get"),
+        ("http://me:hunter2@host/get", "http://you:hunter3@host/get"),
+    ],
+)
+def test_pictures_that_only_secrets_tell_apart_are_refused_without_them(tmp_path: Path, one: str, other: str):
+    source = csv(tmp_path, f"image,labels\na.jpg,cat\n{one},cat\n{other},dog\n")
+    with pytest.raises(
+        InputError, match="row 3: image 'http://host/get' stands in row 2 already, but for user"
+    ) as caught:
+        list(source.images())
+    assert not any(secret in str(caught.value) for secret in ("hunter", "id="))
+
+
+def test_an_address_named_twice_is_refused_without_its_secrets(tmp_path: Path):
+    source = csv(tmp_path, "image,labels\n" + f"{SIGNED},cat\n" * 2)
+    with pytest.raises(InputError, match=r"row 2: image 'http://host/a/x\.jpg' stands in row 1 already$"):
+        list(source.images())
 
 
 @pytest.mark.parametrize(
