@@ -3,8 +3,8 @@
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ from lglm_core.labels import LabelVocabulary
 from lglm_core.rooms import digest
 
 COLUMNS = ("image", "labels")
+USED = (*COLUMNS, "unknown", "split")
 SEPARATOR = "|"
 OTHER_SECRETS = (
     ", but for user, password, query and fragment, which enter no dataset; give each picture its own path"
@@ -197,18 +198,33 @@ def _parse(data: bytes, url: str) -> Columns:
     suffix = url.rpartition(".")[2].lower()
     try:
         if suffix == "parquet":
-            return storage.parse_parquet(data, url).to_pydict()
+            return _to_columns(storage.parse_parquet(data, url), url)
         if suffix in ("jsonl", "ndjson"):
             return _parse_jsonl(data, url)
         if suffix == "csv":
             as_text = pyarrow.csv.ConvertOptions(  # a label that looks like a number is still a name
-                column_types=dict.fromkeys((*COLUMNS, "unknown", "split"), pa.string()),
+                column_types=dict.fromkeys(USED, pa.string()),
                 strings_can_be_null=False,
             )
-            return pyarrow.csv.read_csv(io.BytesIO(data), convert_options=as_text).to_pydict()
+            return _to_columns(pyarrow.csv.read_csv(io.BytesIO(data), convert_options=as_text), url)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{url}: not a readable .{suffix} table ({error})") from error
     raise InputError(f"{url}: a table ends in .csv, .jsonl or .parquet, not in .{suffix}")
+
+
+def _to_columns(table: pa.Table, url: str) -> Columns:
+    _refuse_twice(table.column_names, url)
+    return table.to_pydict()
+
+
+def _refuse_twice(names: Sequence[str], where: str) -> None:
+    """Refuse names of which a dict would keep the last, unless nobody asks for them."""
+    for name in USED:
+        if names.count(name) > 1:
+            raise InputError(
+                f"{where}: the column {name!r} stands there {names.count(name)} times, one was expected; "
+                "leave that which counts"
+            )
 
 
 def _parse_jsonl(data: bytes, url: str) -> Columns:
@@ -218,7 +234,7 @@ def _parse_jsonl(data: bytes, url: str) -> Columns:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=partial(_to_row, where=f"{url}, line {number}"))
         except ValueError as error:
             raise InputError(f"{url}, line {number}: not JSON ({error})") from error
         if not isinstance(row, dict):
@@ -226,3 +242,8 @@ def _parse_jsonl(data: bytes, url: str) -> Columns:
         rows.append(row)
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _to_row(pairs: Sequence[tuple[str, Any]], where: str) -> dict[str, Any]:
+    _refuse_twice([name for name, _ in pairs], where)
+    return dict(pairs)

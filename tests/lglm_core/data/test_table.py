@@ -189,6 +189,31 @@ def test_no_split_is_decided_by_the_hash(write: Write, format: str, cell: Any):
     ] == without
 
 
+def named_twice(path: Path, names: list[str]) -> TableSource:
+    """A table of one row with columns of these names."""
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table([[name] for name in names], names=names), path)
+    elif path.suffix == ".csv":
+        path.write_text(",".join(names) + "\n" + ",".join(names) + "\n")
+    else:
+        path.write_text("{" + ", ".join(f'"{name}": "{name}"' for name in names) + "}")
+    return TableSource(str(path), str(path.parent))
+
+
+@FORMATS
+@pytest.mark.parametrize("column", ["image", "labels", "unknown", "split"])
+def test_a_column_given_twice_is_refused(tmp_path: Path, format: str, column: str):
+    source = named_twice(tmp_path / f"t.{format}", ["image", "labels", "unknown", "split", column])
+    with pytest.raises(InputError, match=rf"t\.{format}.*: the column '{column}' stands there 2 times"):
+        list(source.images())
+
+
+@FORMATS
+def test_another_column_may_be_given_twice(tmp_path: Path, format: str):
+    (image,) = named_twice(tmp_path / f"t.{format}", ["image", "who", "labels", "who"]).images()
+    assert (image.source, image.labels) == ("image", ("labels",))
+
+
 def test_other_columns_are_ignored(tmp_path: Path):
     source = csv(tmp_path, "who,labels,image\nme,cat|dog,a.jpg\n")
     assert [(image.source, image.labels) for image in source.images()] == [("a.jpg", ("cat", "dog"))]
