@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
@@ -77,7 +78,7 @@ class TableSource:
         if lacking := sorted(occur - set(self._order)):
             raise InputError(
                 f"{self.url}: {len(lacking)} labels are not among the {len(self._order)} of "
-                f"{self.label_order}, such as {lacking[0]!r}"
+                f"{storage.shown(self.label_order or '')}, such as {lacking[0]!r}"
             )
         return self._order
 
@@ -155,12 +156,13 @@ class TableSource:
     def _order(self) -> LabelVocabulary | None:
         if self.label_order is None:
             return None
-        if self.label_order.endswith(".json"):
-            return LabelVocabulary.load(self.label_order)
+        data, url = storage.read_bytes(self.label_order), storage.shown(self.label_order)
+        if url.endswith(".json"):
+            return LabelVocabulary.parse(data, url)
         try:
-            lines = storage.read_bytes(self.label_order).decode().splitlines()
+            lines = data.decode("utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
-            raise InputError(f"{self.label_order}: not UTF-8 text ({error.reason})") from error
+            raise InputError(f"{url}: not UTF-8 text ({error.reason})") from error
         return LabelVocabulary(line.strip() for line in lines if line.strip())
 
 
@@ -230,7 +232,7 @@ def _refuse_twice(names: Sequence[str], where: str) -> None:
 def _parse_jsonl(data: bytes, url: str) -> Columns:
     """Parse one JSON object per line; Arrow's own reader would take names for dates."""
     rows = []
-    for number, line in enumerate(data.splitlines(), start=1):
+    for number, line in enumerate(data.removeprefix(BOM_UTF8).splitlines(), start=1):
         if not line.strip():
             continue
         try:

@@ -390,6 +390,22 @@ def test_labels_stand_in_the_order_given(tmp_path: Path, name: str, text: str):
     assert source.inputs()["label_order"] == source.labels().digest
 
 
+@pytest.mark.parametrize(("name", "text"), [("o.json", '["dog", "sheep", "cat"]'), ("o", "dog\nsheep\ncat")])
+def test_a_byte_order_mark_before_the_order_is_no_part_of_a_label(tmp_path: Path, name: str, text: str):
+    """Editors on Windows put one there."""
+    assert order(tmp_path, name, f"\ufeff{text}").labels().names == ("dog", "sheep", "cat")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("t.csv", "image,labels\na.jpg,cat\n"), ("t.jsonl", '\n{"image": "a.jpg", "labels": ["cat"]}')],
+)
+def test_a_byte_order_mark_before_a_table_is_no_part_of_it(tmp_path: Path, name: str, text: str):
+    (tmp_path / name).write_text(f"\ufeff{text}")
+    (image,) = TableSource(f"{tmp_path}/{name}", str(tmp_path)).images()
+    assert (image.source, image.labels) == ("a.jpg", ("cat",))
+
+
 def test_a_label_that_the_order_lacks_is_refused_by_name(tmp_path: Path):
     source = order(tmp_path, "o", "dog\ncat")
     with pytest.raises(InputError, match=r"1 labels are not among the 2 of .*/o, such as 'sheep'"):
