@@ -27,7 +27,8 @@ def read_vectors(url: str, wanted: Collection[str]) -> dict[str, np.ndarray]:
         wanted: Words without spaces.
 
     Raises:
-        InputError: a line with more or fewer numbers than the first, or a wanted word's that are none.
+        InputError: a line with more or fewer numbers than the first, or a wanted word's that are none or not
+            finite in float32.
     """
     encoded = {word.encode() for word in wanted}
     found: dict[str, np.ndarray] = {}
@@ -93,6 +94,8 @@ def _entries(name: str, text: BufferedReader) -> Iterator[tuple[int, bytes, byte
             width = width or _width(name, line)
             if line.count(b" ") == width:
                 word, _, numbers = line.partition(b" ")
+            elif _is_end(line, text):
+                break
             else:
                 word, numbers = _split_longer(f"{name}, line {number}", line, width)
             if not word.isascii():
@@ -120,6 +123,12 @@ def _width(name: str, line: bytes) -> int:
     return width
 
 
+def _is_end(line: bytes, text: BufferedReader) -> bool:
+    """Tell whether nothing but empty lines follows one that is empty."""
+    following = iter(partial(text.readline, LONGEST_LINE), b"")
+    return not line.strip() and not any(rest.strip() for rest in following)
+
+
 def _split_longer(where: str, line: bytes, width: int) -> tuple[bytes, bytes]:
     """Split a line whose word has spaces in it, as some of glove.840B have; refuse a ragged one."""
     entries = line.decode().rstrip("\r\n").split(" ")
@@ -142,6 +151,8 @@ def _vector(where: str, word: str, numbers: bytes) -> np.ndarray:
         vector = np.array(numbers.decode().rstrip("\r\n").split(" "), dtype=np.float64)
     except ValueError as error:
         raise InputError(f"{where}: the vector of {word!r} is not all numbers ({error})") from error
-    if not np.isfinite(vector).all():
-        raise InputError(f"{where}: the vector of {word!r} is not finite")
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(vector.astype(np.float32)).all()  # as label vectors are kept
+    if not finite:
+        raise InputError(f"{where}: the vector of {word!r} is not finite in float32")
     return vector

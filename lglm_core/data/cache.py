@@ -3,13 +3,16 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lglm_core.data.extents import Extent
+from lglm_core.errors import InputError
 
 logger = logging.getLogger("lglm.cache")
+_warned: set[Path] = set()
 
 
 @dataclass(frozen=True)
@@ -30,14 +33,24 @@ class ShardCache:
 
         Args:
             shards: Of a dataset, as its manifest tells of them.
-            max_bytes: The most that all copies in *folder* may take up on disk.
+            max_bytes: The most that copies of these shards may take up on disk. Those of others count towards
+                it only now: datasets that are read at the same time may come to take up as much each.
+
+        Raises:
+            InputError: *folder* is none, and cannot be made.
         """
         chosen, filled = {}, 0
         for shard in shards:
             if filled + shard["bytes"] <= max_bytes:
                 chosen[shard["name"]] = Path(folder, f"{shard['sha256']}.tar")
                 filled += shard["bytes"]
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{folder}: no folder to keep shards in ({error.strerror}); "
+                "name one on this machine's disk that is there or can be made"
+            ) from error
         _make_room(Path(folder), set(chosen.values()), max_bytes - filled)
         return cls(chosen)
 
@@ -61,14 +74,28 @@ class ShardCache:
                 os.pwrite(copy, data, extent.start)
             finally:
                 os.close(copy)
-        except OSError as error:  # a full disk: reading goes on without
-            logger.warning(f"{self.copies[extent.shard]}: cannot be written ({error.strerror})")
+        except OSError as error:  # such as a full disk
+            _warn(self.copies[extent.shard], f"cannot be written ({error.strerror})")
 
 
 def _make_room(folder: Path, ours: set[Path], for_others: int) -> None:
     """Remove the copies longest untouched, of shards that are not ours, beyond *for_others* bytes."""
-    others = [(path.stat().st_mtime_ns, path) for path in folder.glob("*.tar") if path not in ours]
-    for _, path in sorted(others, reverse=True):
-        for_others -= path.stat().st_blocks * 512
+    others = []
+    for path in set(folder.glob("*.tar")) - ours:
+        with suppress(FileNotFoundError):  # another process makes room as well
+            found = path.stat()
+            others.append((found.st_mtime_ns, found.st_blocks * 512, path))
+    for _, size, path in sorted(others, reverse=True):
+        for_others -= size
         if for_others < 0:
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                _warn(path, f"cannot be removed ({error.strerror})")
+
+
+def _warn(copy: Path, what: str) -> None:
+    """Warn once in a process: what ails a folder, ails it at every picture."""
+    if copy.parent not in _warned:
+        _warned.add(copy.parent)
+        logger.warning(f"{copy}: {what}; reading goes on, and nothing more is said of this folder")

@@ -165,7 +165,8 @@ class Dataset:
         """Return the same dataset, but keep what is read of it in *folder* on this machine's disk.
 
         Args:
-            max_bytes: The most that the folder may take up; processes may share it.
+            max_bytes: The most that this dataset may take up there; what is kept of others makes room for it.
+                Processes may share the folder; datasets that are read at once may take up as much each.
         """
         return replace(self, cache=ShardCache.of(self.manifest.details["shards"], folder, max_bytes))
 

@@ -2,28 +2,35 @@
 
 import io
 import json
-from collections.abc import Iterator, Mapping
-from functools import cached_property
+import math
+from codecs import BOM_UTF8
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
 
 from lglm_core.data import storage
-from lglm_core.data.source import LabelledImage, key_of, split_of
+from lglm_core.data.source import MAX_KEY_LENGTH, LabelledImage, key_of, split_of
 from lglm_core.errors import InputError
 from lglm_core.labels import LabelVocabulary
 from lglm_core.rooms import digest
 
 COLUMNS = ("image", "labels")
+USED = (*COLUMNS, "unknown", "split")
 SEPARATOR = "|"
+OTHER_SECRETS = (
+    ", but for user, password, query and fragment, which enter no dataset; give each picture its own path"
+)
 Columns = dict[str, list[Any]]
 
 
 class TableSource:
     """Columns ``image`` (a path below *image_root*, or an address of its own), ``labels`` (a list, or
     separated by ``|``) and, if the table has them, ``unknown``, labels of which nobody said whether they are
-    there, and ``split``.
+    there, and ``split``. A cell, or an item of a list, is text or a whole number; one that is null, NaN or
+    empty says nothing, and anything else is refused.
 
     Args:
         validation_share: How many pictures go to ``val``, by the hash of their key, where no split is named.
@@ -73,7 +80,7 @@ class TableSource:
         if lacking := sorted(occur - set(self._order)):
             raise InputError(
                 f"{self.url}: {len(lacking)} labels are not among the {len(self._order)} of "
-                f"{self.label_order}, such as {lacking[0]!r}"
+                f"{storage.shown(self.label_order or '')}, such as {lacking[0]!r}"
             )
         return self._order
 
@@ -83,22 +90,25 @@ class TableSource:
         splits = self._columns.get("split", [None] * len(images))
         seen: dict[str, int] = {}
         rows = zip(images, self._names("labels"), self._names("unknown"), splits, strict=True)
-        for row, (image, labels, unknown, split) in enumerate(rows, start=1):
-            if not image:
+        for row, (cell, labels, unknown, split) in enumerate(rows, start=1):
+            image = self._text(cell, row, "image")
+            if not image.strip():
                 raise InputError(f"{self.url}, row {row}: the column 'image' is empty")
-            key = key_of(str(image))
+            source = _source(image, self.image_root)
+            key = key_of(source)
             if key in seen:
-                raise InputError(f"{self.url}, row {row}: image {image!r} stands in row {seen[key]} already")
+                others = "" if image == str(images[seen[key] - 1]) else OTHER_SECRETS
+                raise InputError(
+                    f"{self.url}, row {row}: image {source!r} stands in row {seen[key]} already{others}"
+                )
             seen[key] = row
             if both := set(labels) & set(unknown):
                 raise InputError(f"{self.url}, row {row}: {min(both)!r} is both a label and unknown")
             yield LabelledImage(
                 key=key,
-                split=_split_name(split, f"{self.url}, row {row}")
-                if split
-                else split_of(key, self.validation_share, self.split_seed),
-                uri=_place(str(image), self.image_root),
-                source=str(image),
+                split=self._split(split, row) or split_of(key, self.validation_share, self.split_seed),
+                uri=_place(image, self.image_root),
+                source=source,
                 labels=labels,
                 unknown=unknown,
             )
@@ -120,54 +130,115 @@ class TableSource:
 
     def _names(self, column: str) -> list[tuple[str, ...]]:
         """The label names in each row of a column; none where there is no such column."""
-        return [
-            _label_names(cell) for cell in self._columns.get(column, [None] * len(self._columns["image"]))
-        ]
+        cells = self._columns.get(column, [None] * len(self._columns["image"]))
+        return [self._label_names(cell, row, column) for row, cell in enumerate(cells, start=1)]
+
+    def _label_names(self, cell: Any, row: int, column: str) -> tuple[str, ...]:
+        items = cell if isinstance(cell, list) else self._text(cell, row, column).split(SEPARATOR)
+        names = (self._text(item, row, column).strip() for item in items)
+        return tuple(dict.fromkeys(name for name in names if name))
+
+    def _split(self, cell: Any, row: int) -> str:
+        """The split that a cell names; "" where it names none."""
+        name = self._text(cell, row, "split").strip()
+        if key_of(name) != name:
+            raise InputError(
+                f"{self.url}, row {row}: split {name!r}; "
+                f"a split is named in at most {MAX_KEY_LENGTH} letters, digits, '_' and '-'"
+            )
+        return name
+
+    def _text(self, cell: Any, row: int, column: str) -> str:
+        try:
+            return _text_of(cell)
+        except ValueError as error:
+            raise InputError(f"{self.url}, row {row}, column {column!r}: {error}; mend the table") from error
 
     @cached_property
     def _order(self) -> LabelVocabulary | None:
         if self.label_order is None:
             return None
-        if self.label_order.endswith(".json"):
-            return LabelVocabulary.load(self.label_order)
+        data, url = storage.read_bytes(self.label_order), storage.shown(self.label_order)
+        if url.endswith(".json"):
+            return LabelVocabulary.parse(data, url)
         try:
-            lines = storage.read_bytes(self.label_order).decode().splitlines()
+            lines = data.decode("utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
-            raise InputError(f"{self.label_order}: not UTF-8 text ({error.reason})") from error
+            raise InputError(f"{url}: not UTF-8 text ({error.reason})") from error
         return LabelVocabulary(line.strip() for line in lines if line.strip())
+
+
+def _text_of(cell: Any) -> str:
+    """What a cell says; "" where it is null, NaN or empty.
+
+    Raises:
+        ValueError: it is no text, nor a whole number. The cell itself, which may be a picture, is not shown.
+    """
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return ""
+    if isinstance(cell, bool) or not isinstance(cell, str | int):
+        raise ValueError(f"a {type(cell).__name__} found, text or a whole number expected")
+    text = str(cell)
+    text.encode()  # half a character, as JSON can name one by "\ud800", is none: a ValueError too
+    return text
 
 
 def _place(image: str, root: str) -> str:
     """Where a picture lies: below the root, unless it has an address of its own."""
-    return image if "://" in image or image.startswith("/") else storage.join(root, image)
+    return image if _has_address(image) else storage.join(root, image)
+
+
+def _source(image: str, root: str) -> str:
+    """What a dataset may tell of where a picture lies: neither secrets nor the root."""
+    shown = storage.shown(_place(image, root))
+    return shown if _has_address(image) else shown.removeprefix(storage.join(storage.shown(root), ""))
+
+
+def _has_address(image: str) -> bool:
+    return "://" in image or image.startswith("/")
 
 
 def _parse(data: bytes, url: str) -> Columns:
     suffix = url.rpartition(".")[2].lower()
     try:
         if suffix == "parquet":
-            return storage.parse_parquet(data, url).to_pydict()
+            return _to_columns(storage.parse_parquet(data, url), url)
         if suffix in ("jsonl", "ndjson"):
             return _parse_jsonl(data, url)
         if suffix == "csv":
             as_text = pyarrow.csv.ConvertOptions(  # a label that looks like a number is still a name
-                column_types=dict.fromkeys((*COLUMNS, "unknown", "split"), pa.string()),
+                column_types=dict.fromkeys(USED, pa.string()),
                 strings_can_be_null=False,
             )
-            return pyarrow.csv.read_csv(io.BytesIO(data), convert_options=as_text).to_pydict()
+            return _to_columns(pyarrow.csv.read_csv(io.BytesIO(data), convert_options=as_text), url)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{url}: not a readable .{suffix} table ({error})") from error
     raise InputError(f"{url}: a table ends in .csv, .jsonl or .parquet, not in .{suffix}")
 
 
+def _to_columns(table: pa.Table, url: str) -> Columns:
+    _refuse_twice(table.column_names, url)
+    return table.to_pydict()
+
+
+def _refuse_twice(names: Sequence[str], where: str) -> None:
+    """Refuse names of which a dict would keep the last, unless nobody asks for them."""
+    for name in USED:
+        if names.count(name) > 1:
+            raise InputError(
+                f"{where}: the column {name!r} stands there {names.count(name)} times, one was expected; "
+                "leave that which counts"
+            )
+
+
 def _parse_jsonl(data: bytes, url: str) -> Columns:
     """Parse one JSON object per line; Arrow's own reader would take names for dates."""
     rows = []
-    for number, line in enumerate(data.splitlines(), start=1):
+    for number, line in enumerate(data.removeprefix(BOM_UTF8).splitlines(), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=partial(_to_row, where=f"{url}, line {number}"))
         except ValueError as error:
             raise InputError(f"{url}, line {number}: not JSON ({error})") from error
         if not isinstance(row, dict):
@@ -177,16 +248,6 @@ def _parse_jsonl(data: bytes, url: str) -> Columns:
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-def _label_names(cell: Any) -> tuple[str, ...]:
-    if isinstance(cell, str):
-        names = cell.split(SEPARATOR)
-    else:
-        names = [] if cell is None else [str(name) for name in (cell if isinstance(cell, list) else [cell])]
-    return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
-
-
-def _split_name(split: Any, where: str) -> str:
-    name = str(split).strip()
-    if key_of(name) != name:
-        raise InputError(f"{where}: split {name!r}; a split is named in letters, digits, '_' and '-'")
-    return name
+def _to_row(pairs: Sequence[tuple[str, Any]], where: str) -> dict[str, Any]:
+    _refuse_twice([name for name, _ in pairs], where)
+    return dict(pairs)

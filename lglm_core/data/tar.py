@@ -4,7 +4,10 @@ import hashlib
 import tarfile
 from typing import BinaryIO
 
+from lglm_core.errors import InputError
+
 END = bytes(2 * tarfile.BLOCKSIZE)
+LARGEST = 8**11 - 1  # bytes of a member: what eleven octal digits can say
 
 
 class TarWriter:
@@ -19,7 +22,11 @@ class TarWriter:
         self._digest = hashlib.sha256()
 
     def add(self, name: str, data: bytes) -> tuple[bytes, bytes]:
-        """Add a member; return the header that was put before its bytes, and the padding behind them."""
+        """Add a member; return the header that was put before its bytes, and the padding behind them.
+
+        Raises:
+            InputError: it has more than :data:`LARGEST` bytes.
+        """
         header, padding = _header(name, len(data)), bytes(-len(data) % tarfile.BLOCKSIZE)
         for part in (header, data, padding):
             self._write(part)
@@ -52,6 +59,8 @@ NAME, SIZE, CHECKSUM = slice(0, 100), slice(124, 136), slice(148, 156)
 
 def _header(name: str, size: int) -> bytes:
     """What tarfile would write, at a tenth of the time: all members' headers differ in these fields alone."""
+    if size > LARGEST:
+        raise InputError(f"{name}: has {size} bytes, a tar takes at most {LARGEST}; leave it out")
     header = bytearray(TEMPLATE)
     header[NAME] = name.encode("ascii").ljust(100, b"\0")
     header[SIZE] = b"%011o\0" % size

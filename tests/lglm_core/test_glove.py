@@ -96,6 +96,21 @@ def test_a_long_line_is_refused_with_its_number(glove: Path):
         glove_embeddings(LabelVocabulary(["cat", "sign"]), str(glove))
 
 
+@pytest.mark.parametrize("end", ["\n", "\n\n", "\r\n", " \n"])
+def test_empty_lines_at_the_end_say_nothing(glove: Path, end: str):
+    glove.write_bytes((LINES + end).encode())
+    embeddings = glove_embeddings(LabelVocabulary(["cat", "phone"]), str(glove))
+    np.testing.assert_array_equal(embeddings.vectors, np.array([[1, 2, 3], [0.5, 0.5, 0.5]], np.float32))
+    with pytest.raises(InputError, match="closest: phone"):
+        glove_embeddings(LabelVocabulary(["cat", "phones"]), str(glove))
+
+
+def test_an_empty_line_between_others_is_refused_with_its_number(glove: Path):
+    glove.write_text(LINES + "\n\ndog 1.0 2.0 3.0\n")
+    with pytest.raises(InputError, match="line 6: 0 numbers found, 3 expected"):
+        glove_embeddings(LabelVocabulary(["cat", "dog"]), str(glove))
+
+
 def test_a_truncated_file_is_refused(glove: Path):
     glove.write_text(LINES[:-9])
     with pytest.raises(InputError, match="line 5"):
@@ -125,7 +140,10 @@ def test_the_width_its_name_says_is_taken(glove: Path):
     assert glove_embeddings(LabelVocabulary(["cat", "sign"]), str(named)).vectors.shape == (2, 3)
 
 
-@pytest.mark.parametrize(("entry", "complaint"), [("x", "not all numbers"), ("nan", "not finite")])
+@pytest.mark.parametrize(
+    ("entry", "complaint"),
+    [("x", "not all numbers"), ("nan", "not finite"), ("1e300", "not finite in float32")],
+)
 def test_a_vector_that_is_none_is_refused_with_its_line(glove: Path, entry: str, complaint: str):
     glove.write_text(LINES + f"dog 1.0 2.0 {entry}\n")
     with pytest.raises(InputError, match=f"line 6: the vector of 'dog' is {complaint}"):

@@ -88,3 +88,9 @@ def test_every_place_is_equally_likely():
 def test_generators_of_other_names_are_independent():
     drawn = np.stack([generator("view", 0, 0, row).random(500) for row in range(6)])
     assert np.abs(np.corrcoef(drawn) - np.eye(6)).max() < 0.2
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8])
+def test_numbers_of_numpy_give_the_order_that_plain_ones_do(kind: type[np.integer]):
+    ours = epoch_order(np.str_("f"), kind(0), kind(3), 50)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(ours, epoch_order("f", 0, 3, 50))

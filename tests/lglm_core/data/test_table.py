@@ -1,13 +1,15 @@
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lglm_core.data.source import LabelledImage
+from lglm_core.data.source import LabelledImage, key_of
 from lglm_core.data.table import TableSource
 from lglm_core.errors import InputError
 
@@ -102,6 +104,114 @@ def test_numbers_as_labels_are_their_digits(write: Write, format: str):
 def test_a_lone_number_is_one_label(write: Write, format: str):
     rows = [{"image": f"{n}.jpg", "labels": str(n) if format == "csv" else n} for n in (7, 10)]
     assert write(format, rows).labels().names == ("10", "7")
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_nothing_is_no_label(write: Write, format: str):
+    rows = [{"image": "a.jpg", "labels": ["cat", None, ""]}, {"image": "b.jpg", "labels": ["dog"]}]
+    source = write(format, [*rows, {"image": "c.jpg", "labels": None}])
+    assert [image.labels for image in source.images()] == [("cat",), ("dog",), ()]
+    assert source.labels().names == ("cat", "dog")
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_a_number_that_is_none_is_no_label(write: Write, format: str):
+    rows = [{"image": f"{n}.jpg", "labels": cell} for n, cell in enumerate([math.nan, [math.nan], []])]
+    for row in rows:
+        assert [image.labels for image in write(format, [row]).images()] == [()]
+
+
+NO_TEXT = [True, 1.5, b"cat", {"x": 1}]
+
+
+@pytest.mark.parametrize("column", ["labels", "unknown", "split"])
+@pytest.mark.parametrize("cell", NO_TEXT, ids=repr)
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_what_is_no_name_is_refused_with_row_and_column(write: Write, format: str, column: str, cell: Any):
+    if format == "jsonl" and isinstance(cell, bytes):
+        pytest.skip("JSON has no bytes")
+    message = f"row 2, column '{column}': a {type(cell).__name__} found, text or a whole number expected"
+    for wrapped in (cell, [cell]) if column != "split" else (cell,):
+        row = {"image": "b.jpg", "labels": None} | {column: wrapped}
+        with pytest.raises(InputError, match=message):
+            list(write(format, [row | {"image": "a.jpg", column: None}, row]).images())
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+@pytest.mark.parametrize("column", ["labels", "unknown"])
+def test_a_list_within_a_list_is_refused(write: Write, format: str, column: str):
+    with pytest.raises(InputError, match=f"row 1, column '{column}': a list found"):
+        list(write(format, [{"image": "a.jpg", "labels": []} | {column: [["x", "y"]]}]).images())
+
+
+def test_the_bytes_of_a_picture_are_refused_unshown(write: Write):
+    cell = {"bytes": b"secret", "path": None}  # as a dataset of pictures in Parquet has them
+    with pytest.raises(InputError, match="row 1, column 'image': a dict found") as caught:
+        list(write("parquet", [{"image": cell, "labels": ["cat"]}]).images())
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("column", ["image", "labels", "unknown", "split"])
+def test_half_a_character_is_refused_with_row_and_column(tmp_path: Path, column: str):
+    row = {"image": "a.jpg", "labels": ["cat"]} | {column: "\ud800x"}
+    (tmp_path / "labels.jsonl").write_text(json.dumps(row))
+    with pytest.raises(
+        InputError, match=rf"row 1, column '{column}': 'utf-8' codec can't encode .* surrogates"
+    ):
+        list(TableSource(f"{tmp_path}/labels.jsonl", str(tmp_path)).images())
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_a_picture_may_be_named_by_a_number(write: Write, format: str):
+    rows = [{"image": number, "labels": ["cat"]} for number in (0, 7)]
+    assert [image.source for image in write(format, rows).images()] == ["0", "7"]
+
+
+@FORMATS
+def test_a_path_of_blanks_is_refused_with_its_row(write: Write, format: str):
+    with pytest.raises(InputError, match="row 1: the column 'image' is empty"):
+        list(write(format, [{"image": "  ", "labels": ["cat"]}]).images())
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_splits_may_be_numbers_of_which_zero_is_one(write: Write, format: str):
+    rows = [{"image": f"{n}.jpg", "labels": ["cat"], "split": n % 2} for n in range(20)]
+    assert [image.split for image in write(format, rows).images()] == ["0", "1"] * 10
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+@pytest.mark.parametrize("cell", [None, math.nan, "", "  "])
+def test_no_split_is_decided_by_the_hash(write: Write, format: str, cell: Any):
+    rows = [{"image": f"{n}.jpg", "labels": ["cat"]} for n in range(50)]
+    without = [image.split for image in write(format, rows).images()]
+    assert [
+        image.split for image in write(format, [row | {"split": cell} for row in rows]).images()
+    ] == without
+
+
+def named_twice(path: Path, names: list[str]) -> TableSource:
+    """A table of one row with columns of these names."""
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table([[name] for name in names], names=names), path)
+    elif path.suffix == ".csv":
+        path.write_text(",".join(names) + "\n" + ",".join(names) + "\n")
+    else:
+        path.write_text("{" + ", ".join(f'"{name}": "{name}"' for name in names) + "}")
+    return TableSource(str(path), str(path.parent))
+
+
+@FORMATS
+@pytest.mark.parametrize("column", ["image", "labels", "unknown", "split"])
+def test_a_column_given_twice_is_refused(tmp_path: Path, format: str, column: str):
+    source = named_twice(tmp_path / f"t.{format}", ["image", "labels", "unknown", "split", column])
+    with pytest.raises(InputError, match=rf"t\.{format}.*: the column '{column}' stands there 2 times"):
+        list(source.images())
+
+
+@FORMATS
+def test_another_column_may_be_given_twice(tmp_path: Path, format: str):
+    (image,) = named_twice(tmp_path / f"t.{format}", ["image", "who", "labels", "who"]).images()
+    assert (image.source, image.labels) == ("image", ("labels",))
 
 
 def test_other_columns_are_ignored(tmp_path: Path):
@@ -223,6 +333,54 @@ def test_a_picture_may_have_an_address_of_its_own(tmp_path: Path):
     ]
 
 
+SIGNED = "http://me:hunter2@host/a/x.jpg?X-Amz-Signature={}"
+
+
+def test_secrets_of_an_address_are_for_reading_alone(tmp_path: Path):
+    first, again = (
+        next(csv(tmp_path, f"image,labels\n{SIGNED.format(signature)},cat\n").images())
+        for signature in ("abc", "xyz")
+    )
+    assert (first.uri, first.source) == (SIGNED.format("abc"), "http://host/a/x.jpg")
+    assert again.key == first.key == key_of(first.source)  # one that was signed anew is the same picture
+    assert again.split == first.split
+
+
+def test_secrets_of_a_name_on_a_web_server_are_for_reading_alone(tmp_path: Path):
+    (tmp_path / "labels.csv").write_text("image,labels\nx.jpg?X-Amz-Signature=abc,cat\n")
+    (image,) = TableSource(f"{tmp_path}/labels.csv", "http://me:hunter2@host/a/").images()
+    assert (image.uri, image.source) == (SIGNED.format("abc"), "x.jpg")
+
+
+def test_marks_of_an_address_are_part_of_a_name_on_disk(tmp_path: Path):
+    names = ["a?1.jpg", "a?2.jpg", "b#1.jpg", "b#2.jpg", "/me@host/c.jpg"]
+    source = csv(tmp_path, "image,labels\n" + "".join(f"{name},cat\n" for name in names))
+    assert [image.source for image in source.images()] == names
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("http://host/get?id=1", "http://host/get?id=2"),
+        ("http://host/get#1", "http://host/get"),
+        ("http://me:hunter2@host/get", "http://you:hunter3@host/get"),
+    ],
+)
+def test_pictures_that_only_secrets_tell_apart_are_refused_without_them(tmp_path: Path, one: str, other: str):
+    source = csv(tmp_path, f"image,labels\na.jpg,cat\n{one},cat\n{other},dog\n")
+    with pytest.raises(
+        InputError, match="row 3: image 'http://host/get' stands in row 2 already, but for user"
+    ) as caught:
+        list(source.images())
+    assert not any(secret in str(caught.value) for secret in ("hunter", "id="))
+
+
+def test_an_address_named_twice_is_refused_without_its_secrets(tmp_path: Path):
+    source = csv(tmp_path, "image,labels\n" + f"{SIGNED},cat\n" * 2)
+    with pytest.raises(InputError, match=r"row 2: image 'http://host/a/x\.jpg' stands in row 1 already$"):
+        list(source.images())
+
+
 @pytest.mark.parametrize(
     ("name", "text"), [("o.json", '["dog", "sheep", "cat", "x"]'), ("o", "dog\nsheep\n\ncat\nx")]
 )
@@ -230,6 +388,22 @@ def test_labels_stand_in_the_order_given(tmp_path: Path, name: str, text: str):
     source = order(tmp_path, name, text)
     assert source.labels().names == ("dog", "sheep", "cat", "x")
     assert source.inputs()["label_order"] == source.labels().digest
+
+
+@pytest.mark.parametrize(("name", "text"), [("o.json", '["dog", "sheep", "cat"]'), ("o", "dog\nsheep\ncat")])
+def test_a_byte_order_mark_before_the_order_is_no_part_of_a_label(tmp_path: Path, name: str, text: str):
+    """Editors on Windows put one there."""
+    assert order(tmp_path, name, f"\ufeff{text}").labels().names == ("dog", "sheep", "cat")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("t.csv", "image,labels\na.jpg,cat\n"), ("t.jsonl", '\n{"image": "a.jpg", "labels": ["cat"]}')],
+)
+def test_a_byte_order_mark_before_a_table_is_no_part_of_it(tmp_path: Path, name: str, text: str):
+    (tmp_path / name).write_text(f"\ufeff{text}")
+    (image,) = TableSource(f"{tmp_path}/{name}", str(tmp_path)).images()
+    assert (image.source, image.labels) == ("a.jpg", ("cat",))
 
 
 def test_a_label_that_the_order_lacks_is_refused_by_name(tmp_path: Path):
