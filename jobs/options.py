@@ -264,10 +264,10 @@ class Train(Recipe, OnRay):
     """Labels not to train, as if nobody had labelled them; lglm extend adds them by name afterwards."""
     num_workers: Annotated[int, Field(ge=0)] = 1
     """Ray Train workers; 0 trains in this process, without Ray."""
-    cache: str | None = None
-    """Folder on each worker's own disk to keep pictures in that were read from a bucket."""
+    cache: UrlOrNone = None
+    """Folder on each worker's own disk to keep pictures in once they were read, as from a bucket."""
     cache_gb: Annotated[float, Field(gt=0)] = 100.0
-    """The most that folder may take up, in units of 10^9 bytes."""
+    """The most that the dataset may take up there, in units of 10^9 bytes; copies of others make room."""
 
     @model_validator(mode="after")
     def _held_labels_can_be_added(self) -> Self:

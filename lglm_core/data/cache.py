@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 from lglm_core.data.extents import Extent
 from lglm_core.errors import InputError
 
+COPY = re.compile(r"[0-9a-f]{64}\.tar")  # so that no file of somebody's is taken for a copy
 logger = logging.getLogger("lglm.cache")
 _warned: set[Path] = set()
 
@@ -81,7 +83,7 @@ class ShardCache:
 def _make_room(folder: Path, ours: set[Path], for_others: int) -> None:
     """Remove the copies longest untouched, of shards that are not ours, beyond *for_others* bytes."""
     others = []
-    for path in set(folder.glob("*.tar")) - ours:
+    for path in {path for path in folder.iterdir() if COPY.fullmatch(path.name)} - ours:
         with suppress(FileNotFoundError):  # another process makes room as well
             found = path.stat()
             others.append((found.st_mtime_ns, found.st_blocks * 512, path))

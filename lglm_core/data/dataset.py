@@ -168,6 +168,11 @@ class Dataset:
             max_bytes: The most that this dataset may take up there; what is kept of others makes room for it.
                 Processes may share the folder; datasets that are read at once may take up as much each.
         """
+        if not storage.is_local(folder) or storage.lies_within(folder, self.url):
+            raise InputError(
+                f"{folder}: no place to keep shards in; name a folder on this disk, outside the dataset"
+            )
+        folder = str(storage.local_path(folder))
         return replace(self, cache=ShardCache.of(self.manifest.details["shards"], folder, max_bytes))
 
     def split(self, name: str) -> Split:

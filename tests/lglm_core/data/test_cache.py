@@ -1,6 +1,7 @@
 """What is read of a dataset is kept on disk, within a bound, and never believed unchecked."""
 
 import errno
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -45,6 +46,11 @@ def read_all(split: Split) -> list[bytes]:
     return [split.read_image(row) for row in range(len(split))]
 
 
+def copy_of(name: str) -> str:
+    """What the copy of another dataset's shard is called."""
+    return f"{hashlib.sha256(name.encode()).hexdigest()}.tar"
+
+
 def taken_up(folder: Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in folder.iterdir())
 
@@ -73,12 +79,33 @@ def test_copies_of_other_shards_make_room_the_oldest_first(dataset: Dataset, tmp
     folder = tmp_path / "cache"
     folder.mkdir()
     for age, name in enumerate(("newest", "newer", "old")):
-        path = folder / f"{name}.tar"
+        path = folder / copy_of(name)
         path.write_bytes(os.urandom(1 << 20))
         os.utime(path, (10**9 - age, 10**9 - age))
     own = sum(shard["bytes"] for shard in dataset.manifest.details["shards"])
     dataset.cached(str(folder), own + (5 << 19))
-    assert {path.name for path in folder.iterdir()} == {"newest.tar", "newer.tar"}
+    assert {path.name for path in folder.iterdir()} == {copy_of("newest"), copy_of("newer")}
+
+
+def test_what_is_no_copy_of_ours_is_never_removed(dataset: Dataset, tmp_path: Path):
+    names = ("my_backup.tar", "notes.txt", f"{'A' * 64}.tar", f"{'a' * 63}.tar")
+    for name in names:
+        (tmp_path / name).write_bytes(bytes(10_000))
+    dataset.cached(str(tmp_path), 1)
+    assert all((tmp_path / name).exists() for name in names)
+
+
+@pytest.mark.parametrize(
+    "folder", ["s3://bucket/cache", "http://host/cache", "{dataset}", "{dataset}/shards/train"]
+)
+def test_a_cache_is_on_this_disk_and_outside_the_dataset(dataset: Dataset, folder: str):
+    with pytest.raises(InputError, match="no place to keep shards in"):
+        dataset.cached(folder.format(dataset=dataset.url), 10**9)
+
+
+def test_a_cache_may_be_named_by_a_file_url(dataset: Dataset, tmp_path: Path):
+    read_all(dataset.cached((tmp_path / "a cache").as_uri(), 10**9).split("train"))
+    assert len(list((tmp_path / "a cache").iterdir())) == 3
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "hole"])
@@ -124,7 +151,7 @@ def test_copies_that_cannot_be_removed_are_no_hindrance(
     dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     for name in ("old", "older"):
-        (tmp_path / f"{name}.tar").write_bytes(os.urandom(1 << 16))
+        (tmp_path / copy_of(name)).write_bytes(os.urandom(1 << 16))
 
     def refuse(path: Path, missing_ok: bool = False) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
@@ -138,7 +165,7 @@ def test_copies_that_cannot_be_removed_are_no_hindrance(
 def test_a_copy_that_another_process_removes_meanwhile_is_no_hindrance(dataset: Dataset, tmp_path: Path):
     folder = tmp_path / "cache"
     folder.mkdir()
-    (folder / "gone.tar").symlink_to("nowhere")  # found by listing, but not by a look at it
+    (folder / copy_of("gone")).symlink_to("nowhere")  # found by listing, but not by a look at it
     split = dataset.cached(str(folder), 10**9).split("train")
     assert read_all(split) == read_all(dataset.split("train"))
 
