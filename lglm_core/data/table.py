@@ -190,6 +190,8 @@ def _place(image: str, root: str) -> str:
 
 def _source(image: str, root: str) -> str:
     """What a dataset may tell of where a picture lies: neither secrets nor the root."""
+    if not _has_address(image) and storage.is_local(root):
+        return image
     shown = storage.shown(_place(image, root))
     return shown if _has_address(image) else shown.removeprefix(storage.join(storage.shown(root), ""))
 

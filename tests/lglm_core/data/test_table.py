@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lglm_core.data import storage
 from lglm_core.data.source import LabelledImage, key_of
 from lglm_core.data.table import TableSource
 from lglm_core.errors import InputError
@@ -322,6 +323,15 @@ def test_a_label_cannot_be_there_and_unknown(write: Write):
     rows = [{**row, "unknown": ["cat"]} for row in ROWS]
     with pytest.raises(InputError, match="row 1: 'cat' is both a label and unknown"):
         list(write("jsonl", rows).images())
+
+
+def test_what_a_picture_is_called_does_not_depend_on_how_the_root_is(tmp_path: Path):
+    (tmp_path / "a root").mkdir()
+    (tmp_path / "t.csv").write_text("image,labels\nmy pic#1.jpg,a\nz%20.jpg,b\n")
+    roots = (str(tmp_path / "a root"), (tmp_path / "a root").as_uri())
+    plain, quoted = (list(TableSource(str(tmp_path / "t.csv"), root).images()) for root in roots)
+    assert [(image.key, image.source) for image in plain] == [(image.key, image.source) for image in quoted]
+    assert [storage.local_path(image.uri) for image in quoted] == [Path(image.uri) for image in plain]
 
 
 def test_a_picture_may_have_an_address_of_its_own(tmp_path: Path):
