@@ -29,7 +29,9 @@ def run(options: Verify) -> Outcome:
     manifest = rooms.require(options.dataset, "dataset")
     damages = check_sizes(options.dataset, manifest)
     if options.full:
-        damages += check_files(options.dataset, manifest, files_beside_shards(manifest))
+        named = {damage.file for damage in damages}
+        others = [name for name in files_beside_shards(manifest) if name not in named]
+        damages += check_files(options.dataset, manifest, others)
         damages += _check_shards(options, manifest)
     for damage in damages:
         logger.error(str(damage))

@@ -159,11 +159,11 @@ def read_bytes(url: str) -> bytes:
 
 
 def sizes(urls: Sequence[str]) -> Iterator[int]:
-    """Return each file's size in bytes, in order, looked up several at a time; 0 for none."""
+    """Return each file's size in bytes, in order, looked up several at a time; 0 where none is told."""
 
     def size(url: str) -> int:
         try:
-            return locate(url).look().size
+            return max(0, locate(url).look().size)  # some web servers do not say
         except UnreadableFile:
             return 0
 
