@@ -85,6 +85,7 @@ def _train(options: Train, recipe: rooms.Recipe) -> rooms.Manifest:
             f"in each of its {options.accumulate} parts of a batch, for their statistics"
         )
     dataset, embeddings, settings = _open_inputs(options)
+    _say_if_nothing_is_measured(dataset)
     dataset.check_files_without_samples()  # the samples themselves are checked as they are read
     model = build_model(settings, label_knowledge(settings, dataset, embeddings))
     model.backbone.load_weights(settings.weights)  # refused here, before any worker starts
@@ -119,6 +120,13 @@ def _open_inputs(options: Train) -> "tuple[Dataset, LabelEmbeddings | None, Full
         )
     _refuse_to_hold_out(options, embeddings)
     return dataset, embeddings.only(dataset.labels), recipe
+
+
+def _say_if_nothing_is_measured(dataset: "Dataset") -> None:
+    """Tell, before the hours that it takes, that no epoch will have an mAP."""
+    if not dataset.has_split("val"):
+        others = ", ".join(filter(dataset.has_split, sorted(dataset.manifest.details["splits"])))
+        logger.warning(f"{dataset.url}: no split 'val' (it has {others}): nothing is measured while training")
 
 
 def _refuse_to_hold_out(options: Train, embeddings: "LabelEmbeddings") -> None:
