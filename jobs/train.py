@@ -105,6 +105,11 @@ def _open_inputs(options: Train) -> "tuple[Dataset, LabelEmbeddings | None, Full
     whole = Dataset.open(options.dataset)
     if options.cache:
         whole = whole.cached(options.cache, int(options.cache_gb * 1e9))
+    if len(whole.labels.names) - len(held := {*options.hold_out} & {*whole.labels.names}) < 2:
+        raise InputError(
+            f"--hold-out names {len(held)} of the {len(whole.labels)} labels of {options.dataset}; "
+            "training needs at least 2 others: hold out fewer"
+        )
     dataset = whole.without(options.hold_out)
     recipe = options.filled_in()
     if options.label_embeddings is None or not options.head_config.needs_vectors:
