@@ -150,12 +150,26 @@ def parse(verb: str, options: type[Options] | Choices, argv: Sequence[str]) -> t
     else:
         parser.description = options.__doc__
         _add_options(parser, options)
-    given = vars(parser.parse_args(argv))
+    namespace, unknown = parser.parse_known_args(argv)
+    given = vars(namespace)
     choice = given.pop("_choice", None)
     kind = options[choice] if isinstance(options, Mapping) else options
+    if unknown:  # parse_args would point to the help of the verb, which lists no options of a choice
+        parser.prog += f" {choice}" if choice else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{_as_option(unknown, kind)}")
     as_json, config = given.pop("_json"), given.pop("_config")
-    values = {**(_read_config(config) if config else {}), **given}
-    return validate(f"lglm {verb}{f' {choice}' if choice else ''}", kind, values), as_json
+    from_config = _read_config(config) if config else {}
+    places = {name: config for name in from_config if name not in given}
+    command = f"lglm {verb}{f' {choice}' if choice else ''}"
+    return validate(command, kind, {**from_config, **given}, places), as_json
+
+
+def _as_option(unknown: Sequence[str], kind: type[Options]) -> str:
+    """Advise how to give a lone word to the one option that must be given."""
+    required = [name for name, info in kind.model_fields.items() if info.is_required()]
+    if len(unknown) > 1 or unknown[0].startswith("-") or len(required) != 1:
+        return ""
+    return f"; expected {_flag(required[0])} {unknown[0]}"
 
 
 def to_arguments(options: Options) -> list[str]:
@@ -219,8 +233,17 @@ def _read_config(path: str) -> dict[str, Any]:
     return {str(name).replace("-", "_"): value for name, value in values.items()}
 
 
-def validate(command: str, kind: type[OptionsType], values: Mapping[str, Any]) -> OptionsType:
-    """Make options of values by name; refuse, as *command* would, the first that is wrong."""
+def validate(
+    command: str, kind: type[OptionsType], values: Mapping[str, Any], places: Mapping[str, str] | None = None
+) -> OptionsType:
+    """Make options of values by name; refuse, as *command* would, the first that is wrong.
+
+    Args:
+        command: What people typed, whose help is pointed to.
+        kind: The class of the options.
+        values: What was given.
+        places: By name, the files that gave a value, if not the command line did.
+    """
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -228,13 +251,15 @@ def validate(command: str, kind: type[OptionsType], values: Mapping[str, Any]) -
         first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
         if not first["loc"]:  # a rule about several options
             raise InputError(f"{first['ctx']['error']}; see {command} --help") from error
-        flag = _flag(str(first["loc"][0]))
+        name = str(first["loc"][0])
+        flag = _flag(name)
+        where = f"{storage.shown(places[name])}: " if places and name in places else ""
         if first["type"] == "missing":
             raise InputError(f"the option {flag} is required; see {command} --help") from error
         if first["type"] == "extra_forbidden":
-            raise InputError(f"unknown option {flag}; see {command} --help") from error
+            raise InputError(f"{where}unknown option {flag}; see {command} --help") from error
         message = first["msg"][0].lower() + first["msg"][1:]
-        raise InputError(f"{flag}: {first['input']!r} was given; {message}") from error
+        raise InputError(f"{where}{flag}: {first['input']!r} was given; {message}") from error
 
 
 def _report(verb: str, error: Exception) -> int:

@@ -11,7 +11,7 @@ from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.options import Extend
 from lglm_core import rooms
-from lglm_core.aliases import parse_aliases
+from lglm_core.aliases import parse_aliases, refuse_unknown
 from lglm_core.data import storage, unpacked
 from lglm_core.errors import InputError
 
@@ -62,10 +62,14 @@ def _extend(
 
     bundle = load_bundle(options.model)
     check_extensible(bundle.model)
-    for name in aliases:
-        if name not in options.label:
-            raise InputError(f"--alias for {name!r}, which is none of the labels to add")
-    labels = LabelVocabulary([*bundle.labels, *options.label])  # refuses a name that is there already
+    refuse_unknown(aliases, options.label, "--alias", of="labels to add")
+    for name in options.label:
+        if name in bundle.labels.names:
+            raise InputError(
+                f"--label {name!r}: {options.model} has that label already; leave it out, or name the new "
+                "label otherwise, and give its words with --alias 'label=words'"
+            )
+    labels = LabelVocabulary([*bundle.labels, *options.label])  # refuses a name that is given twice
     embeddings = _embeddings(options, aliases, bundle, labels)
     vectors = torch.from_numpy(embeddings.vectors[len(bundle.labels) :].copy())
     rooms.begin(options.out, recipe)

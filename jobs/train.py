@@ -85,6 +85,7 @@ def _train(options: Train, recipe: rooms.Recipe) -> rooms.Manifest:
             f"in each of its {options.accumulate} parts of a batch, for their statistics"
         )
     dataset, embeddings, settings = _open_inputs(options)
+    _say_if_nothing_is_measured(dataset)
     dataset.check_files_without_samples()  # the samples themselves are checked as they are read
     model = build_model(settings, label_knowledge(settings, dataset, embeddings))
     model.backbone.load_weights(settings.weights)  # refused here, before any worker starts
@@ -104,6 +105,11 @@ def _open_inputs(options: Train) -> "tuple[Dataset, LabelEmbeddings | None, Full
     whole = Dataset.open(options.dataset)
     if options.cache:
         whole = whole.cached(options.cache, int(options.cache_gb * 1e9))
+    if len(whole.labels.names) - len(held := {*options.hold_out} & {*whole.labels.names}) < 2:
+        raise InputError(
+            f"--hold-out names {len(held)} of the {len(whole.labels)} labels of {options.dataset}; "
+            "training needs at least 2 others: hold out fewer"
+        )
     dataset = whole.without(options.hold_out)
     recipe = options.filled_in()
     if options.label_embeddings is None or not options.head_config.needs_vectors:
@@ -119,6 +125,13 @@ def _open_inputs(options: Train) -> "tuple[Dataset, LabelEmbeddings | None, Full
         )
     _refuse_to_hold_out(options, embeddings)
     return dataset, embeddings.only(dataset.labels), recipe
+
+
+def _say_if_nothing_is_measured(dataset: "Dataset") -> None:
+    """Tell, before the hours that it takes, that no epoch will have an mAP."""
+    if not dataset.has_split("val"):
+        others = ", ".join(filter(dataset.has_split, sorted(dataset.manifest.details["splits"])))
+        logger.warning(f"{dataset.url}: no split 'val' (it has {others}): nothing is measured while training")
 
 
 def _refuse_to_hold_out(options: Train, embeddings: "LabelEmbeddings") -> None:

@@ -1,7 +1,8 @@
 """Other words for labels: ``label=words``, one by one or from a file."""
 
+import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from lglm_core.data import storage
 from lglm_core.errors import InputError
@@ -10,8 +11,12 @@ Pair = tuple[str, str]
 
 
 def parse_aliases(pairs: Iterable[str]) -> dict[str, str]:
-    """Read ``label=words`` pairs of the option ``--alias`` as words by label; of two the later counts."""
-    return dict(_split(pair, f"--alias {pair!r}") for pair in pairs)
+    """Read ``label=words`` pairs of the option ``--alias`` as words by label.
+
+    Raises:
+        InputError: no such pair, or a label that is given twice.
+    """
+    return _by_label([_split(pair, f"--alias {pair!r}") for pair in pairs], "--alias")
 
 
 def read_aliases(url: str) -> dict[str, str]:
@@ -27,11 +32,30 @@ def read_aliases(url: str) -> dict[str, str]:
     except UnicodeDecodeError as error:
         raise InputError(f"{storage.shown(url)}: not UTF-8 text ({error.reason})") from error
     pairs = _parse_json(text, url) if text.lstrip().startswith("{") else _parse_lines(text, url)
+    return _by_label(pairs, storage.shown(url))
+
+
+def refuse_unknown(aliases: Iterable[str], names: Sequence[str], where: str, *, of: str = "labels") -> None:
+    """Refuse an alias for what is none of *names*.
+
+    Args:
+        aliases: The labels that have one.
+        names: The labels that may.
+        where: What gave the aliases, for the message.
+        of: What *names* are, for the message.
+    """
+    for label in aliases:
+        if label not in names:
+            closest = ", ".join(map(repr, difflib.get_close_matches(label, names, 3, cutoff=0.0)))
+            raise InputError(f"{where}: {label!r} is none of the {len(names)} {of}; closest: {closest}")
+
+
+def _by_label(pairs: Iterable[Pair], where: str) -> dict[str, str]:
     aliases: dict[str, str] = {}
     for label, words in pairs:
         if label in aliases:
             raise InputError(
-                f"{storage.shown(url)}: {label!r} is given twice, as {aliases[label]!r} and as {words!r}"
+                f"{where}: {label!r} is given twice, as {aliases[label]!r} and as {words!r}; keep one of them"
             )
         aliases[label] = words
     return aliases

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from lglm_core.aliases import refuse_unknown
 from lglm_core.data import storage
 from lglm_core.errors import InputError
 from lglm_core.label_embeddings import LOST_NAMED, LabelEmbeddings, with_closest
@@ -64,9 +65,7 @@ def name_vectors(
 ) -> NameVectors:
     """Do what :func:`glove_embeddings` does, for any names; *advice* is for names without a vector."""
     aliases = aliases or {}
-    for name in aliases:
-        if name not in names:
-            raise InputError(f"alias for {name!r}, which is none of the {len(names)} labels")
+    refuse_unknown(aliases, names, "aliases")
     wanted = [words_of(aliases.get(name, name)) for name in names]
     found = read_vectors(url, {word for words in wanted for word in words})
     used = tuple(tuple(word for word in words if word in found) for words in wanted)

@@ -68,4 +68,7 @@ class LabelVocabulary(Sequence[str]):
         names = parse_json(data, url)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise InputError(f"{url}: expected a JSON list of label names")
-        return cls(names)
+        try:
+            return cls(names)
+        except InputError as error:
+            raise InputError(f"{url}: {error}") from error

@@ -52,6 +52,11 @@ class MirflickrSource:
         self.split_seed = split_seed
         self.count = images
         self.dropped = 0
+        if not storage.is_file(self._url(self.names[0])):
+            raise InputError(
+                f"{storage.join(root, 'annotations')}: holds no {self.names[0]}.txt; "
+                "point --root at the folder that holds mirflickr/ and annotations/"
+            )
 
     def inputs(self) -> Mapping[str, str]:
         """The digest of every list."""

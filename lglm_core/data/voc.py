@@ -32,6 +32,13 @@ class VocSource:
         self.dropped = 0
         tested = storage.is_file(self._url(CLASSES[0], "test"))
         self.lists = {"train": "trainval", "val": "test"} if tested else {"train": "train", "val": "val"}
+        trained = self._url(CLASSES[0], self.lists["train"])
+        if not storage.is_file(trained):
+            folder, _, name = trained.rpartition("/")
+            raise InputError(
+                f"{folder}: holds no {name}; "
+                "point --root at a folder in VOC's layout, such as VOCdevkit/VOC2007"
+            )
 
     def inputs(self) -> Mapping[str, str]:
         """The digest of every list."""

@@ -88,7 +88,15 @@ def test_every_verb_and_flow_is_tested_here():
         (["train", *TRAIN, "--epochs", "ten"], "--epochs"),
         (["train", *TRAIN, "--epochs", "0"], "--epochs"),
         (["train", *TRAIN, "--epochs"], "--epochs"),
-        (["train", *TRAIN, "--epochs", "2", "3"], "3"),
+        (["train", *TRAIN, "--epochs", "2", "3"], "unrecognized arguments: 3; see lglm train --help"),
+        (
+            ["shard", "coco", "--root", "r", "--out", "o", "--split-seed", "3"],
+            "lglm shard coco: unrecognized arguments: --split-seed 3; see lglm shard coco --help",
+        ),
+        (["dataset", "ds_coco"], "unrecognized arguments: ds_coco; expected --dataset ds_coco; see"),
+        (["verify", "ds_coco"], "expected --dataset ds_coco; see lglm verify --help"),
+        (["verify", "--ds=coco"], "unrecognized arguments: --ds=coco; see lglm verify --help"),
+        (["tag", "m"], "unrecognized arguments: m; see lglm tag --help"),
         (["train", *TRAIN, "--image-size", "8"], "--image-size"),
         (["train", *TRAIN, "--lr", "0"], "--lr"),
         (["train", *TRAIN, "--lr", "fast"], "--lr"),
@@ -227,12 +235,15 @@ def test_the_config_file_serves_the_kinds_of_source_too(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "offenders"),
     [
-        ("dataset: d\nlabel-embeddings: l\nout: o\nfrobnicate: 1\n", ["--frobnicate"]),
+        (
+            "dataset: d\nlabel-embeddings: l\nout: o\nfrobnicate: 1\n",
+            ["config.yaml: unknown option --frobnicate"],
+        ),
         ("dataset: d\nlabel-embedings: l\nout: o\n", ["--label-embedings"]),  # the typo, not what it hides
-        ("dataset: d\nepochs: ten\n", ["--epochs", "ten"]),
+        ("dataset: d\nepochs: ten\n", ["config.yaml: --epochs: 'ten' was given"]),
         ("dataset: d\nepochs: 0\n", ["--epochs"]),
         ("dataset: [d]\n", ["--dataset"]),
-        ("dataset: d\n", ["--out"]),
+        ("dataset: d\n", ["probe: the option --out is required"]),
         ("- dataset\n", ["config.yaml"]),
         ("just words\n", ["config.yaml"]),
         ("", ["config.yaml"]),
@@ -250,6 +261,16 @@ def test_a_wrong_config_is_one_line(
     code, seen = run_recorded(options.Train, "--config", config)
     assert seen == []
     assert_one_line(Result(code, *capfd.readouterr()), *offenders)
+
+
+def test_what_the_command_line_got_wrong_is_not_blamed_on_the_config(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+):
+    config = tmp_path / "config.yaml"
+    config.write_text("dataset: d\nepochs: 3\n")
+    code, _ = run_recorded(options.Train, "--config", config, "--epochs", "ten")
+    result = Result(code, *capfd.readouterr())
+    assert_one_line(result, "lglm probe: --epochs: 'ten' was given")
 
 
 # --- What comes out ---

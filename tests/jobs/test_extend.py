@@ -108,13 +108,22 @@ def read_table(path: Path) -> list[dict]:
 
 @pytest.mark.parametrize(
     ("labels", "naming"),
-    [(("person",), "'person' is named twice"), (("unicorn",), "unicorn"), (("dog", "dog"), "'dog'")],
+    [
+        (("dog", "person"), "model has that label already; leave it out"),
+        (("unicorn",), "unicorn"),
+        (("dog", "dog"), "'dog' is named twice"),
+    ],
     ids=["there already", "no such word", "twice"],
 )
 def test_a_label_that_cannot_be_added_is_refused(
     extend: Callable[..., Result], tmp_path: Path, labels: tuple[str, ...], naming: str
 ):
     refused(extend(*labels), naming, tmp_path)
+
+
+def test_an_alias_for_a_label_that_is_not_added_is_refused(extend: Callable[..., Result], tmp_path: Path):
+    result = extend("dog", "red car", more=("--alias", "rad car=car"))
+    refused(result, "--alias: 'rad car' is none of the 2 labels to add; closest: 'red car'", tmp_path)
 
 
 def test_other_word_vectors_than_the_models_are_refused(extend: Callable[..., Result], tmp_path: Path):

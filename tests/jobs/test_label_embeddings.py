@@ -123,6 +123,16 @@ def test_aliases_come_from_a_file_too_and_the_command_line_wins(
     assert [rows(out)[label]["words"] for label in ("cell phone", "dog")] == [["phone"], ["person"]]
 
 
+def test_an_alias_for_no_label_is_refused_with_the_closest_and_with_what_gave_it(
+    embed: Embed, glove: Path, tmp_path: Path, out: Path
+):
+    (tmp_path / "aliases").write_text("dog=cell\ncel phone=phone\n")
+    named = "'cel phone' is none of the 4 labels; closest: 'cell phone'"
+    from_file = embed("--glove", glove, "--alias-file", tmp_path / "aliases", "--alias", "dog=person")
+    assert_refused(from_file, f"--alias-file {tmp_path / 'aliases'}: {named}", out=out)
+    assert_refused(embed("--glove", glove, "--alias", "cel phone=phone"), f"--alias: {named}", out=out)
+
+
 def test_it_is_the_meaning_of_an_alias_file_that_counts(embed: Embed, glove: Path, tmp_path: Path, out: Path):
     (tmp_path / "aliases").write_text("dog=person\n")
     assert embed("--glove", glove, "--alias-file", tmp_path / "aliases").code == 0

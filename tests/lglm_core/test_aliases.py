@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from lglm_core.aliases import parse_aliases, read_aliases
+from lglm_core.aliases import parse_aliases, read_aliases, refuse_unknown
 from lglm_core.errors import InputError
 
 LINES = """\
@@ -45,5 +45,13 @@ def test_what_gives_no_words_is_refused_by_its_place(tmp_path: Path, text: str |
         read_aliases(f"{tmp_path}/aliases")
 
 
-def test_of_two_on_the_command_line_the_later_counts():
-    assert parse_aliases(["tv=set", " tv = the screen"]) == {"tv": "the screen"}
+def test_two_for_one_label_are_refused_on_the_command_line_too():
+    with pytest.raises(InputError, match="--alias: 'tv' is given twice, as 'set' and as 'the screen'; keep"):
+        parse_aliases(["tv=set", " tv = the screen"])
+
+
+def test_an_alias_for_no_label_is_refused_by_its_place_with_the_closest_labels():
+    names = ["person", "cell phone", "dog", "cat"]
+    refuse_unknown(["dog", "cat"], names, "--alias")
+    with pytest.raises(InputError, match="a file: 'cel phone' is none of the 4 labels; closest: 'cell"):
+        refuse_unknown(["dog", "cel phone"], names, "a file")

@@ -47,7 +47,7 @@ def test_an_alias_gives_a_label_other_words(glove: Path):
 
 
 def test_an_alias_for_no_label_is_refused(glove: Path):
-    with pytest.raises(InputError, match="alias for 'dog', which is none of the 2 labels"):
+    with pytest.raises(InputError, match="aliases: 'dog' is none of the 2 labels"):
         glove_embeddings(LabelVocabulary(["cat", "sign"]), str(glove), aliases={"dog": "cat"})
 
 

@@ -51,6 +51,14 @@ def test_the_digest_stays_what_it_was():
     assert digest == "138024a43ca0aefc0074cfb77a7b16bcb3cce3bdc404064d0c73564fdc2c3316"
 
 
+@pytest.mark.parametrize("content", ["[]", '["cat", "cat"]'])
+def test_a_file_whose_names_make_no_vocabulary_is_named(tmp_path: Path, content: str):
+    path = tmp_path / "labels.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"labels\.json: (0 labels found|label 'cat' is named twice)"):
+        LabelVocabulary.load(str(path))
+
+
 @pytest.mark.parametrize("content", ['{"cat": 0}', '["cat", 1]', '"cat"'])
 def test_a_file_that_is_no_list_of_names_is_refused(tmp_path: Path, content: str):
     path = tmp_path / "labels.json"

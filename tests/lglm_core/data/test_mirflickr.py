@@ -71,6 +71,13 @@ def test_a_list_that_is_not_there_is_refused_by_name(root: str):
         list(MirflickrSource(root).images())
 
 
+def test_a_root_that_is_none_is_refused_with_what_is_one(root: str):
+    with pytest.raises(
+        InputError, match=r"^.*/annotations: holds no animals\.txt; point --root at the folder"
+    ):
+        MirflickrSource(f"{root}/mirflickr")
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/data/mirflickr")
 @pytest.mark.parametrize(("labels", "mean"), [("24", 3.716), ("38", 4.716)])
 def test_the_real_lists_come_back_label_by_label(labels: str, mean: float):

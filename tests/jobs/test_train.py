@@ -1,0 +1,48 @@
+"""What training says of the data that it was given."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from lglm_core.data.coco import CocoSource
+from lglm_core.data.source import LabelledImage
+from tests.jobs.commands import COCO_LABELS, Result, make_dataset
+from tests.jobs.conftest import TINY_RECIPE
+from tests.jobs.test_wrong_input import assert_refused
+
+Here = Callable[..., Result]
+
+
+class OtherwiseCalled(CocoSource):
+    """A COCO whose split ``val`` has the name that many tables give it."""
+
+    def images(self) -> Iterator[LabelledImage]:
+        for image in super().images():
+            yield replace(image, split="validation") if image.split == "val" else image
+
+
+def train(here: Here, dataset: Path, out: Path, *head: object) -> Result:
+    return here("train", "--dataset", dataset, *(head or ("--head", "plain")), *TINY_RECIPE, "--out", out)
+
+
+def test_without_a_split_val_it_says_that_nothing_is_measured(here: Here, coco: Path, tmp_path: Path):
+    dataset = make_dataset(OtherwiseCalled(str(coco)), tmp_path / "dataset")
+    result = train(here, dataset, tmp_path / "run")
+    assert result.code == 0, result.stderr
+    assert result.stderr.splitlines()[0] == (
+        f"{dataset}: no split 'val' (it has train, validation): nothing is measured while training"
+    )
+
+
+def test_with_one_it_says_nothing_of_it(here: Here, tiny_dataset: Path, tmp_path: Path):
+    result = train(here, tiny_dataset, tmp_path / "run")
+    assert result.code == 0, result.stderr
+    assert "no split 'val'" not in result.stderr
+
+
+def test_what_is_held_out_must_leave_two_labels(
+    here: Here, tiny_dataset: Path, tiny_labels: Path, tmp_path: Path
+):
+    held = ("--label-embeddings", tiny_labels, "--hold-out", *COCO_LABELS[1:])
+    result = train(here, tiny_dataset, tmp_path / "run", *held)
+    assert_refused(result, f"--hold-out names 3 of the 4 labels of {tiny_dataset}", out=tmp_path / "run")
