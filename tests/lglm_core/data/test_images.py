@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from lglm_core.data import images
-from lglm_core.data.images import UnreadableImage, decode, inspect, to_rgb
+from lglm_core.data.images import UnreadableImage, decode, inspect, inspect_header, shrink, to_rgb
 
 Encode = Callable[..., bytes]
 QUARTERS = np.zeros((24, 40, 3), np.uint8)  # red, green / blue, white, upright
@@ -61,6 +61,119 @@ def test_a_rotated_picture_is_turned_upright(encode: Encode, format: str, orient
         assert decoded.shape == (24, 40, 3)
         assert np.abs(decoded.astype(int) - QUARTERS)[2:10, 2:18].max() < 30  # away from the edges
         assert np.abs(decoded.astype(int) - QUARTERS)[14:22, 22:38].max() < 30
+
+
+XMP = b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="%d"/>'
+
+
+def segment(content: bytes) -> bytes:
+    """A JPEG's APP1."""
+    return b"\xff\xe1" + struct.pack(">H", len(content) + 2) + content
+
+
+def exif(orientation: int, type_: int = 3, order: str = ">") -> bytes:
+    """EXIF data whose one tag is the orientation."""
+    value = {1: "B3x", 2: "s3x", 3: "H2x", 4: "I", 9: "i", 11: "f"}[type_]
+    told = str(orientation).encode() if type_ == 2 else orientation
+    start = b"MM" if order == ">" else b"II"
+    return segment(
+        b"Exif\0\0" + start + struct.pack(f"{order}HIHHHI{value}I", 42, 8, 1, 0x0112, type_, 1, told, 0)
+    )
+
+
+def xmp(orientation: int) -> bytes:
+    return segment(b"http://ns.adobe.com/xap/1.0/\0" + XMP % orientation)
+
+
+def with_segments(jpeg: bytes, added: bytes, before: bytes) -> bytes:
+    """Put segments before another one."""
+    at = jpeg.index(before)
+    return jpeg[:at] + added + jpeg[at:]
+
+
+FIRST, FRAME_HEADER, SCAN = b"\xff\xe0", b"\xff\xc0", b"\xff\xda"
+# Where and how a JPEG tells its orientation: a marker, and what stands before it.
+PLACES: dict[str, tuple[bytes, Callable[[int], bytes]]] = {
+    "EXIF": (FIRST, exif),
+    "EXIF, little endian": (FIRST, lambda o: exif(o, order="<")),
+    "EXIF, LONG": (FIRST, lambda o: exif(o, 4)),
+    "EXIF, LONG, little endian": (FIRST, lambda o: exif(o, 4, "<")),
+    "EXIF, SIGNED LONG": (FIRST, lambda o: exif(o, 9)),
+    "before the frame header": (FRAME_HEADER, exif),
+    "behind the frame header": (SCAN, exif),
+    "XMP": (FIRST, xmp),
+    "XMP behind the frame header": (SCAN, xmp),
+    "XMP, then EXIF": (FIRST, lambda o: xmp(o) + exif(o)),
+    "XMP of another opinion, then EXIF": (FIRST, lambda o: xmp(9 - o) + exif(o)),
+    "EXIF, then XMP of another opinion": (FIRST, lambda o: exif(o) + xmp(9 - o)),
+}
+
+
+def read_in_every_way(jpeg: bytes) -> list[np.ndarray]:
+    """The pixels, once all paths agree on their shape."""
+    info = inspect(jpeg)
+    assert inspect_header(jpeg) == info
+    tensor = decode(jpeg)
+    assert tensor.stride() == (1, 3 * info.width, 3)  # channels last
+    found = [tensor.permute(1, 2, 0).numpy(), np.asarray(to_rgb(jpeg))]
+    smaller = shrink(jpeg, max(info.width, info.height), quality=95)  # of the same size
+    assert inspect_header(smaller) == info
+    found.append(pixels(smaller))
+    assert [image.shape for image in found] == [(info.height, info.width, 3)] * 3
+    return found
+
+
+@pytest.mark.parametrize("orientation", STORED_AS)
+@pytest.mark.parametrize("place", PLACES)
+def test_wherever_a_jpeg_tells_its_orientation_all_paths_turn_it_upright(
+    encode: Encode, place: str, orientation: int
+):
+    stored = np.ascontiguousarray(STORED_AS[orientation](QUARTERS))
+    marker, told = PLACES[place]
+    plain = encode(Image.fromarray(stored), "JPEG", quality=95, subsampling=0)
+    for decoded in read_in_every_way(with_segments(plain, told(orientation), marker)):
+        assert decoded.shape == (24, 40, 3)
+        assert np.abs(decoded.astype(int) - QUARTERS)[2:10, 2:18].max() < 40  # away from the edges
+        assert np.abs(decoded.astype(int) - QUARTERS)[14:22, 22:38].max() < 40
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        *(exif(6, type_, order) for type_ in (1, 2, 11) for order in "<>"),
+        *(exif(value) for value in (0, 9, 65535)),
+        exif(2**31, 4),
+        exif(6)[:-12] + bytes(12),
+        exif(1) + exif(6),
+        exif(6) + exif(1),
+        xmp(0) + xmp(6),
+        exif(3, 11).replace(struct.pack(">f", 3), struct.pack(">f", float("inf"))),
+    ],
+)
+@pytest.mark.parametrize("marker", [FIRST, SCAN])
+def test_of_an_odd_orientation_all_paths_think_the_same(encode: Encode, marker: bytes, segments: bytes):
+    plain = encode(PICTURE, "JPEG", quality=95, subsampling=0)
+    decoded, *others = read_in_every_way(with_segments(plain, segments, marker))
+    for other in others:
+        assert np.abs(decoded.astype(int) - other).mean() < 10  # turned otherwise: 80 and more
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_an_upright_picture_is_not_turned_again_by_whom_it_is_handed_to(encode: Encode, format: str):
+    upright = to_rgb(tagged(encode, format, 6))
+    assert ImageOps.exif_transpose(upright).size == upright.size == (40, 24)
+
+
+def test_a_jpeg_that_tells_no_orientation_is_not_opened_by_pillow(
+    encode: Encode, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened"))
+    assert decode(encode(PICTURE, "JPEG")).shape == (3, 24, 40)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF"])
+def test_decoded_pixels_lie_channels_last(encode: Encode, format: str):
+    assert decode(encode(PICTURE, format)).stride() == (1, 3 * 40, 3)
 
 
 def test_decode_gives_rgb_bytes_with_channels_first(encode: Encode):
