@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_PIXELS = 178_956_970  # twice Pillow's own warning level; a picture above it is refused unopened
+# What Pillow decodes by itself. For EPS, which it knows too, it runs Ghostscript, on bytes of strangers.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
 # Of these formats a whole file can be told by its end. In a JPEG's coded pixels an end marker does not occur,
 # and more bytes of tables stand between a thumbnail's end and the scan than are looked at here.
 ENDS_WELL: dict[str, Callable[[bytes], bool]] = {
@@ -27,6 +30,7 @@ START_OF_SCAN = 0xDA
 FRAME_HEADERS = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, as nearly all are
 OTHER_HEADERS = {*range(0xE0, 0xF0), 0xC4, 0xDB, 0xDD, 0xFE} - {APP1}  # application data, tables, comments
 EXIF_ORIENTATION = 0x0112
+TIFF_BITS = 258  # BitsPerSample
 # What makes a picture upright. Pillow's exif_transpose also rewrites the EXIF data, and fails on broken ones.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -87,13 +91,36 @@ def _reasons() -> Iterator[None]:
 
 
 def _open_header(data: bytes) -> Image.Image:
-    """Read a picture's format and size, and refuse one that is too large; decode nothing yet."""
+    """Read a picture's format and size, and refuse what is too large or has no white; decode nothing yet."""
     if not data:
         raise UnreadableImage("empty", "0 bytes")
     with _reasons():
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=_formats())
     _refuse_too_large(image.width, image.height)
+    if image.mode in ("I", "F") and not _has_sixteen_bits(image):
+        raise UnreadableImage(
+            "unsupported",
+            f"{image.format} with pixels of more than 16 bits, of signed or of floating-point numbers "
+            f"(Pillow's mode {image.mode}): which of them is white is not told; 8 or 16 bits are taken",
+        )
     return image
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this Pillow has; the older ones know no AVIF."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _has_sixteen_bits(image: Image.Image) -> bool:
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Scale 16 bits to 8, where Pillow would clip them; of a TIFF they may be 12."""
+    bits = getattr(image, "tag_v2", {}).get(TIFF_BITS, (16,))[0]
+    return Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8))
 
 
 def _refuse_too_large(width: int, height: int) -> None:
@@ -195,10 +222,7 @@ def to_rgb(data: bytes, least_side: int | None = None) -> Image.Image:
     """
     image = _decoded(data, least_side)
     with _reasons():
-        if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8 instead of scaling them
-            upright = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        else:
-            upright = image.convert("RGB")
+        upright = _to_eight_bits(image) if _has_sixteen_bits(image) else image.convert("RGB")
         turn = TURNS.get(_orientation(image))
         upright = (upright.transpose(turn) if turn is not None else upright).convert("RGB")
     upright.info.clear()  # the orientation in it would have others turn the picture again

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from lglm_core.data import images
 from lglm_core.data.images import UnreadableImage, decode, inspect, inspect_header, shrink, to_rgb
@@ -52,7 +52,7 @@ def tagged(encode: Encode, format: str, orientation: int, **options: Any) -> byt
 
 
 @pytest.mark.parametrize("orientation", STORED_AS)
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_a_rotated_picture_is_turned_upright(encode: Encode, format: str, orientation: int):
     options = {"quality": 95} | ({"subsampling": 0} if format == "JPEG" else {})
     data = tagged(encode, format, orientation, **options)
@@ -230,6 +230,56 @@ def test_sixteen_bits_are_scaled_to_eight(encode: Encode):
     assert np.abs(decoded - ramp // 257).max() <= 1
 
 
+def tiff(bits: int, samples: bytes, side: int) -> bytes:
+    """A grey, little-endian TIFF whose samples are packed."""
+    tags = {256: side, 257: side, 258: bits, 259: 1, 262: 1, 273: 0, 277: 1, 278: side, 279: len(samples)}
+    tags[273] = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + samples
+
+
+SIXTEEN_BITS = {
+    "PGM": b"P5\n2 2\n65535\n" + struct.pack(">4H", *[3000] * 4),
+    "PGM of 0 to 1000": b"P5\n2 2\n1000\n" + struct.pack(">4H", *[46] * 4),
+    "plain PGM": b"P2\n2 2\n65535\n3000 3000 3000 3000\n",
+    "TIFF": tiff(16, struct.pack("<4H", *[3000] * 4), 2),
+    "TIFF of 12 bits": tiff(12, b"\x0b\xb0\xbb" * 2, 2),  # two samples of 187 are 0bb 0bb
+}
+
+
+@pytest.mark.parametrize("name", SIXTEEN_BITS)
+def test_more_than_eight_bits_are_scaled_to_eight(name: str):
+    """By hand: 3000 / 257 = 11.7, 46 / 1000 * 255 = 11.7, 187 / 16 = 11.7."""
+    assert pixels(SIXTEEN_BITS[name]).tolist() == [[[11] * 3] * 2] * 2
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+@pytest.mark.parametrize("read", [inspect, inspect_header, decode, to_rgb])
+def test_pixels_of_which_nobody_says_what_is_white_are_refused(
+    encode: Encode, read: Callable[[bytes], Any], dtype: type
+):
+    data = encode(Image.fromarray(np.full((4, 4), 0.5).astype(dtype)), "TIFF")
+    assert reason(data, read) == "unsupported"
+
+
+@pytest.mark.parametrize("read", [inspect, inspect_header, decode, to_rgb])
+def test_bytes_of_a_picture_start_no_other_program(
+    encode: Encode, read: Callable[[bytes], Any], monkeypatch: pytest.MonkeyPatch
+):
+    """Pillow has Ghostscript run what is in an EPS."""
+    Image.init()
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: pytest.fail("started"))
+    assert reason(encode(PICTURE, "EPS"), read) == "not_an_image"
+
+
+@pytest.mark.parametrize("format", ["PPM", "JPEG2000", "AVIF", "ICO"])
+def test_less_usual_formats_are_read_too(encode: Encode, format: str):
+    if format == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow was built without AVIF")
+    data = encode(PICTURE, format, sizes=[PICTURE.size])  # of which ICO alone takes notice
+    assert np.abs(pixels(data).astype(int) - QUARTERS).mean() < 8
+
+
 def test_of_an_animation_the_first_frame_is_taken(encode: Encode):
     frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue")]
     data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
@@ -360,4 +410,4 @@ def test_flipped_bytes_are_read_or_refused_and_nothing_else(encode: Encode, form
             try:
                 read(bytes(data))
             except UnreadableImage as error:
-                assert error.reason in ("corrupt", "not_an_image", "too_large")
+                assert error.reason in ("corrupt", "not_an_image", "too_large", "unsupported")
