@@ -21,6 +21,10 @@ OUR_OWN = {rooms.MANIFEST, rooms.UNFINISHED, lease.FILE}
 CHUNK = 1 << 20
 OTHER_BYTES = "its bytes are not those that were written (their sha256 differs)"
 REMEDY = "remove that file and run the same lglm shard again, which writes it anew"
+NEVER_DECODED = (
+    "though its bytes are those that were written: it was taken by its header alone, or by an older lglm; "
+    "shard anew with --verify decode, which rejects it"
+)
 SCRATCH = re.compile(r"(^|/)\.partial-")
 
 
@@ -134,7 +138,7 @@ def _undecodable(image: bytes) -> str | None:
     try:
         inspect(image)
     except UnreadableImage as error:
-        return f"the image cannot be decoded ({error})"
+        return f"the image cannot be decoded ({error}), {NEVER_DECODED}"
     return None
 
 
