@@ -24,7 +24,14 @@ logger = logging.getLogger("lglm.verify")
 
 def run(options: Verify) -> Outcome:
     """Check, and name on stderr everything that is damaged."""
-    from lglm_core.data.integrity import REMEDY, check_files, check_sizes, files_beside_shards, told
+    from lglm_core.data.integrity import (
+        NEVER_DECODED,
+        REMEDY,
+        check_files,
+        check_sizes,
+        files_beside_shards,
+        told,
+    )
 
     manifest = rooms.require(options.dataset, "dataset")
     damages = check_sizes(options.dataset, manifest)
@@ -37,7 +44,9 @@ def run(options: Verify) -> Outcome:
         logger.error(str(damage))
     if damages:
         files = len({damage.file for damage in damages})
-        raise DamageError(f"{told(options.dataset, damages)} ({files} damaged files in all); {REMEDY}")
+        mendable = any(not damage.problem.endswith(NEVER_DECODED) for damage in damages)
+        remedy = f"; {REMEDY}" if mendable else ""
+        raise DamageError(f"{told(options.dataset, damages)} ({files} damaged files in all){remedy}")
     return _outcome(options, manifest)
 
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from lglm_core.data import storage
 from lglm_core.data.dataset import Dataset, Split
-from lglm_core.data.images import to_rgb
+from lglm_core.data.images import UnreadableImage, to_rgb
 from lglm_core.data.order import generator
 from lglm_core.pages.pictures import thumbnail
 
@@ -50,6 +50,8 @@ def label_pictures(gallery: Gallery) -> dict[str, tuple[int, ...]]:
 
 def draw_gallery(dataset: Dataset, splits: Sequence[str], examples: int) -> Gallery:
     """Draw pictures, the same ones of the same dataset every time.
+
+    One that cannot be decoded, as may be where sharding looked at headers alone, is left out.
 
     Args:
         splits: Names of splits; a label's pictures are of the first of them that carries it.
@@ -125,8 +127,16 @@ def _shown(dataset: Dataset, split: Split, rows: list[int], side: int) -> list[S
     ]
     with ThreadPoolExecutor(storage.READERS, thread_name_prefix="reader") as pool:
         return [
-            ShownPicture(key, split.name, thumbnail(to_rgb(data), side), labels, unknown)
+            ShownPicture(key, split.name, jpeg, labels, unknown)
             for key, data, labels, unknown in zip(
                 few.keys, pool.map(few.read_image, range(len(few))), *names, strict=True
             )
+            if (jpeg := _small(data, side)) is not None
         ]
+
+
+def _small(data: bytes, side: int) -> bytes | None:
+    try:
+        return thumbnail(to_rgb(data), side)
+    except UnreadableImage:
+        return None

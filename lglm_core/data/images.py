@@ -1,11 +1,11 @@
 """Encoded images: are they whole, how large are they, and their pixels."""
 
 import io
-import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_PIXELS = 178_956_970  # twice Pillow's own warning level; a picture above it is refused unopened
+# What Pillow decodes by itself. For EPS, which it knows too, it runs Ghostscript, on bytes of strangers.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
 # Of these formats a whole file can be told by its end. In a JPEG's coded pixels an end marker does not occur,
 # and more bytes of tables stand between a thumbnail's end and the scan than are looked at here.
 ENDS_WELL: dict[str, Callable[[bytes], bool]] = {
@@ -22,11 +24,15 @@ ENDS_WELL: dict[str, Callable[[bytes], bool]] = {
     "PNG": lambda data: data[-12:] == b"\0\0\0\0IEND\xaeB`\x82",
     "WEBP": lambda data: len(data) >= 8 + int.from_bytes(data[4:8], "little"),
 }
+# Without one of these no PNG tells an orientation; Pillow decodes all of it to look.
+PNG_TELLS = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
 START_OF_JPEG = b"\xff\xd8"
-APP1 = 0xE1  # where EXIF data are
+APP1 = 0xE1  # where EXIF and XMP data are, both of which may tell an orientation
+START_OF_SCAN = 0xDA
 FRAME_HEADERS = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, as nearly all are
-OTHER_HEADERS = {*range(0xE0, 0xF0), 0xC4, 0xDB, 0xDD, 0xFE}  # application data, tables, comments
+OTHER_HEADERS = {*range(0xE0, 0xF0), 0xC4, 0xDB, 0xDD, 0xFE} - {APP1}  # application data, tables, comments
 EXIF_ORIENTATION = 0x0112
+TIFF_BITS = 258  # BitsPerSample
 # What makes a picture upright. Pillow's exif_transpose also rewrites the EXIF data, and fails on broken ones.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -37,6 +43,15 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+FLIPS = {
+    2: [2],
+    3: [1, 2],
+    4: [1],
+    5: [],
+    6: [2],
+    7: [1, 2],
+    8: [1],
+}  # the same of a tensor's axes; 5 to 8 transpose first
 
 
 class UnreadableImage(Exception):
@@ -56,11 +71,18 @@ class ImageInfo:
 
 
 @contextmanager
+def _quietly() -> Iterator[None]:
+    """Silence Pillow, which warns of odd metadata in pictures that are sound."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
 def _reasons() -> Iterator[None]:
     """Turn whatever Pillow raises into :class:`UnreadableImage`."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata in pictures that are sound
+        with _quietly():
             yield
     except UnidentifiedImageError as error:
         raise UnreadableImage("not_an_image", "the bytes are no image format known here") from error
@@ -71,13 +93,36 @@ def _reasons() -> Iterator[None]:
 
 
 def _open_header(data: bytes) -> Image.Image:
-    """Read a picture's format and size, and refuse one that is too large; decode nothing yet."""
+    """Read a picture's format and size, and refuse what is too large or has no white; decode nothing yet."""
     if not data:
         raise UnreadableImage("empty", "0 bytes")
     with _reasons():
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=_formats())
     _refuse_too_large(image.width, image.height)
+    if image.mode in ("I", "F") and not _has_sixteen_bits(image):
+        raise UnreadableImage(
+            "unsupported",
+            f"{image.format} with pixels of more than 16 bits, of signed or of floating-point numbers "
+            f"(Pillow's mode {image.mode}): which of them is white is not told; 8 or 16 bits are taken",
+        )
     return image
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this Pillow has; the older ones know no AVIF."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _has_sixteen_bits(image: Image.Image) -> bool:
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Scale 16 bits to 8, where Pillow would clip them; of a TIFF they may be 12."""
+    bits = getattr(image, "tag_v2", {}).get(TIFF_BITS, (16,))[0]
+    return Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8))
 
 
 def _refuse_too_large(width: int, height: int) -> None:
@@ -88,15 +133,22 @@ def _refuse_too_large(width: int, height: int) -> None:
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Width and height of a plain JPEG, by its frame header; None where Pillow should have a look.
 
-    That is where it may lie on its side, and where anything is unusual.
+    That is where it may lie on its side, as is told before the frame header or behind it, and where
+    anything is unusual.
     """
-    position = 2
+    position, size = 2, None
     while data[position : position + 1] == b"\xff" and position + 9 <= len(data):
         marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4])
-        if marker in FRAME_HEADERS:
+        if marker == START_OF_SCAN:
+            return size
+        if marker in FRAME_HEADERS and size is None:
             height, width = (int.from_bytes(data[at : at + 2]) for at in (position + 5, position + 7))
-            return (width, height) if width and height else None
-        if marker == APP1 or marker not in OTHER_HEADERS or length < 2:
+            size = (width, height)
+            if not width or not height:
+                return None
+        elif marker not in OTHER_HEADERS:
+            return None
+        if length < 2:
             return None
         position += 2 + length
     return None
@@ -113,11 +165,16 @@ def _decoded(data: bytes, least_side: int | None = None) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation, 1 to 8; broken EXIF data say nothing about the picture."""
+    """The one notion of how a picture lies, 1 to 8: EXIF's or, where that is silent, XMP's.
+
+    Broken metadata say nothing about the picture.
+    """
     try:
-        return int(image.getexif().get(EXIF_ORIENTATION, 1))
-    except (SyntaxError, ValueError, TypeError, OSError, struct.error):
+        with _quietly():
+            told = int(image.getexif().get(EXIF_ORIENTATION, 1))
+    except Exception:  # Pillow's parsers raise whatever the broken bytes lead them to
         return 1
+    return told if told in TURNS else 1
 
 
 def inspect(data: bytes) -> ImageInfo:
@@ -134,6 +191,8 @@ def inspect_header(data: bytes) -> ImageInfo:
         _refuse_too_large(*size)
         return ImageInfo(*size)
     image = _open_header(data)
+    if image.format == "PNG" and ENDS_WELL["PNG"](data) and not any(words in data for words in PNG_TELLS):
+        return ImageInfo(*image.size)
     ends_well = ENDS_WELL.get(image.format or "")
     return _info(image) if ends_well is not None and ends_well(data) else inspect(data)
 
@@ -167,29 +226,39 @@ def to_rgb(data: bytes, least_side: int | None = None) -> Image.Image:
     """
     image = _decoded(data, least_side)
     with _reasons():
-        if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8 instead of scaling them
-            upright = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        else:
-            upright = image.convert("RGB")
+        upright = _to_eight_bits(image) if _has_sixteen_bits(image) else image.convert("RGB")
         turn = TURNS.get(_orientation(image))
-        return (upright.transpose(turn) if turn is not None else upright).convert("RGB")
+        upright = (upright.transpose(turn) if turn is not None else upright).convert("RGB")
+    upright.info.clear()  # the orientation in it would have others turn the picture again
+    return upright
 
 
 def decode(data: bytes) -> "Tensor":
     """Decode to upright RGB pixels, uint8 of shape [3, height, width], or raise :class:`UnreadableImage`.
 
-    torchvision's decoder releases the GIL and is about three times as fast as Pillow; Pillow takes
-    what it refuses (CMYK, exotic formats) and gives the reasons for what no one can read.
+    They lie channels last in memory. torchvision's decoder releases the GIL and is about three times as
+    fast as Pillow; Pillow takes what it refuses (CMYK, exotic formats) and gives the reasons for what no
+    one can read. torchvision's own notion of orientation is not Pillow's, so it is not asked for it.
     """
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
     if data[:2] == START_OF_JPEG:
-        size = _jpeg_size(data)
-        _refuse_too_large(*size) if size else _open_header(data)
+        if size := _jpeg_size(data):
+            _refuse_too_large(*size)
+            orientation = 1
+        else:
+            orientation = _orientation(_open_header(data))
         try:
             encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-            return decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+            image = decode_jpeg(encoded, mode=ImageReadMode.RGB)
+            return image if orientation == 1 else _turned(image, orientation)
         except RuntimeError:
             pass
-    return torch.from_numpy(np.array(to_rgb(data))).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.array(to_rgb(data))).permute(2, 0, 1)
+
+
+def _turned(image: "Tensor", orientation: int) -> "Tensor":
+    """Turn [3, height, width] upright; the result lies channels last in memory."""
+    upright = (image.mT if orientation >= 5 else image).flip(FLIPS[orientation])
+    return upright.permute(1, 2, 0).contiguous().permute(2, 0, 1)

@@ -24,6 +24,10 @@ REMEDY = (
     "remove what is left of it and run the same lglm shard again, which writes it anew; in a dataset that "
     "was added to, bring back a copy"
 )
+NEVER_DECODED = (
+    "though its bytes are those that were written: it was taken by its header alone, or by an older lglm; "
+    "shard anew with --verify decode, which rejects it"
+)
 SCRATCH = re.compile(r"(^|/)\.partial-")
 
 
@@ -137,7 +141,7 @@ def _undecodable(image: bytes) -> str | None:
     try:
         inspect(image)
     except UnreadableImage as error:
-        return f"the image cannot be decoded ({error})"
+        return f"the image cannot be decoded ({error}), {NEVER_DECODED}"
     return None
 
 

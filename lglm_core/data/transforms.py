@@ -52,7 +52,8 @@ class Augmentation:
 def squash(image: Tensor, size: int, out: Tensor | None = None) -> Tensor:
     """Resize uint8 [3, height, width] to [3, size, size], bilinear: the field's test view.
 
-    This is what torchvision's resize does with antialiasing; that one cannot be told where to put it.
+    This is torchvision's resize with antialiasing, which cannot be told where to put it; without AVX2 that
+    one computes in float, and they differ by at most 1.
 
     Args:
         out: Where to put it, channels last; default: a new tensor.

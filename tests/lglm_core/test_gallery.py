@@ -11,6 +11,7 @@ from PIL import Image
 
 from lglm_core import gallery as module
 from lglm_core.data.dataset import Dataset
+from lglm_core.data.intake import Intake
 from lglm_core.errors import DamageError
 from lglm_core.gallery import PER_LABEL, draw_gallery, label_pictures, rows_of_labels
 
@@ -104,3 +105,28 @@ def test_a_damaged_picture_is_named(tmp_path: Path, encode: Callable, write_data
     shard.write_bytes(data)
     with pytest.raises(DamageError, match="sample s1: the image is not the one that was written"):
         draw_gallery(dataset, ["train"], 3)
+
+
+def test_a_picture_that_was_taken_by_its_header_and_does_not_decode_is_left_out(
+    tmp_path: Path, encode: Callable, write_dataset: WriteDataset
+):
+    good = encode(Image.new("RGB", (9, 9)))
+    bad = bytearray(encode(Image.effect_noise((64, 64), 90).convert("RGB"), "PNG"))
+    bad[len(bad) // 2] ^= 0xFF  # its checksum tells, to who decodes it
+    rows = [("train", data, ["a"], []) for data in (good, bytes(bad), good)]
+    dataset = write_dataset(tmp_path, ["a", "b"], rows, intake=Intake(verify="header"))
+    found = draw_gallery(dataset, ["train"], 3)
+    assert sorted(picture.key for picture in found.sheets["train"]) == ["s0", "s2"]
+    assert sorted(picture.key for picture in found.of_labels) == ["s0", "s2"]
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_a_picture_on_its_side_is_shown_upright(
+    tmp_path: Path, encode: Callable, write_dataset: WriteDataset, format: str
+):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = encode(Image.new("RGB", (60, 30)), format, exif=exif)
+    dataset = write_dataset(tmp_path, ["a", "b"], [("train", picture, ["a"], [])])
+    (shown,) = draw_gallery(dataset, ["train"], 1).sheets["train"]
+    assert Image.open(io.BytesIO(shown.jpeg)).size == (30, 60)

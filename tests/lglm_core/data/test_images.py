@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps, features
 
 from lglm_core.data import images
-from lglm_core.data.images import UnreadableImage, decode, inspect, to_rgb
+from lglm_core.data.images import UnreadableImage, decode, inspect, inspect_header, shrink, to_rgb
 
 Encode = Callable[..., bytes]
 QUARTERS = np.zeros((24, 40, 3), np.uint8)  # red, green / blue, white, upright
@@ -52,7 +52,7 @@ def tagged(encode: Encode, format: str, orientation: int, **options: Any) -> byt
 
 
 @pytest.mark.parametrize("orientation", STORED_AS)
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_a_rotated_picture_is_turned_upright(encode: Encode, format: str, orientation: int):
     options = {"quality": 95} | ({"subsampling": 0} if format == "JPEG" else {})
     data = tagged(encode, format, orientation, **options)
@@ -61,6 +61,119 @@ def test_a_rotated_picture_is_turned_upright(encode: Encode, format: str, orient
         assert decoded.shape == (24, 40, 3)
         assert np.abs(decoded.astype(int) - QUARTERS)[2:10, 2:18].max() < 30  # away from the edges
         assert np.abs(decoded.astype(int) - QUARTERS)[14:22, 22:38].max() < 30
+
+
+XMP = b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="%d"/>'
+
+
+def segment(content: bytes) -> bytes:
+    """A JPEG's APP1."""
+    return b"\xff\xe1" + struct.pack(">H", len(content) + 2) + content
+
+
+def exif(orientation: int, type_: int = 3, order: str = ">") -> bytes:
+    """EXIF data whose one tag is the orientation."""
+    value = {1: "B3x", 2: "s3x", 3: "H2x", 4: "I", 9: "i", 11: "f"}[type_]
+    told = str(orientation).encode() if type_ == 2 else orientation
+    start = b"MM" if order == ">" else b"II"
+    return segment(
+        b"Exif\0\0" + start + struct.pack(f"{order}HIHHHI{value}I", 42, 8, 1, 0x0112, type_, 1, told, 0)
+    )
+
+
+def xmp(orientation: int) -> bytes:
+    return segment(b"http://ns.adobe.com/xap/1.0/\0" + XMP % orientation)
+
+
+def with_segments(jpeg: bytes, added: bytes, before: bytes) -> bytes:
+    """Put segments before another one."""
+    at = jpeg.index(before)
+    return jpeg[:at] + added + jpeg[at:]
+
+
+FIRST, FRAME_HEADER, SCAN = b"\xff\xe0", b"\xff\xc0", b"\xff\xda"
+# Where and how a JPEG tells its orientation: a marker, and what stands before it.
+PLACES: dict[str, tuple[bytes, Callable[[int], bytes]]] = {
+    "EXIF": (FIRST, exif),
+    "EXIF, little endian": (FIRST, lambda o: exif(o, order="<")),
+    "EXIF, LONG": (FIRST, lambda o: exif(o, 4)),
+    "EXIF, LONG, little endian": (FIRST, lambda o: exif(o, 4, "<")),
+    "EXIF, SIGNED LONG": (FIRST, lambda o: exif(o, 9)),
+    "before the frame header": (FRAME_HEADER, exif),
+    "behind the frame header": (SCAN, exif),
+    "XMP": (FIRST, xmp),
+    "XMP behind the frame header": (SCAN, xmp),
+    "XMP, then EXIF": (FIRST, lambda o: xmp(o) + exif(o)),
+    "XMP of another opinion, then EXIF": (FIRST, lambda o: xmp(9 - o) + exif(o)),
+    "EXIF, then XMP of another opinion": (FIRST, lambda o: exif(o) + xmp(9 - o)),
+}
+
+
+def read_in_every_way(jpeg: bytes) -> list[np.ndarray]:
+    """The pixels, once all paths agree on their shape."""
+    info = inspect(jpeg)
+    assert inspect_header(jpeg) == info
+    tensor = decode(jpeg)
+    assert tensor.stride() == (1, 3 * info.width, 3)  # channels last
+    found = [tensor.permute(1, 2, 0).numpy(), np.asarray(to_rgb(jpeg))]
+    smaller = shrink(jpeg, max(info.width, info.height), quality=95)  # of the same size
+    assert inspect_header(smaller) == info
+    found.append(pixels(smaller))
+    assert [image.shape for image in found] == [(info.height, info.width, 3)] * 3
+    return found
+
+
+@pytest.mark.parametrize("orientation", STORED_AS)
+@pytest.mark.parametrize("place", PLACES)
+def test_wherever_a_jpeg_tells_its_orientation_all_paths_turn_it_upright(
+    encode: Encode, place: str, orientation: int
+):
+    stored = np.ascontiguousarray(STORED_AS[orientation](QUARTERS))
+    marker, told = PLACES[place]
+    plain = encode(Image.fromarray(stored), "JPEG", quality=95, subsampling=0)
+    for decoded in read_in_every_way(with_segments(plain, told(orientation), marker)):
+        assert decoded.shape == (24, 40, 3)
+        assert np.abs(decoded.astype(int) - QUARTERS)[2:10, 2:18].max() < 40  # away from the edges
+        assert np.abs(decoded.astype(int) - QUARTERS)[14:22, 22:38].max() < 40
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        *(exif(6, type_, order) for type_ in (1, 2, 11) for order in "<>"),
+        *(exif(value) for value in (0, 9, 65535)),
+        exif(2**31, 4),
+        exif(6)[:-12] + bytes(12),
+        exif(1) + exif(6),
+        exif(6) + exif(1),
+        xmp(0) + xmp(6),
+        exif(3, 11).replace(struct.pack(">f", 3), struct.pack(">f", float("inf"))),
+    ],
+)
+@pytest.mark.parametrize("marker", [FIRST, SCAN])
+def test_of_an_odd_orientation_all_paths_think_the_same(encode: Encode, marker: bytes, segments: bytes):
+    plain = encode(PICTURE, "JPEG", quality=95, subsampling=0)
+    decoded, *others = read_in_every_way(with_segments(plain, segments, marker))
+    for other in others:
+        assert np.abs(decoded.astype(int) - other).mean() < 10  # turned otherwise: 80 and more
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_an_upright_picture_is_not_turned_again_by_whom_it_is_handed_to(encode: Encode, format: str):
+    upright = to_rgb(tagged(encode, format, 6))
+    assert ImageOps.exif_transpose(upright).size == upright.size == (40, 24)
+
+
+def test_a_jpeg_that_tells_no_orientation_is_not_opened_by_pillow(
+    encode: Encode, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened"))
+    assert decode(encode(PICTURE, "JPEG")).shape == (3, 24, 40)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF"])
+def test_decoded_pixels_lie_channels_last(encode: Encode, format: str):
+    assert decode(encode(PICTURE, format)).stride() == (1, 3 * 40, 3)
 
 
 def test_decode_gives_rgb_bytes_with_channels_first(encode: Encode):
@@ -115,6 +228,56 @@ def test_sixteen_bits_are_scaled_to_eight(encode: Encode):
     ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
     decoded = pixels(encode(Image.fromarray(ramp)))[..., 0].astype(int)
     assert np.abs(decoded - ramp // 257).max() <= 1
+
+
+def tiff(bits: int, samples: bytes, side: int) -> bytes:
+    """A grey, little-endian TIFF whose samples are packed."""
+    tags = {256: side, 257: side, 258: bits, 259: 1, 262: 1, 273: 0, 277: 1, 278: side, 279: len(samples)}
+    tags[273] = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + samples
+
+
+SIXTEEN_BITS = {
+    "PGM": b"P5\n2 2\n65535\n" + struct.pack(">4H", *[3000] * 4),
+    "PGM of 0 to 1000": b"P5\n2 2\n1000\n" + struct.pack(">4H", *[46] * 4),
+    "plain PGM": b"P2\n2 2\n65535\n3000 3000 3000 3000\n",
+    "TIFF": tiff(16, struct.pack("<4H", *[3000] * 4), 2),
+    "TIFF of 12 bits": tiff(12, b"\x0b\xb0\xbb" * 2, 2),  # two samples of 187 are 0bb 0bb
+}
+
+
+@pytest.mark.parametrize("name", SIXTEEN_BITS)
+def test_more_than_eight_bits_are_scaled_to_eight(name: str):
+    """By hand: 3000 / 257 = 11.7, 46 / 1000 * 255 = 11.7, 187 / 16 = 11.7."""
+    assert pixels(SIXTEEN_BITS[name]).tolist() == [[[11] * 3] * 2] * 2
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+@pytest.mark.parametrize("read", [inspect, inspect_header, decode, to_rgb])
+def test_pixels_of_which_nobody_says_what_is_white_are_refused(
+    encode: Encode, read: Callable[[bytes], Any], dtype: type
+):
+    data = encode(Image.fromarray(np.full((4, 4), 0.5).astype(dtype)), "TIFF")
+    assert reason(data, read) == "unsupported"
+
+
+@pytest.mark.parametrize("read", [inspect, inspect_header, decode, to_rgb])
+def test_bytes_of_a_picture_start_no_other_program(
+    encode: Encode, read: Callable[[bytes], Any], monkeypatch: pytest.MonkeyPatch
+):
+    """Pillow has Ghostscript run what is in an EPS."""
+    Image.init()
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: pytest.fail("started"))
+    assert reason(encode(PICTURE, "EPS"), read) == "not_an_image"
+
+
+@pytest.mark.parametrize("format", ["PPM", "JPEG2000", "AVIF", "ICO"])
+def test_less_usual_formats_are_read_too(encode: Encode, format: str):
+    if format == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow was built without AVIF")
+    data = encode(PICTURE, format, sizes=[PICTURE.size])  # of which ICO alone takes notice
+    assert np.abs(pixels(data).astype(int) - QUARTERS).mean() < 8
 
 
 def test_of_an_animation_the_first_frame_is_taken(encode: Encode):
@@ -247,4 +410,4 @@ def test_flipped_bytes_are_read_or_refused_and_nothing_else(encode: Encode, form
             try:
                 read(bytes(data))
             except UnreadableImage as error:
-                assert error.reason in ("corrupt", "not_an_image", "too_large")
+                assert error.reason in ("corrupt", "not_an_image", "too_large", "unsupported")

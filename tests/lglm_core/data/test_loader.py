@@ -11,6 +11,7 @@ from PIL import Image
 
 from lglm_core.data.dataset import Dataset
 from lglm_core.data.images import decode
+from lglm_core.data.intake import Intake
 from lglm_core.data.loader import Batch, Loader
 from lglm_core.data.order import generator
 from lglm_core.data.transforms import Augmentation, squash
@@ -153,6 +154,18 @@ def test_a_damaged_picture_is_refused_by_name(
     shard.write_bytes(data)
     loader = Loader(split=split, fingerprint="f", image_size=4, batch_size=3)
     with pytest.raises(DamageError, match=r"train-000001\.tar, sample s5: the image is not the one"):
+        list(loader.training_epoch(0))
+
+
+def test_of_a_picture_that_was_taken_by_its_header_it_is_told_what_to_do(
+    tmp_path: Path, encode: Callable[..., bytes], write_dataset: Callable[..., Any]
+):
+    data = bytearray(encode(Image.effect_noise((64, 64), 90).convert("RGB"), "PNG"))
+    data[len(data) // 2] ^= 0xFF  # its checksum tells, to who decodes it
+    rows = [("train", bytes(data), ["a"], ())]
+    split = write_dataset(tmp_path, ["a", "b"], rows, intake=Intake(verify="header")).split("train")
+    loader = Loader(split=split, fingerprint="f", image_size=4, batch_size=3)
+    with pytest.raises(DamageError, match=r"s0 cannot be decoded \(.*shard anew with --verify decode"):
         list(loader.training_epoch(0))
 
 
