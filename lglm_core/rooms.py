@@ -32,6 +32,9 @@ WRITTEN_BY = {
 }
 
 
+COMPACT = json.JSONEncoder(separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+
+
 def to_json(value: Any) -> bytes:
     """Write JSON in the one form whose bytes depend on the content alone."""
     return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(
@@ -41,8 +44,7 @@ def to_json(value: Any) -> bytes:
 
 def compact_json(value: Any) -> bytes:
     """Write JSON of many rows, which only programs read, on one line."""
-    text = json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
-    return text.encode(errors="backslashreplace")
+    return COMPACT.encode(value).encode(errors="backslashreplace")
 
 
 def digest(value: Any) -> str:

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from stat import S_ISREG
@@ -56,13 +56,6 @@ class DiskPlace:
             return self.path.open("rb")
         except OSError as error:
             raise self._unreadable(error) from error
-
-    def expect(self) -> None:
-        """Tell the kernel, if it can be told, that the whole file is read soon."""
-        with suppress(OSError, ValueError):  # who reads it then finds out why
-            if hasattr(os, "posix_fadvise") and self.path.is_file():
-                with self.path.open("rb") as file:
-                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
     def read_range(self, offset: int, size: int) -> bytes:
         """Read *size* bytes from *offset*."""

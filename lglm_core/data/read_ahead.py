@@ -1,9 +1,10 @@
 """Whole files in order, the next ones on their way already."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
 from lglm_core.data import storage
 from lglm_core.data.disk import DiskPlace
@@ -16,41 +17,69 @@ Read = bytes | UnreadableFile
 def read_ahead(urls: Iterable[str]) -> Iterator[Read]:
     """Yield the files' bytes in order; of one that cannot be read, the reason.
 
-    Remote ones and those in archives are read by threads. Of those on this disk the kernel is told which
-    come next, and reads them itself: handed from thread to thread their bytes would change cores, which
-    costs as much as two thirds of the digests of a shard.
+    Remote ones and those in archives are read by threads. Those on this disk are opened, and the kernel reads
+    them: handed from thread to thread their bytes would change cores, which costs as much as two thirds of
+    the digests of a shard.
     """
     with ThreadPoolExecutor(storage.READERS, thread_name_prefix="reader") as pool:
-        ahead: deque[Callable[[], Read]] = deque()
+        ahead: deque[_OpenFile | Future[Read]] = deque()
         try:
             for url in urls:
                 ahead.append(_begin(url, pool))
                 if len(ahead) > storage.READERS:
-                    yield ahead.popleft()()
+                    yield ahead.popleft().result()
             while ahead:
-                yield ahead.popleft()()
+                yield ahead.popleft().result()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for begun in ahead:
+                begun.cancel()
 
 
-def _begin(url: str, pool: ThreadPoolExecutor) -> Callable[[], Read]:
-    """Begin reading a file; what is returned waits for it."""
+class _OpenFile:
+    """What a future is to a file elsewhere: one of this disk, open, and on its way into memory."""
+
+    def __init__(self, place: DiskPlace) -> None:
+        self._url = place.url
+        self._file = place.open()
+        if hasattr(os, "posix_fadvise"):
+            with suppress(OSError):  # not every file system takes advice
+                os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+    def result(self) -> Read:
+        with self._file as file:
+            return _or_reason(file.read, self._url)
+
+    def cancel(self) -> None:
+        self._file.close()
+
+
+def _begin(url: str, pool: ThreadPoolExecutor) -> "_OpenFile | Future[Read]":
     try:
         place = storage.locate(url)
-    except (InputError, ValueError) as error:  # no address at all, in one row of a table
-        reason = UnreadableFile(str(error))
-        return lambda: reason
-    if isinstance(place, DiskPlace):
-        place.expect()
-        return partial(_read, place)
-    return pool.submit(_read, place).result
+        if isinstance(place, DiskPlace):
+            return _OpenFile(place)
+        return pool.submit(_or_reason, lambda: _whole(place), url)
+    except (InputError, OSError, ValueError) as error:  # ValueError: no name for a file, or no address
+        nothing: Future[Read] = Future()
+        nothing.set_result(_reason(error, url))
+        return nothing
 
 
-def _read(place: Place) -> Read:
+def _whole(place: Place) -> bytes:
+    with place.open() as file:
+        return file.read()
+
+
+def _or_reason(read: Callable[[], bytes], url: str) -> Read:
     try:
-        with place.open() as file:
-            return file.read()
-    except UnreadableFile as error:
+        return read()
+    except (UnreadableFile, OSError, ValueError, MemoryError) as error:  # so that one file stops nobody
+        return _reason(error, url)
+
+
+def _reason(error: Exception, url: str) -> UnreadableFile:
+    if isinstance(error, UnreadableFile):
         return error
-    except (OSError, ValueError, MemoryError) as error:  # a failing disk, an impossible name, a giant
-        return UnreadableFile(f"{storage.shown(place.url)}: cannot be read ({error or 'too large'})")
+    if isinstance(error, InputError):
+        return UnreadableFile(str(error))
+    return UnreadableFile(f"{storage.shown(url)}: cannot be read ({error or 'too large'})")

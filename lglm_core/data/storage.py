@@ -103,6 +103,8 @@ def _is_web(url: str) -> bool:
 
 def local_path(url: str) -> Path:
     """Return the path that *url* names on this machine's disk."""
+    if ":" not in url:  # as nearly all are
+        return Path(url)
     parts = urlsplit(url)
     if parts.scheme == "file":
         return Path(_unquoted(parts.path))
