@@ -21,6 +21,7 @@ from lglm_core.data.transforms import Augmentation, squash
 from lglm_core.errors import DamageError, InputError
 
 BATCHES_AHEAD = 3
+MOST_AT_ONCE = 4  # pictures that a thread is handed; each time costs the decoding threads a turn
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,13 @@ class Loader:
             try:
                 for share in shares(order, self.batch_size, self.rank, self.world_size, first):
                     batch = self._empty(share, targets)
-                    views = zip(share.rows.tolist(), batch.images, strict=True)
-                    ahead.append(
-                        (batch, [pool.submit(self._fill, v, row, view_of_epoch) for row, v in views])
-                    )
+                    views = list(zip(share.rows.tolist(), batch.images, strict=True))
+                    several = max(1, min(MOST_AT_ONCE, len(views) // (2 * self.threads)))
+                    tasks = [
+                        pool.submit(self._fill, views[start : start + several], view_of_epoch)
+                        for start in range(0, len(views), several)
+                    ]
+                    ahead.append((batch, tasks))
                     if len(ahead) > BATCHES_AHEAD:
                         yield _filled(*ahead.popleft())
                 while ahead:
@@ -137,8 +141,12 @@ class Loader:
             rows=share.rows,
         )
 
-    def _fill(self, view: Tensor, row: int, epoch: int | None) -> None:
-        """Make a picture's view where it belongs in its batch."""
+    def _fill(self, views: list[tuple[int, Tensor]], epoch: int | None) -> None:
+        """Make the views of some rows where they belong in their batch."""
+        for row, view in views:
+            self._make_view(row, epoch, view)
+
+    def _make_view(self, row: int, epoch: int | None, view: Tensor) -> None:
         try:
             image = decode(self.split.read_image(row))
         except UnreadableImage as error:
@@ -153,9 +161,9 @@ class Loader:
             self.augmentation.view(image, self.image_size, rng, view)
 
 
-def _filled(batch: Batch, views: "list[Future[None]]") -> Batch:
+def _filled(batch: Batch, tasks: "list[Future[None]]") -> Batch:
     """Wait for a batch's pictures; once for all, as each time costs the decoding threads a turn."""
-    wait(views)
-    for view in views:
-        view.result()
+    wait(tasks)
+    for task in tasks:
+        task.result()
     return batch
