@@ -200,7 +200,7 @@ def test_the_vectors_of_these_tests_are_fine(here: Here, tiny_dataset: Path, tmp
     assert result.object["counts"]["width"] == 4
 
 
-@pytest.mark.parametrize("line", ["cat 1.0 2.0 3.0", "cat 1.0 2.0 3.0 4.0 5.0", "cat", ""])
+@pytest.mark.parametrize("line", ["cat 1.0 2.0 3.0", "cat 1.0 2.0 3.0 4.0 5.0", "cat", "\nbird 1 2 3 4"])
 def test_a_glove_file_with_a_ragged_line(
     here: Here, tiny_dataset: Path, tmp_path: Path, out: Path, line: str
 ):
