@@ -10,8 +10,7 @@ from jobs.options import Embed, Evaluate, OnSplit
 from jobs.parts import IMAGES_PER_BATCH, PartMaker, write_parts
 from lglm_core import rooms
 from lglm_core.data import storage
-from lglm_core.data.integrity import NEVER_DECODED
-from lglm_core.errors import DamageError, InputError
+from lglm_core.errors import InputError
 from lglm_core.labels import LabelVocabulary
 
 
@@ -100,10 +99,7 @@ class SplitTagger:
             rows = range(first, min(first + IMAGES_PER_BATCH, stop))
             recognition = self.tagger.recognise(list(self.readers.map(self.split.read_image, rows)))
             for position, error in recognition.errors.items():
-                key = self.split.keys[rows[position]]
-                raise DamageError(
-                    f"{self.split.dataset}: the image {key} cannot be decoded ({error}), {NEVER_DECODED}"
-                )
+                raise self.split.undecodable(rows[position], error)
             features.append(recognition.features)
             scores.append(recognition.scores)
         return np.concatenate(features), np.concatenate(scores)

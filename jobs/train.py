@@ -105,7 +105,8 @@ def _open_inputs(options: Train) -> "tuple[Dataset, LabelEmbeddings | None, Full
     whole = Dataset.open(options.dataset)
     if options.cache:
         whole = whole.cached(options.cache, int(options.cache_gb * 1e9))
-    if len(whole.labels.names) - len(held := {*options.hold_out} & {*whole.labels.names}) < 2:
+    held = {*options.hold_out} & {*whole.labels}
+    if len(whole.labels) - len(held) < 2:
         raise InputError(
             f"--hold-out names {len(held)} of the {len(whole.labels)} labels of {options.dataset}; "
             "training needs at least 2 others: hold out fewer"

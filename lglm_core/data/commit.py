@@ -1,7 +1,7 @@
 """From the receipts of its shards to a complete dataset room, or to one that was added to."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -31,7 +31,7 @@ def refuse_another(url: str, manifest: Manifest, plan: Plan, receipts: Sequence[
     Raises:
         DamageError: the pictures they were made from are no longer what they were.
     """
-    if manifest.fingerprint == _fingerprint(plan, map(_shard, receipts)):
+    if manifest.fingerprint == _fingerprint(plan, [(r.shard, r.sha256) for r in receipts]):
         return
     written = {shard["name"]: shard["sha256"] for shard in manifest.details["shards"]}
     other = next((r for r in receipts if written.get(r.shard) != r.sha256), receipts[0])
@@ -90,7 +90,7 @@ def commit_dataset(
     }
     manifest = Manifest(
         kind="dataset",
-        fingerprint=_fingerprint(plan, shards),
+        fingerprint=_fingerprint(plan, [(shard["name"], shard["sha256"]) for shard in shards]),
         inputs=base.inputs if base else recipe.inputs,
         options=base.options if base else recipe.options,
         counts=_added(base.counts if base else {}, own),
@@ -107,8 +107,9 @@ def commit_dataset(
     return rooms.commit_addition(url, manifest, base, earlier_manifest(part - 1))
 
 
-def _fingerprint(plan: Plan, shards: Iterable[Mapping[str, Any]]) -> str:
-    return digest([plan.labels.digest, [(shard["name"], shard["sha256"]) for shard in shards]])
+def _fingerprint(plan: Plan, shards: Sequence[tuple[str, str]]) -> str:
+    """Digest what a dataset is, by its labels and the names and digests of its shards."""
+    return digest([plan.labels.digest, shards])
 
 
 def _remove_others(url: str, receipts: Sequence[Receipt]) -> None:

@@ -14,7 +14,9 @@ from lglm_core import rooms
 from lglm_core.data import storage
 from lglm_core.data.cache import ShardCache
 from lglm_core.data.extents import HEADER, Extents, with_stops
+from lglm_core.data.images import UnreadableImage
 from lglm_core.data.integrity import (
+    NEVER_DECODED,
     REMEDY,
     check_files,
     check_sizes,
@@ -99,6 +101,12 @@ class Split:
         if self.cache:
             self.cache.keep(extent, data)
         return extent.image(data)
+
+    def undecodable(self, row: int, error: UnreadableImage) -> DamageError:
+        """Return what to raise of one sample whose image, read as it was written, cannot be decoded."""
+        return DamageError(
+            f"{self.dataset}: the image {self.keys[row]} cannot be decoded ({error}), {NEVER_DECODED}"
+        )
 
     def image_name(self, row: int) -> str:
         """Name one sample's image within the dataset: ``shards/val/val-000000.tar#key``."""

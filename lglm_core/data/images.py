@@ -43,15 +43,8 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-FLIPS = {
-    2: [2],
-    3: [1, 2],
-    4: [1],
-    5: [],
-    6: [2],
-    7: [1, 2],
-    8: [1],
-}  # the same of a tensor's axes; 5 to 8 transpose first
+# The same by a tensor's axes, [3, height, width]; 5 to 8 transpose first.
+FLIPS: dict[int, list[int]] = {2: [2], 3: [1, 2], 4: [1], 5: [], 6: [2], 7: [1, 2], 8: [1]}
 
 
 class UnreadableImage(Exception):
@@ -191,10 +184,12 @@ def inspect_header(data: bytes) -> ImageInfo:
         _refuse_too_large(*size)
         return ImageInfo(*size)
     image = _open_header(data)
-    if image.format == "PNG" and ENDS_WELL["PNG"](data) and not any(words in data for words in PNG_TELLS):
-        return ImageInfo(*image.size)
     ends_well = ENDS_WELL.get(image.format or "")
-    return _info(image) if ends_well is not None and ends_well(data) else inspect(data)
+    if ends_well is None or not ends_well(data):
+        return inspect(data)
+    if image.format == "PNG" and not any(words in data for words in PNG_TELLS):
+        return ImageInfo(*image.size)
+    return _info(image)
 
 
 def _info(image: Image.Image) -> ImageInfo:

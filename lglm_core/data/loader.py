@@ -15,10 +15,9 @@ from torch import Tensor
 
 from lglm_core.data.dataset import Split
 from lglm_core.data.images import UnreadableImage, decode
-from lglm_core.data.integrity import NEVER_DECODED
 from lglm_core.data.order import Share, epoch_order, generator, shares, steps_per_epoch
 from lglm_core.data.transforms import Augmentation, squash
-from lglm_core.errors import DamageError, InputError
+from lglm_core.errors import InputError
 
 BATCHES_AHEAD = 3
 MOST_AT_ONCE = 4  # pictures that a thread is handed; each time costs the decoding threads a turn
@@ -150,10 +149,7 @@ class Loader:
         try:
             image = decode(self.split.read_image(row))
         except UnreadableImage as error:
-            raise DamageError(
-                f"{self.split.dataset}: the image {self.split.keys[row]} cannot be decoded ({error}), "
-                f"{NEVER_DECODED}"
-            ) from error
+            raise self.split.undecodable(row, error) from error
         if epoch is None:
             squash(image, self.image_size, view)
         else:

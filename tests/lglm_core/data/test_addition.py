@@ -18,9 +18,10 @@ from lglm_core.data.source import LabelledImage
 from lglm_core.data.statistics import describe
 from lglm_core.errors import InputError
 from tests.jobs.commands import contents
+from tests.lglm_core.conftest import ListedSource
 
 Encode = Callable[..., bytes]
-Listed = Callable[..., object]
+Listed = Callable[..., ListedSource]
 
 
 @pytest.fixture
@@ -34,12 +35,12 @@ def first(tmp_path: Path, encode: Encode, write_dataset: Callable[..., Dataset])
 
 
 @pytest.fixture
-def listed(first: Dataset, encode: Encode, listed_source: Listed) -> Callable[..., object]:
+def listed(first: Dataset, encode: Encode, listed_source: Listed) -> Listed:
     """A source of the same folder with further pictures: ``listed({"s7": ["a"]}, labels)``."""
 
     def source(
         rows: dict[str, Sequence[str]], labels: Sequence[str] = ("a", "b"), split: str = "train"
-    ) -> object:
+    ) -> ListedSource:
         raw = Path(first.url).parent / "raw"
         images = []
         for key, present in rows.items():
@@ -53,10 +54,10 @@ def listed(first: Dataset, encode: Encode, listed_source: Listed) -> Callable[..
     return source
 
 
-def add(dataset: Dataset, source: object, **options: bool) -> Dataset:
-    addition = Addition(source, dataset, **options)  # type: ignore[arg-type]
+def add(dataset: Dataset, source: ListedSource, **options: bool) -> Dataset:
+    addition = Addition(source, dataset, **options)
     plan = make_plan(addition, 2, numbers=addition.numbers())
-    recipe = rooms.Recipe("dataset", source.inputs(), source.options())  # type: ignore[attr-defined]
+    recipe = rooms.Recipe("dataset", source.inputs(), source.options())
     rooms.begin_addition(dataset.url, recipe, dataset.manifest)
     receipts = [write_shard(shard, plan.labels, dataset.url) for shard in plan.shards]
     commit_dataset(dataset.url, recipe, plan, receipts, base=dataset.manifest)
@@ -83,29 +84,29 @@ def test_new_pictures_become_new_shards_and_what_stands_is_untouched(first: Data
 
 
 def test_a_picture_keeps_its_split_whatever_the_source_says_now(first: Dataset, listed: Listed):
-    addition = Addition(listed({"s0": ["a"], "s9": ["a"]}, split="val"), first)  # type: ignore[arg-type]
+    addition = Addition(listed({"s0": ["a"], "s9": ["a"]}, split="val"), first)
     assert [(image.key, image.split) for image in addition.images()] == [("s9", "val")]
     assert addition.standing == 1
 
 
 def test_a_key_of_its_split_alone_is_another_picture_in_another_split(first: Dataset, listed: Listed):
-    source = replace(listed({"s0": ["a"], "s9": ["a"]}, split="val"), keys_per_split=True)  # type: ignore[type-var]
-    addition = Addition(source, first)  # type: ignore[arg-type]
+    source = replace(listed({"s0": ["a"], "s9": ["a"]}, split="val"), keys_per_split=True)
+    addition = Addition(source, first)
     assert [(image.key, image.split) for image in addition.images()] == [("s0", "val"), ("s9", "val")]
     second = add(first, source)
     assert second.split("val").keys == ["s1", "s0", "s9"]
-    assert not list(Addition(source, second).images())  # type: ignore[arg-type]
+    assert not list(Addition(source, second).images())
 
 
 def test_one_key_in_two_splits_is_refused_where_it_names_one_picture(listed: Listed, listed_source: Listed):
-    images = (*listed({"s7": []}).listed, *listed({"s7": []}, split="val").listed)  # type: ignore[attr-defined]
+    images = (*listed({"s7": []}).listed, *listed({"s7": []}, split="val").listed)
     with pytest.raises(InputError, match="both get the key 's7'"):
-        make_plan(listed_source(("a", "b"), images), 2)  # type: ignore[arg-type]
+        make_plan(listed_source(("a", "b"), images), 2)
 
 
 def test_what_could_not_be_read_before_may_be_so_again(first: Dataset, listed: Listed):
     """s4 is in the plan once more, and is still empty."""
-    addition = Addition(listed({"s4": ["a"], "s7": ["a"]}), first, retry_rejected=True)  # type: ignore[arg-type]
+    addition = Addition(listed({"s4": ["a"], "s7": ["a"]}), first, retry_rejected=True)
     plan = make_plan(addition, 2, numbers=addition.numbers())
     recipe = rooms.Recipe("dataset", {}, {})
     rooms.begin_addition(first.url, recipe, first.manifest)
@@ -185,7 +186,7 @@ def test_a_picture_that_could_not_be_read_is_taken_again_on_request_alone(first:
     raw = Path(first.url).parent / "raw"
     (raw / "s4").write_bytes((raw / "s0").read_bytes())
     source = listed({"s4": ["a"]})
-    assert list(Addition(source, first).images()) == []  # type: ignore[arg-type]
+    assert list(Addition(source, first).images()) == []
     second = add(first, source, retry_rejected=True)
     assert "s4" in second.split("train").keys
 

@@ -92,5 +92,5 @@ def test_generators_of_other_names_are_independent():
 
 @pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8])
 def test_numbers_of_numpy_give_the_order_that_plain_ones_do(kind: type[np.integer]):
-    ours = epoch_order(np.str_("f"), kind(0), kind(3), 50)  # type: ignore[arg-type]
+    ours = epoch_order(np.str_("f"), kind(0), kind(3), 50)
     np.testing.assert_array_equal(ours, epoch_order("f", 0, 3, 50))

@@ -126,11 +126,16 @@ NO_TEXT = [True, 1.5, b"cat", {"x": 1}]
 
 
 @pytest.mark.parametrize("column", ["labels", "unknown", "split"])
-@pytest.mark.parametrize("cell", NO_TEXT, ids=repr)
-@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("format", "cell"),
+    [
+        (format, cell)
+        for format in ("jsonl", "parquet")
+        for cell in NO_TEXT
+        if not (format == "jsonl" and isinstance(cell, bytes))  # JSON has no bytes
+    ],
+)
 def test_what_is_no_name_is_refused_with_row_and_column(write: Write, format: str, column: str, cell: Any):
-    if format == "jsonl" and isinstance(cell, bytes):
-        pytest.skip("JSON has no bytes")
     message = f"row 2, column '{column}': a {type(cell).__name__} found, text or a whole number expected"
     for wrapped in (cell, [cell]) if column != "split" else (cell,):
         row = {"image": "b.jpg", "labels": None} | {column: wrapped}
