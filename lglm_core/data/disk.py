@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from io import BufferedReader
 from pathlib import Path
 from stat import S_ISREG
@@ -18,9 +19,14 @@ STAGING_PREFIX = ".partial-"
 class DiskPlace:
     """A path; what is written is staged beside it and renamed."""
 
-    def __init__(self, url: str, path: Path) -> None:
+    def __init__(self, url: str, name: str) -> None:
         self.url = url
-        self.path = path
+        self._name = name
+
+    @cached_property
+    def path(self) -> Path:
+        """Where it is; not asked for by who opens many files."""
+        return Path(self._name)
 
     def is_file(self) -> bool:
         """Tell whether something that is no folder is there."""
@@ -50,19 +56,24 @@ class DiskPlace:
 
     def open(self) -> BufferedReader:
         """Open a regular file."""
+        return os.fdopen(self.descriptor(), "rb")
+
+    def descriptor(self) -> int:
+        """Open a regular file, for the caller to close."""
         try:
-            if not S_ISREG(self.path.stat().st_mode):  # reading a named pipe would wait for ever
-                raise UnreadableFile(f"{self.url}: not a regular file")
-            return self.path.open("rb")
+            file = self._open()
+            if S_ISREG(os.fstat(file).st_mode):
+                return file
+            os.close(file)
         except OSError as error:
             raise self._unreadable(error) from error
+        raise UnreadableFile(f"{self.url}: not a regular file")
 
     def read_range(self, offset: int, size: int) -> bytes:
         """Read *size* bytes from *offset*."""
         try:
             # Not through a file object: what that asks beside would cost a decoding thread twice its turns.
-            # Without waiting for somebody to write to a named pipe; reading at a place in it is an error.
-            file = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
+            file = self._open()  # reading at a place in what is no regular file is an error
             try:
                 data = os.pread(file, size, offset)
                 while len(data) < size and (more := os.pread(file, size - len(data), offset + len(data))):
@@ -72,6 +83,10 @@ class DiskPlace:
                 os.close(file)
         except OSError as error:
             raise self._unreadable(error) from error
+
+    def _open(self) -> int:
+        # Without waiting for somebody to write to a named pipe.
+        return os.open(self._name, os.O_RDONLY | os.O_NONBLOCK)
 
     @contextmanager
     def staging(self) -> Iterator[Path]:

@@ -1,6 +1,7 @@
 """Encoded images: are they whole, how large are they, and their pixels."""
 
 import io
+import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ PNG_TELLS = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
 START_OF_JPEG = b"\xff\xd8"
 APP1 = 0xE1  # where EXIF and XMP data are, both of which may tell an orientation
 START_OF_SCAN = 0xDA
+SEGMENT = struct.Struct(">BBHxHH")  # 0xFF, marker, length; in a frame header precision, height, width
 FRAME_HEADERS = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, as nearly all are
 OTHER_HEADERS = {*range(0xE0, 0xF0), 0xC4, 0xDB, 0xDD, 0xFE} - {APP1}  # application data, tables, comments
 EXIF_ORIENTATION = 0x0112
@@ -129,13 +131,14 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
     That is where it may lie on its side, as is told before the frame header or behind it, and where
     anything is unusual.
     """
-    position, size = 2, None
-    while data[position : position + 1] == b"\xff" and position + 9 <= len(data):
-        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4])
+    position, size, last = 2, None, len(data) - SEGMENT.size
+    while position <= last:
+        start, marker, length, height, width = SEGMENT.unpack_from(data, position)
+        if start != 0xFF:
+            return None
         if marker == START_OF_SCAN:
             return size
         if marker in FRAME_HEADERS and size is None:
-            height, width = (int.from_bytes(data[at : at + 2]) for at in (position + 5, position + 7))
             size = (width, height)
             if not width or not height:
                 return None

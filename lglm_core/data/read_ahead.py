@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from io import FileIO
 
 from lglm_core.data import storage
 from lglm_core.data.disk import DiskPlace
@@ -40,14 +41,14 @@ class _OpenFile:
 
     def __init__(self, place: DiskPlace) -> None:
         self._url = place.url
-        self._file = place.open()
+        self._file = FileIO(place.descriptor())
         if hasattr(os, "posix_fadvise"):
             with suppress(OSError):  # not every file system takes advice
                 os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
     def result(self) -> Read:
         with self._file as file:
-            return _or_reason(file.read, self._url)
+            return _or_reason(file.readall, self._url)
 
     def cancel(self) -> None:
         self._file.close()

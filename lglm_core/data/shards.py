@@ -15,7 +15,7 @@ from lglm_core.data.intake import Intake
 from lglm_core.data.plan import ShardPlan
 from lglm_core.data.read_ahead import read_ahead
 from lglm_core.data.source import LabelledImage
-from lglm_core.data.tar import END, TarWriter
+from lglm_core.data.tar import END, TarWriter, frame
 from lglm_core.errors import InputError
 from lglm_core.labels import LabelVocabulary
 from lglm_core.rooms import compact_json, digest, read_json
@@ -164,7 +164,7 @@ def _write_tar(
         envelopes.append(envelope)
         for column, value in row.items():
             rows[column].append(value)
-    tar.finish()
+    tar.write(END)
     if envelopes:
         envelopes[-1].update(END)
     rows["shard"] = [plan.name] * len(envelopes)
@@ -186,13 +186,13 @@ def _add(
 ) -> tuple[dict[str, Any], Any]:
     """Add a sample; return its row of the index and the digest, still open, of what surrounds its image."""
     # Whatever its format: readers of WebDataset want one name for the field, and go by the bytes.
-    header, padding = tar.add(f"{image.key}.jpg", data)
-    offset = tar.size - len(padding) - len(data)
+    header, padding = frame(f"{image.key}.jpg", data)
     description = compact_json(_description(image))
-    json_header, json_padding = tar.add(f"{image.key}.json", description)
+    json_header, json_padding = frame(f"{image.key}.json", description)
+    behind = padding + json_header + description + json_padding  # at once: a write costs as much as its bytes
     row = {
         "key": image.key,
-        "offset": offset,
+        "offset": tar.size + len(header),
         "size": len(data),
         "width": info.width,
         "height": info.height,
@@ -200,7 +200,9 @@ def _add(
         "unknown": labels.columns(image.unknown),
         "sha256": digest(data),
     }
-    return row, hashlib.sha256(header + padding + json_header + description + json_padding)
+    for part in (header, data, behind):
+        tar.write(part)
+    return row, hashlib.sha256(header + behind)
 
 
 def _taken(

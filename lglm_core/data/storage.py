@@ -44,7 +44,7 @@ def locate(url: str) -> Place:
 def _outside(url: str) -> Place:
     """Return the place that *url* names if no part of it is an archive."""
     if is_local(url):
-        return DiskPlace(url, local_path(url))
+        return DiskPlace(url, _local_name(url))
     if _is_web(url):
         from lglm_core.data.http import HttpPlace  # loaded only by those who need it, as boto3 is
 
@@ -103,18 +103,22 @@ def _is_web(url: str) -> bool:
 
 def local_path(url: str) -> Path:
     """Return the path that *url* names on this machine's disk."""
+    return Path(_local_name(url))
+
+
+def _local_name(url: str) -> str:
     if ":" not in url:  # as nearly all are
-        return Path(url)
+        return url
     parts = urlsplit(url)
     if parts.scheme == "file":
-        return Path(_unquoted(parts.path))
+        return _unquoted(parts.path)
     if "://" in url:
         address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         raise InputError(
             f"{address}: {parts.scheme}:// is not a place lglm can reach; "
             "use a path, file://, s3://, http:// or https://"
         )
-    return Path(url)
+    return url
 
 
 def join(url: str, *names: str) -> str:

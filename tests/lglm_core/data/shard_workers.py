@@ -34,7 +34,7 @@ def main(table: str, images: str, out: str, workers: int, moment: int) -> None:
             if passed.value == moment:
                 os.killpg(os.getpgrp(), signal.SIGKILL)
 
-    mortal(TarWriter, "_write", pass_moment)
+    mortal(TarWriter, "write", pass_moment)
     mortal(DiskPlace, "publish", pass_moment)
     mortal(DiskPlace, "create", pass_moment)
     source = TableSource(table, images)
