@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from lglm_core.model.recogniser import Recogniser
     from lglm_core.recipe import FullRecipe
     from lglm_core.run import TrainingRun
-    from lglm_core.training import EpochEnd, Step
+    from lglm_core.training import EpochEnd, Step, Within
 
 SECONDS_BETWEEN_STEP_LINES = 15.0
+CACHE_GB = 100.0
 logger = logging.getLogger("lglm.train")
 
 
@@ -104,7 +105,7 @@ def _open_inputs(options: Train) -> "tuple[Dataset, LabelEmbeddings | None, Full
 
     whole = Dataset.open(options.dataset)
     if options.cache:
-        whole = whole.cached(options.cache, int(options.cache_gb * 1e9))
+        whole = whole.cached(options.cache, int((options.cache_gb or CACHE_GB) * 1e9))
     held = {*options.hold_out} & {*whole.labels}
     if len(whole.labels) - len(held) < 2:
         raise InputError(
@@ -159,28 +160,30 @@ def _refuse_to_hold_out(options: Train, embeddings: "LabelEmbeddings") -> None:
 def _train_here(
     options: Train, dataset: "Dataset", model: "Recogniser", settings: "FullRecipe"
 ) -> "list[EpochEnd]":
-    """Train in this process, without Ray; resumes from its last checkpoint."""
+    """Train in this process, without Ray; goes on from its last checkpoint."""
     import torch
 
-    from lglm_core.run import TrainingRun
+    from lglm_core.run import CHECKPOINT_FILE, TrainingRun
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     training = TrainingRun(dataset, model, settings, device=device, threads=torch.get_num_threads())
-    checkpoints = [
-        storage.join(options.out, "checkpoints", f"epoch-{epoch + 1:04d}.pt")
-        for epoch in range(settings.epochs)
-    ]
-    for url in reversed(checkpoints):  # published whole, so the last one that is there is good
-        if storage.is_file(url):
-            with storage.local_copy(url) as file:
-                training.resume(file)
-            break
-    for end in training.epochs(_step_lines(training, logger.info)):
-        logger.info(_epoch_line(end, settings.epochs))
-        with storage.write_whole(checkpoints[end.epoch]) as staged:
+    url = storage.join(options.out, "checkpoints", CHECKPOINT_FILE)
+    if storage.is_file(url):
+        with storage.local_copy(url) as file:
+            training.resume(file)
+        logger.info(_resumed_line(training))
+
+    def save() -> None:
+        with storage.write_whole(url) as staged:
             training.save(staged)
-        if end.epoch:
-            storage.remove(checkpoints[end.epoch - 1])
+
+    for end in training.epochs(
+        _step_lines(training, logger.info),
+        pause_steps=options.checkpoint_steps,
+        on_pause=lambda within: save(),
+    ):
+        logger.info(_epoch_line(end, settings.epochs))
+        save()
     model.load_state_dict(training.trained.state_dict())
     return training.history
 
@@ -226,7 +229,7 @@ def _ray_storage(url: str) -> dict[str, Any]:
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """One Ray Train worker: build the same model as all others, take its share, report every epoch."""
+    """One Ray Train worker: build the same model as all others, take its share, report where it is."""
     import ray.train
     import torch
     from ray.train.torch import get_device, prepare_model
@@ -234,7 +237,8 @@ def _worker(config: dict[str, Any]) -> None:
     from lglm_core.run import CHECKPOINT_FILE, TrainingRun, build_model, label_knowledge
 
     context = ray.train.get_context()
-    dataset, embeddings, settings = _open_inputs(Train(**config["options"]))
+    options = Train(**config["options"])
+    dataset, embeddings, settings = _open_inputs(options)
     model = build_model(settings, label_knowledge(settings, dataset, embeddings))
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
@@ -249,32 +253,43 @@ def _worker(config: dict[str, Any]) -> None:
         threads=max(1, torch.get_num_threads()),
         parallel=prepare_model,
     )
+    first = context.get_world_rank() == 0
+    say: Callable[[str], None] = config["lines"].put
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             training.resume(Path(folder, CHECKPOINT_FILE))
-    first = context.get_world_rank() == 0
-    say: Callable[[str], None] = config["lines"].put
-    for end in training.epochs(_step_lines(training, say) if first else None):
+        if first:
+            say(_resumed_line(training))
+
+    def report_within(within: "Within") -> None:
+        name = f"epoch-{within.state.epoch + 1:04d}-step-{within.steps:08d}"
+        _report(training, {"epoch": within.state.epoch, "steps": within.steps}, name, first)
+
+    for end in training.epochs(
+        _step_lines(training, say) if first else None,
+        pause_steps=options.checkpoint_steps,
+        on_pause=report_within,
+    ):
         if first:
             say(_epoch_line(end, settings.epochs))
-        _report(training, end, first)
+        _report(training, asdict(end), f"epoch-{end.epoch + 1:04d}", first)
 
 
-def _report(training: "TrainingRun", end: "EpochEnd", first: bool) -> None:
-    """Report an epoch; the first worker attaches the checkpoint."""
+def _report(training: "TrainingRun", metrics: dict[str, Any], name: str, first: bool) -> None:
+    """Report where training is; the first worker attaches the checkpoint, of that name."""
     import ray.train
 
     from lglm_core.run import CHECKPOINT_FILE
 
     if not first:
-        ray.train.report(asdict(end))
+        ray.train.report(metrics)
         return
     folder = mkdtemp()  # Ray uploads, then deletes it
     training.save(Path(folder, CHECKPOINT_FILE))
     ray.train.report(
-        asdict(end),
+        metrics,
         checkpoint=ray.train.Checkpoint.from_directory(folder),
-        checkpoint_dir_name=f"epoch-{end.epoch + 1:04d}",
+        checkpoint_dir_name=name,
         delete_local_checkpoint_after_upload=True,
     )
 
@@ -348,6 +363,13 @@ def _epoch_line(end: "EpochEnd", epochs: int) -> str:
         f"epoch {end.epoch + 1}/{epochs}: loss {end.loss:.3f}{measured}, {end.images_per_s:.0f} images/s, "
         f"{end.seconds:.1f} s"
     )
+
+
+def _resumed_line(training: "TrainingRun") -> str:
+    place = f"after {len(training.history)} of {training.recipe.epochs} epochs"
+    if within := training.within:
+        place += f" and {within.steps} of {training.training.steps} steps"
+    return f"goes on {place}"
 
 
 def _step_lines(training: "TrainingRun", say: Callable[[str], None]) -> "Callable[[int, Step], None]":

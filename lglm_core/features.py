@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lglm_core.data.loader import Batch, Loader
-from lglm_core.data.order import epoch_order, generator, shares
+from lglm_core.data.loader import Batch, Loader, LoaderState
+from lglm_core.data.order import generator, shares
 from lglm_core.data.transforms import Augmentation
 from lglm_core.model.backbone import Backbone
 from lglm_core.model.config import Pooling
@@ -81,10 +81,14 @@ class FeatureLoader:
 
     def training_epoch(self, epoch: int) -> Iterator[Batch]:
         """Every sample once, in the same order and flipped alike as the loader's."""
-        order = epoch_order(self.loader.fingerprint, self.loader.seed, epoch, len(self.loader.split))
-        for batch in self._batches(order):
+        return self.resume(self.loader.state(epoch, 0))
+
+    def resume(self, state: LoaderState) -> Iterator[Batch]:
+        """Go on within an epoch: every sample that *state* does not count as done, once."""
+        seed = self.loader.seed
+        for batch in self._batches(self.loader.order(state), state.position):
             flipped = [
-                int(generator("view", self.loader.seed, epoch, int(row)).random() < 0.5) for row in batch.rows
+                int(generator("view", seed, state.epoch, int(row)).random() < 0.5) for row in batch.rows
             ]
             maps = self.features.maps[flipped, batch.rows]
             if self.wants_mirror:
@@ -96,9 +100,10 @@ class FeatureLoader:
         for batch in self._batches(np.arange(len(self.loader.split))):
             yield replace(batch, images=self.features.maps[0, batch.rows])
 
-    def _batches(self, order: np.ndarray) -> Iterator[Batch]:
+    def _batches(self, order: np.ndarray, first: int = 0) -> Iterator[Batch]:
         targets = torch.from_numpy(self.loader.split.targets)
-        for share in shares(order, self.loader.batch_size, self.loader.rank, self.loader.world_size):
+        loader = self.loader
+        for share in shares(order, loader.batch_size, loader.rank, loader.world_size, first):
             yield Batch(
                 images=torch.empty(0),
                 targets=targets[share.rows],

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lglm_core.cooccurrence import label_counts
 from lglm_core.data.dataset import Dataset
-from lglm_core.data.loader import Loader
+from lglm_core.data.loader import Loader, LoaderState
 from lglm_core.data.transforms import Augmentation
 from lglm_core.errors import InputError
 from lglm_core.features import FeatureLoader, Features, fits
@@ -23,7 +23,7 @@ from lglm_core.model.recogniser import ImagePath, Recogniser
 from lglm_core.optim import averaged, make_optimizer, make_schedule
 from lglm_core.recipe import FullRecipe
 from lglm_core.ridge import RidgeRegression
-from lglm_core.training import Batches, EpochEnd, Step, Trainer, train_epochs
+from lglm_core.training import Batches, EpochEnd, Step, Trainer, Within, train_epochs
 
 CHECKPOINT_FILE = "checkpoint.pt"  # one file, so that it is there as a whole or not at all
 
@@ -92,6 +92,7 @@ class TrainingRun:
         self.recipe = recipe
         self.device = device
         self.history: list[EpochEnd] = []
+        self.within: Within | None = None
         self.splits = {name: dataset.split(name) for name in ("train", "val") if dataset.has_split(name)}
         self.loaders = {
             name: Loader(
@@ -180,8 +181,26 @@ class TrainingRun:
         """Send feature maps over the wire, and lay them out as the backbone does."""
         return maps.to(self.device, non_blocking=True, memory_format=torch.channels_last)
 
-    def epochs(self, on_step: Callable[[int, Step], Any] | None = None) -> Iterator[EpochEnd]:
-        """Train the epochs that are still missing and yield after each."""
+    def epochs(
+        self,
+        on_step: Callable[[int, Step], Any] | None = None,
+        *,
+        pause_steps: int = 0,
+        on_pause: Callable[[Within], Any] | None = None,
+    ) -> Iterator[EpochEnd]:
+        """Train what is still missing and yield after each epoch.
+
+        Args:
+            on_step: Called with (epoch, step) after every step, to show progress.
+            pause_steps: After how many steps within an epoch there is a pause; 0: never.
+            on_pause: Called then on every worker; what :meth:`save` writes then goes on from there.
+        """
+
+        def pause(within: Within) -> None:
+            self.within = within
+            if on_pause:
+                on_pause(within)
+
         validation = self.splits.get("val")
         for end in train_epochs(
             self.trainer,
@@ -189,10 +208,14 @@ class TrainingRun:
             self.batches.get("val"),
             self.training,
             epochs=range(len(self.history), self.recipe.epochs),
+            begun=self.within,
             regression=self.regression,
             val_targets=None if validation is None else validation.targets,
             on_step=on_step,
+            pause_steps=pause_steps,
+            on_pause=pause,
         ):
+            self.within = None
             self.history.append(end)
             yield end
 
@@ -202,7 +225,10 @@ class TrainingRun:
         return self.trainer.used
 
     def save(self, file: Path) -> None:
-        """Write weights, the states of optimiser and schedule, and the history as a checkpoint."""
+        """Write weights, the states of optimiser and schedule, and how far it came as a checkpoint.
+
+        At the end of an epoch, and in a pause within one.
+        """
         torch.save(
             {
                 "model": self.model.state_dict(),
@@ -211,6 +237,7 @@ class TrainingRun:
                 "schedule": self.trainer.schedule.state_dict(),
                 "regression": self.regression.state_dict() if self.regression else None,
                 "history": [asdict(end) for end in self.history],
+                "within": asdict(self.within) if self.within else None,
             },
             file,
         )
@@ -226,6 +253,8 @@ class TrainingRun:
         if self.regression is not None:
             self.regression.load_state_dict(checkpoint["regression"])
         self.history = _history(checkpoint)
+        if within := checkpoint["within"]:
+            self.within = Within(**{**within, "state": LoaderState(**within["state"])})
 
 
 def load_trained(model: Recogniser, file: Path) -> list[EpochEnd]:

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from lglm_core import losses, metrics
-from lglm_core.data.loader import Batch, Loader
+from lglm_core.data.loader import Batch, Loader, LoaderState
 from lglm_core.data.order import generator
 from lglm_core.errors import RunError
 from lglm_core.model.head import Prediction, pool
@@ -30,8 +30,8 @@ from lglm_core.ridge import RidgeRegression
 class Batches(Protocol):
     """Where a worker's batches come from: pictures decoded anew, or features kept."""
 
-    def training_epoch(self, epoch: int) -> Iterator[Batch]:
-        """Every sample once, in the epoch's own order."""
+    def resume(self, state: LoaderState) -> Iterator[Batch]:
+        """Every sample of an epoch that is not done yet, once, in the epoch's own order."""
 
     def in_order(self) -> Iterator[Batch]:
         """Every sample once, in index order."""
@@ -44,6 +44,25 @@ class Step:
     number: int
     classification: Tensor
     penalty: Tensor
+
+
+@dataclass(frozen=True)
+class Within:
+    """Where training is within an epoch, the same on every worker.
+
+    ``sums`` are those of L_M and of the penalty over the steps that were taken, and how many these were;
+    ``lr`` is the epoch's, at its beginning.
+    """
+
+    state: LoaderState
+    sums: tuple[float, float, float]
+    lr: float
+    seconds: float
+
+    @property
+    def steps(self) -> int:
+        """How many steps of the epoch are done."""
+        return int(self.sums[2])
 
 
 @dataclass(frozen=True)
@@ -92,8 +111,8 @@ class Trainer:
     average: AveragedModel | None = None
     reads_maps: bool = False
 
-    def fit(self, batches: Iterator[Batch]) -> Iterator[Step]:
-        """Take one optimiser step per batch.
+    def fit(self, batches: Iterator[Batch], first: int = 0) -> Iterator[Step]:
+        """Take one optimiser step per batch, and count them from *first*.
 
         The label side runs once per step, however many parts a batch is taken in: the parts' gradients are
         gathered where its weights enter, and go through it once. It reads no picture, so every worker
@@ -102,7 +121,7 @@ class Trainer:
         Each worker's loss is scaled so that the mean of the workers' gradients is the gradient over the
         global batch: padding has weight zero, and an unevenly divided batch counts each picture once.
         """
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(batches, start=first):
             side = self.model.head.label_weights()
             weights = None if side is None else side.weights.detach().requires_grad_()
             self.optimizer.zero_grad(set_to_none=True)
@@ -226,57 +245,77 @@ def train_epochs(
     loader: Loader,
     *,
     epochs: range,
+    begun: Within | None = None,
     regression: RidgeRegression | None = None,
     val_targets: np.ndarray | None = None,
     on_step: Callable[[int, Step], Any] | None = None,
+    pause_steps: int = 0,
+    on_pause: Callable[[Within], Any] | None = None,
 ) -> Iterator[EpochEnd]:
     """Train for the given epochs and yield after each.
+
+    A run that goes on takes the steps that an undisturbed one would: the order, the views and what dropout
+    draws are functions of seed, epoch, step and worker.
 
     Args:
         training: This worker's batches of the training split.
         validation: This worker's batches of the validation split; its mAP is measured after each epoch.
         loader: This worker's loader of the training split.
         epochs: Which epochs; a resumed run starts at the first that is missing.
+        begun: Where to go on within the first of them.
         regression: Solves the head in closed form in place of optimiser steps.
         val_targets: int8 [N, C] of the validation split.
         on_step: Called with (epoch, step) after every step, to show progress.
+        pause_steps: After how many steps within an epoch there is a pause; 0: never. One in closed form has
+            none.
+        on_pause: Called then on every worker, to keep where training is.
 
     Raises:
         RunError: the loss is no longer finite.
     """
     for epoch in epochs:
-        started = time.perf_counter()
-        lr = trainer.optimizer.param_groups[0]["lr"]
-        # Dropout differs between workers, and a resumed run draws what an undisturbed one would.
-        torch.manual_seed(int(generator("dropout", loader.seed, epoch, loader.rank).integers(2**63)))
         trainer.model.train()
-        sums = torch.zeros(3, dtype=torch.float64, device=trainer.device)
-        batches = training.training_epoch(epoch)
-        steps = trainer.solve(batches, regression) if regression else trainer.fit(batches)
+        lr = trainer.optimizer.param_groups[0]["lr"]
+        within, begun = begun or Within(loader.state(epoch, 0), (0.0, 0.0, 0.0), lr, 0.0), None
+        started = time.perf_counter() - within.seconds
+        sums = torch.tensor(within.sums, dtype=torch.float64, device=trainer.device)
+        batches = _seeded(training.resume(within.state), loader, epoch, within.steps)
+        steps = trainer.solve(batches, regression) if regression else trainer.fit(batches, within.steps)
         for step in steps:
             sums += torch.stack([step.classification, step.penalty, torch.ones_like(step.penalty)]).double()
             if on_step:
                 on_step(epoch, step)
+            done = step.number + 1
+            pauses = pause_steps and done % pause_steps == 0 and done < loader.steps and not regression
+            if on_pause and pauses:
+                state, means = loader.state(epoch, done), _mean_over_workers(sums, trainer, epoch)
+                on_pause(Within(state, means, within.lr, time.perf_counter() - started))
         if trainer.world_size > 1:
             _take_first_label_side(trainer)
         trained = time.perf_counter() - started
-        classification, penalty, taken = _mean_over_workers(sums, trainer.world_size).tolist()
+        classification, penalty, taken = _mean_over_workers(sums, trainer, epoch)
         classification, penalty = classification / taken, penalty / taken
-        if not np.isfinite(classification + penalty):
-            raise RunError(f"the loss is no longer finite in epoch {epoch + 1}; lower the learning rate")
         yield EpochEnd(
             epoch=epoch,
             loss=classification + trainer.penalty_weight * penalty,
             classification_loss=classification,
             penalty=penalty,
             off_diagonal=off_diagonal_share(trainer.used),
-            lr=lr,
+            lr=within.lr,
             val_map=None
             if validation is None or val_targets is None
             else _validation_map(trainer, validation, val_targets),
             seconds=time.perf_counter() - started,
             images_per_s=len(loader.split) / trained,
         )
+
+
+def _seeded(batches: Iterator[Batch], loader: Loader, epoch: int, first: int) -> Iterator[Batch]:
+    """Seed before each batch what dropout draws for it; another on every worker."""
+    for number, batch in enumerate(batches, start=first):
+        rng = generator("dropout", loader.seed, epoch, number, loader.rank)
+        torch.manual_seed(int(rng.integers(2**63)))
+        yield batch
 
 
 @torch.no_grad()
@@ -326,11 +365,16 @@ def _take_first_label_side(trainer: Trainer) -> None:
             dist.broadcast(parameter, src=0)
 
 
-def _mean_over_workers(sums: Tensor, world_size: int) -> Tensor:
-    if world_size > 1:
-        dist.all_reduce(sums)
-        sums /= world_size
-    return sums
+def _mean_over_workers(sums: Tensor, trainer: Trainer, epoch: int) -> tuple[float, float, float]:
+    """The mean of the workers' sums of losses, which have to be finite, and of their steps."""
+    means = sums.clone()
+    if trainer.world_size > 1:
+        dist.all_reduce(means)
+        means /= trainer.world_size
+    if not means.isfinite().all():
+        raise RunError(f"the loss is no longer finite in epoch {epoch + 1}; lower the learning rate")
+    classification, penalty, steps = means.tolist()
+    return classification, penalty, steps
 
 
 @torch.no_grad()

@@ -89,13 +89,20 @@ class Loader:
         Raises:
             InputError: the state is of another dataset.
         """
+        return self._batches(self.order(state), view_of_epoch=state.epoch, first=state.position)
+
+    def order(self, state: LoaderState) -> np.ndarray:
+        """Return all rows of the split in the order of the state's epoch, int64 [N].
+
+        Raises:
+            InputError: the state is of another dataset.
+        """
         if state.fingerprint != self.fingerprint:
             raise InputError(
                 f"{self.split.dataset}: the state to go on from is of another dataset "
                 f"({state.fingerprint[:12]}, not {self.fingerprint[:12]})"
             )
-        order = epoch_order(self.fingerprint, self.seed, state.epoch, len(self.split))
-        return self._batches(order, view_of_epoch=state.epoch, first=state.position)
+        return epoch_order(self.fingerprint, self.seed, state.epoch, len(self.split))
 
     def in_order(self) -> Iterator[Batch]:
         """Every sample once, in index order, squashed to the square."""

@@ -1,6 +1,7 @@
 """A picture's way through real Ray: train on two workers, evaluate, embed, tag, search."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -352,20 +353,24 @@ def train_here(dataset: Path, labels: Path, out: Path) -> tuple[Any, ...]:
     return ("train", *inputs, *RECIPE, "--epochs", 4, "--num-workers", 0)
 
 
+@pytest.mark.parametrize("within", [False, True], ids=["after an epoch", "within an epoch"])
 def test_training_that_was_killed_ends_as_if_it_had_not_been(
-    lglm: Commands, dataset: Path, labels: Path, tmp_path: Path
+    lglm: Commands, dataset: Path, labels: Path, tmp_path: Path, within: bool
 ):
     disturbed, undisturbed = tmp_path / "disturbed", tmp_path / "undisturbed"
-    with lglm.started(*train_here(dataset, labels, disturbed)) as running:
-        running.wait_until(lambda: bool(list(disturbed.glob("checkpoints/epoch-*"))))
+    smaller: tuple[Any, ...] = ("--batch-size", 2) if within else ()
+    often: tuple[Any, ...] = ("--checkpoint-steps", 5) if within else ()
+    with lglm.started(*train_here(dataset, labels, disturbed), *smaller, *often) as running:
+        running.wait_until((disturbed / "checkpoints/checkpoint.pt").exists)
         running.kill_session()
-    assert any(line.startswith("epoch 1/4") for line in running.lines)
     assert not (disturbed / "manifest.json").exists()
-    resumed = lglm(*train_here(dataset, labels, disturbed))
+    resumed = lglm(*train_here(dataset, labels, disturbed), *smaller)
     assert resumed.code == 0, resumed.stderr
-    assert "epoch 1/4" not in resumed.stderr
-    assert "epoch 4/4" in resumed.stderr
-    assert lglm.done(*train_here(dataset, labels, undisturbed))["status"] == "done"
+    begun = re.search(r"goes on after (\d) of 4 epochs(?: and (\d+) of \d+ steps)?", resumed.stderr)
+    assert begun and (begun[2] is not None) == within
+    told = re.findall(r"^epoch (\d)/4", resumed.stderr, flags=re.MULTILINE)
+    assert told == ["1", "2", "3", "4"][int(begun[1]) :]
+    assert lglm.done(*train_here(dataset, labels, undisturbed), *smaller)["status"] == "done"
     weights = [room / "model" / "model.safetensors" for room in (disturbed, undisturbed)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     manifests = [read_manifest(room)["fingerprint"] for room in (disturbed, undisturbed)]

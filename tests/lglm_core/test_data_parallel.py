@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lglm_core.data.dataset import Dataset
 from lglm_core.label_embeddings import LabelEmbeddings
 from lglm_core.run import TrainingRun
+from lglm_core.training import Within
 from tests.lglm_core.runs import FEATURES, SQUEEZENET, Values, finish, start_run, told
 
 CASES: dict[str, tuple[str, Values]] = {
@@ -38,6 +39,7 @@ WITH_BATCH_STATISTICS = {  # of their own on every worker
     "words that look at the picture": ("ss-grl", FEATURES),
 }
 RESUMED = ("ridge", {**FEATURES, "head_option": ("ridge=0.1",), "epochs": 3})
+WITHIN = "label side"  # stopped within an epoch
 REPOSITORY = Path(__file__).parents[2]
 NEARLY = {"rtol": 1e-3, "atol": 2e-5}  # Adam's first steps are as long for a tiny gradient as for any
 
@@ -82,6 +84,19 @@ def work(rank: int, folder: str, dataset: str) -> None:
     resumed = start(*RESUMED)
     resumed.resume(Path(folder, "checkpoint.pt"))
     torch.save(result(finish(resumed)), Path(folder, f"resumed {rank}.pt"))
+
+    stopped = start(*CASES[WITHIN])
+
+    def keep(within: Within) -> None:
+        if rank == 0 and within.state.epoch == 1:
+            stopped.save(Path(folder, "within.pt"))
+
+    for _ in stopped.epochs(pause_steps=2, on_pause=keep):
+        pass
+    dist.barrier()
+    resumed = start(*CASES[WITHIN])
+    resumed.resume(Path(folder, "within.pt"))
+    torch.save(result(finish(resumed)), Path(folder, f"within {rank}.pt"))
     dist.destroy_process_group()
 
 
@@ -135,11 +150,27 @@ def test_two_processes_train_what_one_does(
     assert_nearly(load(two, case), alone)
 
 
-@pytest.mark.parametrize("case", [*CASES, *WITH_BATCH_STATISTICS, "apart", "resumed"])
+@pytest.mark.parametrize("case", [*CASES, *WITH_BATCH_STATISTICS, "apart", "resumed", "within"])
 def test_all_processes_end_with_the_same_weights_and_tell_the_same(two: Path, case: str):
     first, second = load(two, case, 0), load(two, case, 1)
     assert repr(first["told"]) == repr(second["told"])
     assert [name for name, t in first["weights"].items() if not torch.equal(t, second["weights"][name])] == []
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_run_that_two_began_and_were_stopped_within_an_epoch_is_that_of_one_process(
+    two: Path, learnable: Dataset, shape_embeddings: LabelEmbeddings, world_size: int
+):
+    """Whether two go on or one does."""
+    variant, values = CASES[WITHIN]
+    alone = result(finish(start_run(learnable, shape_embeddings, variant, {}, **values)))
+    if world_size == 2:
+        assert_nearly(load(two, "within"), alone)
+        return
+    run = start_run(learnable, shape_embeddings, variant, {}, **values)
+    run.resume(two / "within.pt")
+    assert run.within is not None and run.within.steps == 2 and len(run.history) == 1
+    assert_nearly(result(finish(run)), alone)
 
 
 def test_a_closed_form_that_was_interrupted_is_that_of_one_process(

@@ -23,7 +23,7 @@ from lglm_core.model.head import Head, ImageSide, LabelKnowledge, Prediction
 from lglm_core.model.recogniser import ImagePath, Recogniser
 from lglm_core.recipe import PRESETS, Preset, TrainingRecipe
 from lglm_core.run import TrainingRun, build_model, label_knowledge, load_trained
-from lglm_core.training import Trainer, score
+from lglm_core.training import Trainer, Within, score
 from tests.lglm_core.runs import BASIC, FEATURES, SQUEEZENET, Values, finish, start_run, told
 from tests.lglm_core.small_heads import VARIANTS, draw_knowledge, small_head
 
@@ -271,6 +271,63 @@ def test_resuming_equals_never_having_stopped(
     assert told(resumed) == told(undisturbed)
 
 
+class Stopped(Exception):
+    """A run that ends within an epoch."""
+
+
+def stop_within_and_resume(start: Callable[[], TrainingRun], file: Path, steps: int) -> TrainingRun:
+    """Stop after so many steps of the second epoch."""
+    stopped = start()
+
+    def pause(within: Within) -> None:
+        stopped.save(file)
+        if within.state.epoch == 1:
+            assert within.steps == steps
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        for _ in stopped.epochs(pause_steps=steps, on_pause=pause):
+            pass
+    torch.manual_seed(12345)  # whatever another process drew
+    resumed = start()
+    resumed.resume(file)
+    taken: list[tuple[int, int]] = []
+    for _ in resumed.epochs(lambda epoch, step: taken.append((epoch, step.number))):
+        pass
+    every = resumed.training.steps
+    assert taken == [(epoch, step) for epoch in (1, 2) for step in range(every)][steps:]
+    return resumed
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_resuming_within_an_epoch_equals_never_having_stopped(
+    undisturbed: TrainingRun, start: StartRun, tmp_path: Path, steps: int
+):
+    resumed = stop_within_and_resume(start, tmp_path / "checkpoint.pt", steps)
+    assert same_weights(resumed.model, undisturbed.model)
+    assert told(resumed) == told(undisturbed)
+
+
+def test_an_epoch_that_was_interrupted_tells_of_all_its_time(start: StartRun, tmp_path: Path):
+    run = start()
+    run.within = Within(run.training.state(0, 1), (1.0, 0.0, 1.0), 1e-3, 1000.0)
+    run.save(tmp_path / "checkpoint.pt")
+    resumed = start()
+    resumed.resume(tmp_path / "checkpoint.pt")
+    end = next(resumed.epochs())
+    assert 1000 < end.seconds < 1100 and end.images_per_s < 0.01
+
+
+def test_pauses_are_within_epochs_and_change_nothing(undisturbed: TrainingRun, start: StartRun):
+    run = start()
+    pauses: list[tuple[int, int]] = []
+    for _ in run.epochs(pause_steps=1, on_pause=lambda w: pauses.append((w.state.epoch, w.steps))):
+        assert run.within is None
+    steps = run.training.steps
+    assert pauses == [(epoch, step) for epoch in range(3) for step in range(1, steps)]
+    assert same_weights(run.model, undisturbed.model) and told(run) == told(undisturbed)
+
+
 RESUMED: dict[str, tuple[str, Values, Values]] = {
     "averaged model and one cycle": ("probe", {}, {"recipe": "modern", "ema": 0.9}),
     "momentum and step": ("lglm", {}, {"recipe": "paper"}),
@@ -287,9 +344,12 @@ def test_resuming_anything_equals_never_having_stopped(start: StartRun, tmp_path
         return start(variant, options, **values)
 
     whole = finish(begin())
-    resumed = stop_and_resume(begin, tmp_path / "checkpoint.pt", after=1)
-    assert same_weights(resumed.model, whole.model) and same_weights(resumed.trained, whole.trained)
-    assert told(resumed) == told(whole)
+    stopped = [stop_and_resume(begin, tmp_path / "checkpoint.pt", after=1)]
+    if variant != "ridge":  # which takes no steps
+        stopped.append(stop_within_and_resume(begin, tmp_path / "checkpoint.pt", steps=2))
+    for resumed in stopped:
+        assert same_weights(resumed.model, whole.model) and same_weights(resumed.trained, whole.trained)
+        assert told(resumed) == told(whole)
 
 
 def test_the_same_seed_trains_the_same_weights(undisturbed: TrainingRun, start: StartRun):
@@ -591,6 +651,15 @@ def test_ridge_keeps_its_solution_also_with_a_recipe_that_averages(start: StartR
 def test_a_loss_that_is_no_longer_finite_ends_the_run(start: StartRun):
     with pytest.raises(RunError, match="no longer finite in epoch 1; lower the learning rate"):
         finish(start(lr=1e30, backbone_lr=1e30, batch_size=2))
+
+
+def test_a_loss_that_is_no_longer_finite_is_not_kept(start: StartRun):
+    kept: list[Within] = []
+    run = start(lr=1e30, backbone_lr=1e30, batch_size=2)
+    with pytest.raises(RunError, match="no longer finite in epoch 1"):
+        for _ in run.epochs(pause_steps=1, on_pause=kept.append):
+            pass
+    assert len(kept) < run.training.steps - 1 and all(np.isfinite(within.sums).all() for within in kept)
 
 
 def test_pictures_smaller_than_the_stride_are_refused():
