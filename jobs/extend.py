@@ -11,7 +11,7 @@ from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.options import Extend
 from lglm_core import rooms
-from lglm_core.aliases import parse_aliases, refuse_unknown
+from lglm_core.aliases import Aliases
 from lglm_core.data import storage, unpacked
 from lglm_core.errors import InputError
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 def run(options: Extend) -> Outcome:
     """Extend the model, unless the same extension is complete."""
     model = rooms.require(options.model, "model")
-    aliases = parse_aliases(options.alias)
+    aliases = Aliases.gather(options.alias, options.alias_file)
     thresholds = storage.sha256(storage.join(options.model, "thresholds.json"))  # people may edit them
     inputs = {
         "model": model.fingerprint,
         "thresholds": thresholds,
         "glove": unpacked.sha256(options.glove),
     }
-    recipe = rooms.Recipe("model", inputs, {"added": list(options.label), "alias": aliases})
+    recipe = rooms.Recipe("model", inputs, {"added": list(options.label), "alias": aliases.words})
     manifest = rooms.find(options.out, recipe)
     status = "already complete" if manifest else "done"
     manifest = manifest or _extend(options, aliases, model, recipe)
@@ -52,7 +52,7 @@ def _missing_words(options: Extend) -> dict[str, tuple[str, ...]]:
 
 
 def _extend(
-    options: Extend, aliases: dict[str, str], trained: rooms.Manifest, recipe: rooms.Recipe
+    options: Extend, aliases: Aliases, trained: rooms.Manifest, recipe: rooms.Recipe
 ) -> rooms.Manifest:
     import torch
 
@@ -62,7 +62,7 @@ def _extend(
 
     bundle = load_bundle(options.model)
     check_extensible(bundle.model)
-    refuse_unknown(aliases, options.label, "--alias", of="labels to add")
+    aliases.check(options.label, of="labels to add")
     for name in options.label:
         if name in bundle.labels.names:
             raise InputError(
@@ -70,7 +70,7 @@ def _extend(
                 "label otherwise, and give its words with --alias 'label=words'"
             )
     labels = LabelVocabulary([*bundle.labels, *options.label])  # refuses a name that is given twice
-    embeddings = _embeddings(options, aliases, bundle, labels)
+    embeddings = _embeddings(options, aliases.words, bundle, labels)
     vectors = torch.from_numpy(embeddings.vectors[len(bundle.labels) :].copy())
     rooms.begin(options.out, recipe)
     return save_bundle(

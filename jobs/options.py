@@ -146,7 +146,7 @@ class ShardVoc(ShardFound):
 
 
 class ShardTable(ShardFound):
-    """Shard your own pictures from a CSV, JSONL or Parquet table."""
+    """Shard your own pictures from a CSV, TSV, JSONL or Parquet table."""
 
     source = "lglm_core.data.table:TableSource"
 
@@ -303,6 +303,8 @@ class Extend(Options):
     """The GloVe text file that the model's label vectors came from, also in gzip or as ARCHIVE.zip/NAME."""
     alias: tuple[str, ...] = ()
     """'label=words': use other words for an added label; may be given several times."""
+    alias_file: UrlOrNone = None
+    """File of such aliases, a JSON object or one 'label=words' a line; --alias wins over it."""
     out: Url
     """Model folder to write."""
 

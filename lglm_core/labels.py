@@ -19,7 +19,8 @@ class LabelVocabulary(Sequence[str]):
             twice = next(name for name in self.names if self.names.count(name) > 1)
             raise InputError(f"label {twice!r} is named twice")
         if len(self.names) < 2:
-            raise InputError(f"{len(self.names)} labels found; a multi-label model needs at least 2")
+            found = f"{self.names[0]!r} alone" if self.names else "none"
+            raise InputError(f"a multi-label model needs at least 2 labels; found {found}")
 
     @overload
     def __getitem__(self, column: int) -> str: ...
@@ -68,6 +69,11 @@ class LabelVocabulary(Sequence[str]):
         names = parse_json(data, url)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise InputError(f"{url}: expected a JSON list of label names")
+        return cls.found(names, url)
+
+    @classmethod
+    def found(cls, names: Iterable[str], url: str) -> "LabelVocabulary":
+        """Make a vocabulary of names found in a file; *url* is for the error."""
         try:
             return cls(names)
         except InputError as error:

@@ -45,7 +45,7 @@ class TrainLglm(LabelVectors, Recipe, Cluster):
     max_rejected: MaxRejected = 0.2
     """Share of the pictures that may be unreadable; with more, nothing is trained."""
     table: UrlOrNone = None
-    """With source table: a CSV, JSONL or Parquet file with the columns image and labels."""
+    """With source table: a CSV, TSV, JSONL or Parquet file with the columns image and labels."""
     image_root: UrlOrNone = None
     """With source table: the folder that the column image is relative to."""
     validation_share: Share = 0.2

@@ -1,5 +1,7 @@
 """What in a dataset deserves a look before anything is trained on it."""
 
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -50,11 +52,25 @@ def remarks(statistics: DatasetStatistics) -> Iterator[Remark]:
     ]
     few = (train.positives > 0) & (train.positives < FEW)
     about.append((f"With fewer than {FEW} training pictures", few))
+    about += _odd_names(statistics)
     rarest_first = statistics.frequency_order[::-1]
     for text, concerned in about:
         columns = rarest_first[concerned[rarest_first]].tolist()
         if columns:
             yield Remark(text, tuple(statistics.labels[column] for column in columns))
+
+
+def _odd_names(statistics: DatasetStatistics) -> list[tuple[str, np.ndarray]]:
+    """Which labels, bool [C], are perhaps not what their table's author meant."""
+    names = statistics.labels.names
+    bare = [re.sub(r"[\s_-]+", " ", name).strip().casefold() for name in names]
+    counts = Counter(bare)
+    alike = np.array([counts[name] > 1 for name in bare])
+    several = np.array([bool(re.search("[,;]", name)) for name in names])
+    found = [("Alike but for case, spaces, '_' and '-', yet labels of their own", alike)]
+    if statistics.manifest.options.get("source") == "table":
+        found.append(("With ',' or ';' in their names; what separates labels in a cell is '|'", several))
+    return found
 
 
 def drifts(statistics: DatasetStatistics) -> list[Drift]:

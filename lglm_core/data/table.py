@@ -1,4 +1,4 @@
-"""People's own pictures: a CSV, JSONL or Parquet table of image paths and labels."""
+"""People's own pictures: a table of image paths and labels, as CSV, TSV, JSONL or Parquet."""
 
 import io
 import json
@@ -76,7 +76,7 @@ class TableSource:
         """All labels, in the order given, or in alphabetical order."""
         occur = {name for column in ("labels", "unknown") for names in self._names(column) for name in names}
         if self._order is None:
-            return LabelVocabulary(sorted(occur))
+            return LabelVocabulary.found(sorted(occur), self.url)
         if lacking := sorted(occur - set(self._order)):
             raise InputError(
                 f"{self.url}: {len(lacking)} labels are not among the {len(self._order)} of "
@@ -165,7 +165,7 @@ class TableSource:
             lines = data.decode("utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise InputError(f"{url}: not UTF-8 text ({error.reason})") from error
-        return LabelVocabulary(line.strip() for line in lines if line.strip())
+        return LabelVocabulary.found((line.strip() for line in lines if line.strip()), url)
 
 
 def _text_of(cell: Any) -> str:
@@ -207,15 +207,17 @@ def _parse(data: bytes, url: str) -> Columns:
             return _to_columns(storage.parse_parquet(data, url), url)
         if suffix in ("jsonl", "ndjson"):
             return _parse_jsonl(data, url)
-        if suffix == "csv":
+        if suffix in ("csv", "tsv"):
+            by = pyarrow.csv.ParseOptions(delimiter="," if suffix == "csv" else "\t")
             as_text = pyarrow.csv.ConvertOptions(  # a label that looks like a number is still a name
                 column_types=dict.fromkeys(USED, pa.string()),
                 strings_can_be_null=False,
             )
-            return _to_columns(pyarrow.csv.read_csv(io.BytesIO(data), convert_options=as_text), url)
+            table = pyarrow.csv.read_csv(io.BytesIO(data), parse_options=by, convert_options=as_text)
+            return _to_columns(table, url)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{url}: not a readable .{suffix} table ({error})") from error
-    raise InputError(f"{url}: a table ends in .csv, .jsonl or .parquet, not in .{suffix}")
+    raise InputError(f"{url}: a table ends in .csv, .tsv, .jsonl or .parquet, not in .{suffix}")
 
 
 def _to_columns(table: pa.Table, url: str) -> Columns:

@@ -102,6 +102,14 @@ def test_what_is_remarked_is_marked(here: Here, tmp_path: Path):
     assert "by more than chance explains: late (val 100.0%, train" in " ".join(result.stdout.split())
 
 
+def test_names_that_were_perhaps_not_meant_are_remarked(here: Here, tmp_path: Path):
+    names = ["traffic light", "Traffic_Light", "dog, cat", "dog"]
+    rows: list[dict[str, object]] = [{"labels": [name], "split": "train"} for name in names]
+    said = " ".join(here("dataset", "--dataset", written(tmp_path, rows)).stdout.split())
+    assert "'_' and '-', yet labels of their own: traffic light, Traffic_Light ! With" in said
+    assert "what separates labels in a cell is '|': dog, cat" in said
+
+
 def test_a_dataset_of_one_split_is_described_and_that_is_remarked(here: Here, tmp_path: Path):
     dataset = written(tmp_path, [{"labels": [name], "split": "train"} for name in "abc"])
     result = here("dataset", "--dataset", dataset, "--html", tmp_path / "page.html")

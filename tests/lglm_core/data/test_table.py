@@ -220,6 +220,19 @@ def test_another_column_may_be_given_twice(tmp_path: Path, format: str):
     assert (image.source, image.labels) == ("image", ("labels",))
 
 
+def test_tabs_separate_the_columns_of_a_tsv(tmp_path: Path):
+    (tmp_path / "labels.tsv").write_text("image\tlabels\na, b.jpg\tcat|dog, wet\n")
+    (image,) = TableSource(f"{tmp_path}/labels.tsv", str(tmp_path)).images()
+    assert (image.source, image.labels) == ("a, b.jpg", ("cat", "dog, wet"))
+
+
+@pytest.mark.parametrize(("cell", "found"), [("", "none"), ("cat", "'cat' alone")])
+def test_too_few_labels_are_refused_where_they_stand(tmp_path: Path, cell: str, found: str):
+    why = f"a multi-label model needs at least 2 labels; found {found}"
+    with pytest.raises(InputError, match=rf"labels\.csv: {why}"):
+        csv(tmp_path, f"image,labels\na.jpg,{cell}\n").labels()
+
+
 def test_other_columns_are_ignored(tmp_path: Path):
     source = csv(tmp_path, "who,labels,image\nme,cat|dog,a.jpg\n")
     assert [(image.source, image.labels) for image in source.images()] == [("a.jpg", ("cat", "dog"))]
@@ -302,7 +315,9 @@ def test_a_line_may_leave_out_its_labels(tmp_path: Path):
 
 def test_another_suffix_is_refused(tmp_path: Path):
     (tmp_path / "labels.xlsx").touch()
-    with pytest.raises(InputError, match=r"a table ends in \.csv, \.jsonl or \.parquet, not in \.xlsx"):
+    with pytest.raises(
+        InputError, match=r"a table ends in \.csv, \.tsv, \.jsonl or \.parquet, not in \.xlsx"
+    ):
         TableSource(f"{tmp_path}/labels.xlsx", str(tmp_path)).labels()
 
 
