@@ -24,6 +24,7 @@ from tests.benchmarks import (
     head,
     label_side,
     metrics,
+    planning,
     reading,
     sharding,
     training_step,
@@ -31,7 +32,7 @@ from tests.benchmarks import (
 from tests.benchmarks.registry import BENCHMARKS, Result
 
 OUT = Path("build/bench.json")
-TOPICS = (head, fusion, label_side, training_step, metrics, attribution, sharding, reading)
+TOPICS = (head, fusion, label_side, training_step, metrics, attribution, planning, sharding, reading)
 # Importing them registers theirs.
 HEADER = ("name", "ours", "baseline", "unit", "ratio", "target", "met")
 

@@ -1,0 +1,94 @@
+"""Planning a COCO of a million pictures, none of which is there, beside what may be taken for it.
+
+python -m tests.benchmarks.planning COCO    plan it; print the seconds of the processor and the bytes taken
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from lglm_core.data.coco import CocoSource
+from lglm_core.data.plan import make_plan
+from tests.benchmarks.registry import Measured, benchmark
+
+LIMIT_S, LIMIT_GB = 120.0, 6.0
+LABELS = 80
+PER_SHARD = 1000
+
+
+@benchmark("s", target=1)
+def plan_a_million(images: int = 1_000_000, annotations: int = 3_000_000) -> Measured:
+    """The plan of a COCO of 1,000,000 pictures and 3,000,000 annotations, against the limit of two minutes."""
+    return Measured(planned(images, annotations)[0], LIMIT_S, f"{images} pictures, {annotations} annotations")
+
+
+@benchmark("GB", target=1)
+def plan_a_million_memory(images: int = 1_000_000, annotations: int = 3_000_000) -> Measured:
+    """The memory that it takes at most, against the limit of 6 GB."""
+    return Measured(
+        planned(images, annotations)[1], LIMIT_GB, f"{images} pictures, {annotations} annotations"
+    )
+
+
+@cache
+def planned(images: int, annotations: int) -> tuple[float, float]:
+    """Seconds of the processor, and gigabytes, that a process of its own took."""
+    with TemporaryDirectory(prefix="lglm-bench-") as root:
+        for number, (split, part) in enumerate((("train", 9), ("val", 1))):
+            Path(root, f"{split}2017").mkdir()
+            write(Path(root), split, number * images, images * part // 10, annotations * part // 10)
+        command = [sys.executable, "-m", __name__, root]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = json.loads(said)
+    assert found["planned"] == images
+    return found["seconds"], found["bytes"] / 1e9
+
+
+def write(root: Path, split: str, first: int, images: int, annotations: int) -> None:
+    """Write the annotation file of a split, whose pictures are numbered from *first* + 1."""
+    rng = np.random.default_rng(first)
+    whose, what = rng.integers(0, images, annotations), rng.integers(0, LABELS, annotations)
+    folder = root / "annotations"
+    folder.mkdir(exist_ok=True)
+
+    def pictures() -> Iterator[dict[str, Any]]:
+        for number in range(first + 1, first + images + 1):
+            yield {"id": number, "file_name": f"{number:012d}.jpg", "width": 640, "height": 480}
+
+    def objects() -> Iterator[dict[str, Any]]:
+        outline = {"bbox": [10.5, 20.5, 30.0, 40.0], "area": 1200.0, "iscrowd": 0}
+        outline["segmentation"] = [[10.5, 20.5, 40.5, 20.5, 40.5, 60.5, 10.5, 60.5]]
+        for number, (image, label) in enumerate(zip(whose.tolist(), what.tolist(), strict=True)):
+            yield {"id": number, "image_id": first + 1 + image, "category_id": label + 1, **outline}
+
+    categories = [{"id": label + 1, "name": f"label {label}"} for label in range(LABELS)]
+    with (folder / f"instances_{split}2017.json").open("w") as file:
+        for lead, rows in (('{"images": [', pictures()), ('], "annotations": [', objects())):
+            file.write(lead)
+            for number, row in enumerate(rows):
+                file.write((", " if number else "") + json.dumps(row))
+        file.write('], "categories": ' + json.dumps(categories) + "}")
+
+
+def main(root: str) -> None:
+    """Plan, and tell what it took."""
+    started = time.process_time()
+    source = CocoSource(root)
+    source.inputs()
+    plan = make_plan(source, PER_SHARD)
+    taken = time.process_time() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"planned": plan.planned, "seconds": taken, "bytes": peak}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
