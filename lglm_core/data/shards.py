@@ -189,7 +189,7 @@ def _add(
     header, padding = frame(f"{image.key}.jpg", data)
     description = compact_json(_description(image))
     json_header, json_padding = frame(f"{image.key}.json", description)
-    behind = padding + json_header + description + json_padding  # at once: a write costs as much as its bytes
+    behind = padding + json_header + description + json_padding  # one write: small ones cost a call each
     row = {
         "key": image.key,
         "offset": tar.size + len(header),
