@@ -79,8 +79,9 @@ class TableSource:
             return LabelVocabulary.found(sorted(occur), self.url)
         if lacking := sorted(occur - set(self._order)):
             raise InputError(
-                f"{self.url}: {len(lacking)} labels are not among the {len(self._order)} of "
-                f"{storage.shown(self.label_order or '')}, such as {lacking[0]!r}"
+                f"{self.url}: {lacking[0]!r} is not among the {len(self._order)} labels of "
+                f"{storage.shown(self.label_order or '')}"
+                + (f", nor are {len(lacking) - 1} more" if lacking[1:] else "")
             )
         return self._order
 

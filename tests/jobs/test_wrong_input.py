@@ -151,7 +151,7 @@ def test_splits_with_other_categories(here: Here, tmp_path: Path, out: Path):
         ("t.csv", b"image,labels\na\xff.jpg,dog|cat\n", "t.csv"),
         ("t.csv", b"image,labels\n,dog|cat\n", "row 1"),
         ("t.csv", b"image,labels\na.jpg,dog|cat\na.jpg,dog\n", "row 2"),
-        ("t.csv", b"image,labels\na.jpg,dog\n", "1 labels"),
+        ("t.csv", b"image,labels\na.jpg,dog\n", "found 'dog' alone"),
         ("t.csv", b"image,labels,split\na.jpg,dog|cat,../up\n", "../up"),
         ("t.csv", b"image,labels,split\na.jpg,dog|cat,val\n", "train"),
         ("t.jsonl", b'{"image": "a.jpg"}\n', "labels"),
