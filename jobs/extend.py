@@ -4,14 +4,14 @@ lglm extend --model RUN/model --label skateboard 'fire hydrant' --glove glove.6B
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.options import Extend
 from lglm_core import rooms
-from lglm_core.aliases import Aliases
+from lglm_core.aliases import parse_aliases, read_aliases, refuse_unknown
 from lglm_core.data import storage, unpacked
 from lglm_core.errors import InputError
 
@@ -24,22 +24,37 @@ if TYPE_CHECKING:
 def run(options: Extend) -> Outcome:
     """Extend the model, unless the same extension is complete."""
     model = rooms.require(options.model, "model")
-    aliases = Aliases.gather(options.alias, options.alias_file)
+    from_file = read_aliases(options.alias_file) if options.alias_file else {}
+    aliases = {label: from_file[label] for label in options.label if label in from_file}
+    aliases |= parse_aliases(options.alias)
     thresholds = storage.sha256(storage.join(options.model, "thresholds.json"))  # people may edit them
     inputs = {
         "model": model.fingerprint,
         "thresholds": thresholds,
         "glove": unpacked.sha256(options.glove),
     }
-    recipe = rooms.Recipe("model", inputs, {"added": list(options.label), "alias": aliases.words})
+    recipe = rooms.Recipe("model", inputs, {"added": list(options.label), "alias": aliases})
     manifest = rooms.find(options.out, recipe)
     status = "already complete" if manifest else "done"
-    manifest = manifest or _extend(options, aliases, model, recipe)
+    if not manifest:
+        _refuse_unknown(options, from_file)
+        manifest = _extend(options, aliases, model, recipe)
     added = ", ".join(options.label)
     summary = f"{options.out}: model, {status}: {manifest.counts['labels']} labels, of which by name: {added}"
     for name, words in _missing_words(options).items():
         summary += f"\n  {name!r} goes without {', '.join(words)}, which the word vectors lack"
     return Outcome(status, options.out, summary, counts=manifest.counts)
+
+
+def _refuse_unknown(options: Extend, from_file: Iterable[str]) -> None:
+    """Refuse an alias for no label; a file may be the one that the model's own labels had theirs from."""
+    from lglm_core.labels import LabelVocabulary
+
+    refuse_unknown(parse_aliases(options.alias), options.label, "--alias", of="labels to add")
+    if options.alias_file:
+        standing = LabelVocabulary.load(storage.join(options.model, "labels.json"))
+        where = f"--alias-file {storage.shown(options.alias_file)}"
+        refuse_unknown(from_file, [*standing, *options.label], where, of="labels, old and new")
 
 
 def _missing_words(options: Extend) -> dict[str, tuple[str, ...]]:
@@ -52,7 +67,7 @@ def _missing_words(options: Extend) -> dict[str, tuple[str, ...]]:
 
 
 def _extend(
-    options: Extend, aliases: Aliases, trained: rooms.Manifest, recipe: rooms.Recipe
+    options: Extend, aliases: dict[str, str], trained: rooms.Manifest, recipe: rooms.Recipe
 ) -> rooms.Manifest:
     import torch
 
@@ -62,7 +77,6 @@ def _extend(
 
     bundle = load_bundle(options.model)
     check_extensible(bundle.model)
-    aliases.check(options.label, of="labels to add")
     for name in options.label:
         if name in bundle.labels.names:
             raise InputError(
@@ -70,7 +84,7 @@ def _extend(
                 "label otherwise, and give its words with --alias 'label=words'"
             )
     labels = LabelVocabulary([*bundle.labels, *options.label])  # refuses a name that is given twice
-    embeddings = _embeddings(options, aliases.words, bundle, labels)
+    embeddings = _embeddings(options, aliases, bundle, labels)
     vectors = torch.from_numpy(embeddings.vectors[len(bundle.labels) :].copy())
     rooms.begin(options.out, recipe)
     return save_bundle(

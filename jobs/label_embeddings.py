@@ -14,7 +14,7 @@ from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.options import MakeLabelEmbeddings
 from lglm_core import rooms
-from lglm_core.aliases import Aliases
+from lglm_core.aliases import parse_aliases, read_aliases, refuse_unknown
 from lglm_core.data import storage, unpacked
 
 if TYPE_CHECKING:
@@ -33,13 +33,21 @@ WORDS_SHOWN = 3
 def run(options: MakeLabelEmbeddings) -> Outcome:
     """Make the vectors, unless the same ones are there."""
     dataset = rooms.require(options.dataset, "dataset")
-    aliases = Aliases.gather(options.alias, options.alias_file)
+    given = _aliases_by_place(options)
+    aliases = {label: words for place in given.values() for label, words in place.items()}
     inputs = {"labels": dataset.details["labels"], **_inputs(options, dataset)}
-    recipe = rooms.Recipe("label-embeddings", inputs, {"alias": aliases.words, "oov": options.oov})
+    recipe = rooms.Recipe("label-embeddings", inputs, {"alias": aliases, "oov": options.oov})
     manifest = rooms.find(options.out, recipe)
     status = "already complete" if manifest else "done"
-    manifest = manifest or _make(options, aliases, recipe)
+    manifest = manifest or _make(options, given, aliases, recipe)
     return Outcome(status, options.out, _summary(options.out, manifest, status), counts=manifest.counts)
+
+
+def _aliases_by_place(options: MakeLabelEmbeddings) -> dict[str, dict[str, str]]:
+    """The aliases by what gave them; what comes later wins."""
+    file = options.alias_file
+    from_file = {f"--alias-file {storage.shown(file)}": read_aliases(file)} if file else {}
+    return from_file | {"--alias": parse_aliases(options.alias)}
 
 
 def _inputs(options: MakeLabelEmbeddings, dataset: rooms.Manifest) -> dict[str, str]:
@@ -53,13 +61,19 @@ def _inputs(options: MakeLabelEmbeddings, dataset: rooms.Manifest) -> dict[str, 
     return words | counted if options.oov == "cooccurrence" else words
 
 
-def _make(options: MakeLabelEmbeddings, aliases: Aliases, recipe: rooms.Recipe) -> rooms.Manifest:
+def _make(
+    options: MakeLabelEmbeddings,
+    given: Mapping[str, Mapping[str, str]],
+    aliases: dict[str, str],
+    recipe: rooms.Recipe,
+) -> rooms.Manifest:
     from lglm_core.data.dataset import Dataset
     from lglm_core.label_embeddings import FILE
 
     dataset = Dataset.open(options.dataset)
-    aliases.check(dataset.labels.names)
-    embeddings, counts = _embed(options, aliases.words, dataset)
+    for place, labels in given.items():
+        refuse_unknown(labels, dataset.labels.names, place)
+    embeddings, counts = _embed(options, aliases, dataset)
     rooms.begin(options.out, recipe)
     embeddings.save(storage.join(options.out, FILE))
     return rooms.commit(

@@ -304,7 +304,8 @@ class Extend(Options):
     alias: tuple[str, ...] = ()
     """'label=words': use other words for an added label; may be given several times."""
     alias_file: UrlOrNone = None
-    """File of such aliases, a JSON object or one 'label=words' a line; --alias wins over it."""
+    """File of such aliases, a JSON object or one 'label=words' a line; --alias wins over it. What it says of
+    labels that the model has already does not count."""
     out: Url
     """Model folder to write."""
 

@@ -2,8 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 from lglm_core.data import storage
 from lglm_core.errors import InputError
@@ -34,29 +33,6 @@ def read_aliases(url: str) -> dict[str, str]:
         raise InputError(f"{storage.shown(url)}: not UTF-8 text ({error.reason})") from error
     pairs = _parse_json(text, url) if text.lstrip().startswith("{") else _parse_lines(text, url)
     return _by_label(pairs, storage.shown(url))
-
-
-@dataclass(frozen=True)
-class Aliases:
-    """Words by label, by what gave them; what comes later wins."""
-
-    given: Mapping[str, Mapping[str, str]]
-
-    @classmethod
-    def gather(cls, pairs: Iterable[str], file: str | None) -> "Aliases":
-        """Read those of the options ``--alias`` and ``--alias-file``."""
-        from_file = {f"--alias-file {storage.shown(file)}": read_aliases(file)} if file else {}
-        return cls(from_file | {"--alias": parse_aliases(pairs)})
-
-    @property
-    def words(self) -> dict[str, str]:
-        """The words that count, by label."""
-        return {label: words for place in self.given.values() for label, words in place.items()}
-
-    def check(self, names: Sequence[str], *, of: str = "labels") -> None:
-        """Refuse an alias for what is none of *names*; *of* says what these are."""
-        for where, aliases in self.given.items():
-            refuse_unknown(aliases, names, where, of=of)
 
 
 def refuse_unknown(aliases: Iterable[str], names: Sequence[str], where: str, *, of: str = "labels") -> None:

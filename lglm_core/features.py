@@ -79,12 +79,8 @@ class FeatureLoader:
     features: Features
     wants_mirror: bool = False
 
-    def training_epoch(self, epoch: int) -> Iterator[Batch]:
-        """Every sample once, in the same order and flipped alike as the loader's."""
-        return self.resume(self.loader.state(epoch, 0))
-
     def resume(self, state: LoaderState) -> Iterator[Batch]:
-        """Go on within an epoch: every sample that *state* does not count as done, once."""
+        """Every sample that *state* does not count as done, in the same order and flipped as the loader's."""
         seed = self.loader.seed
         for batch in self._batches(self.loader.order(state), state.position):
             flipped = [

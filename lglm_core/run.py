@@ -253,8 +253,8 @@ class TrainingRun:
         if self.regression is not None:
             self.regression.load_state_dict(checkpoint["regression"])
         self.history = _history(checkpoint)
-        if within := checkpoint["within"]:
-            self.within = Within(**{**within, "state": LoaderState(**within["state"])})
+        within = checkpoint["within"]
+        self.within = Within(**{**within, "state": LoaderState(**within["state"])}) if within else None
 
 
 def load_trained(model: Recogniser, file: Path) -> list[EpochEnd]:

@@ -50,19 +50,16 @@ class Step:
 class Within:
     """Where training is within an epoch, the same on every worker.
 
-    ``sums`` are those of L_M and of the penalty over the steps that were taken, and how many these were;
-    ``lr`` is the epoch's, at its beginning.
+    ``classification_loss`` and ``penalty`` are summed over the ``steps`` that are done; ``lr`` is the
+    epoch's, at its beginning; ``seconds`` were spent in training.
     """
 
     state: LoaderState
-    sums: tuple[float, float, float]
+    steps: int
+    classification_loss: float
+    penalty: float
     lr: float
     seconds: float
-
-    @property
-    def steps(self) -> int:
-        """How many steps of the epoch are done."""
-        return int(self.sums[2])
 
 
 @dataclass(frozen=True)
@@ -266,35 +263,40 @@ def train_epochs(
         regression: Solves the head in closed form in place of optimiser steps.
         val_targets: int8 [N, C] of the validation split.
         on_step: Called with (epoch, step) after every step, to show progress.
-        pause_steps: After how many steps within an epoch there is a pause; 0: never. One in closed form has
-            none.
+        pause_steps: After how many steps within an epoch there is a pause; 0: never. The single step of a
+            closed form has none.
         on_pause: Called then on every worker, to keep where training is.
 
     Raises:
         RunError: the loss is no longer finite.
     """
+    assert begun is None or begun.state.epoch == epochs.start
+    pause_steps = 0 if regression else pause_steps
     for epoch in epochs:
         trainer.model.train()
         lr = trainer.optimizer.param_groups[0]["lr"]
-        within, begun = begun or Within(loader.state(epoch, 0), (0.0, 0.0, 0.0), lr, 0.0), None
+        within, begun = begun or Within(loader.state(epoch, 0), 0, 0.0, 0.0, lr, 0.0), None
         started = time.perf_counter() - within.seconds
-        sums = torch.tensor(within.sums, dtype=torch.float64, device=trainer.device)
+        sums = torch.tensor(
+            [within.classification_loss, within.penalty], dtype=torch.float64, device=trainer.device
+        )
+        done = within.steps
         batches = _seeded(training.resume(within.state), loader, epoch, within.steps)
         steps = trainer.solve(batches, regression) if regression else trainer.fit(batches, within.steps)
         for step in steps:
-            sums += torch.stack([step.classification, step.penalty, torch.ones_like(step.penalty)]).double()
+            sums += torch.stack([step.classification, step.penalty]).double()
             if on_step:
                 on_step(epoch, step)
             done = step.number + 1
-            pauses = pause_steps and done % pause_steps == 0 and done < loader.steps and not regression
-            if on_pause and pauses:
-                state, means = loader.state(epoch, done), _mean_over_workers(sums, trainer, epoch)
-                on_pause(Within(state, means, within.lr, time.perf_counter() - started))
+            if on_pause and pause_steps and done % pause_steps == 0 and done < loader.steps:
+                state, losses = loader.state(epoch, done), _finite_means(sums, trainer, epoch)
+                paused = time.perf_counter()
+                on_pause(Within(state, done, *losses, within.lr, paused - started))
+                started += time.perf_counter() - paused
         if trainer.world_size > 1:
             _take_first_label_side(trainer)
         trained = time.perf_counter() - started
-        classification, penalty, taken = _mean_over_workers(sums, trainer, epoch)
-        classification, penalty = classification / taken, penalty / taken
+        classification, penalty = (loss / done for loss in _finite_means(sums, trainer, epoch))
         yield EpochEnd(
             epoch=epoch,
             loss=classification + trainer.penalty_weight * penalty,
@@ -365,16 +367,16 @@ def _take_first_label_side(trainer: Trainer) -> None:
             dist.broadcast(parameter, src=0)
 
 
-def _mean_over_workers(sums: Tensor, trainer: Trainer, epoch: int) -> tuple[float, float, float]:
-    """The mean of the workers' sums of losses, which have to be finite, and of their steps."""
+def _finite_means(sums: Tensor, trainer: Trainer, epoch: int) -> tuple[float, float]:
+    """The workers' sums of L_M and of the penalty, averaged; refused where a loss was not finite."""
     means = sums.clone()
     if trainer.world_size > 1:
         dist.all_reduce(means)
         means /= trainer.world_size
     if not means.isfinite().all():
         raise RunError(f"the loss is no longer finite in epoch {epoch + 1}; lower the learning rate")
-    classification, penalty, steps = means.tolist()
-    return classification, penalty, steps
+    classification, penalty = means.tolist()
+    return classification, penalty
 
 
 @torch.no_grad()

@@ -21,11 +21,11 @@ class DiskPlace:
 
     def __init__(self, url: str, name: str) -> None:
         self.url = url
-        self._name = name
+        self._name = name if not name.endswith("/") else str(Path(name))
 
     @cached_property
     def path(self) -> Path:
-        """Where it is; not asked for by who opens many files."""
+        """Where it is; made when it is asked for, as to make one takes as long as to open a file."""
         return Path(self._name)
 
     def is_file(self) -> bool:
@@ -61,19 +61,19 @@ class DiskPlace:
     def descriptor(self) -> int:
         """Open a regular file, for the caller to close."""
         try:
-            file = self._open()
-            if S_ISREG(os.fstat(file).st_mode):
-                return file
-            os.close(file)
+            # Reading a named pipe would wait for ever, and opening it would disturb who writes to it.
+            if not S_ISREG(os.stat(self._name).st_mode):  # noqa: PTH116 - without making a Path
+                raise UnreadableFile(f"{self.url}: not a regular file")
+            return os.open(self._name, os.O_RDONLY)
         except OSError as error:
             raise self._unreadable(error) from error
-        raise UnreadableFile(f"{self.url}: not a regular file")
 
     def read_range(self, offset: int, size: int) -> bytes:
         """Read *size* bytes from *offset*."""
         try:
             # Not through a file object: what that asks beside would cost a decoding thread twice its turns.
-            file = self._open()  # reading at a place in what is no regular file is an error
+            # Without waiting for somebody to write to a named pipe; reading at a place in it is an error.
+            file = os.open(self._name, os.O_RDONLY | os.O_NONBLOCK)
             try:
                 data = os.pread(file, size, offset)
                 while len(data) < size and (more := os.pread(file, size - len(data), offset + len(data))):
@@ -83,10 +83,6 @@ class DiskPlace:
                 os.close(file)
         except OSError as error:
             raise self._unreadable(error) from error
-
-    def _open(self) -> int:
-        # Without waiting for somebody to write to a named pipe.
-        return os.open(self._name, os.O_RDONLY | os.O_NONBLOCK)
 
     @contextmanager
     def staging(self) -> Iterator[Path]:

@@ -215,7 +215,9 @@ def _parse(data: bytes, url: str) -> Columns:
                 strings_can_be_null=False,
             )
             table = pyarrow.csv.read_csv(io.BytesIO(data), parse_options=by, convert_options=as_text)
-            return _to_columns(table, url)
+            columns = _to_columns(table, url)
+            _refuse_line_breaks(columns, url)
+            return columns
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{url}: not a readable .{suffix} table ({error})") from error
     raise InputError(f"{url}: a table ends in .csv, .tsv, .jsonl or .parquet, not in .{suffix}")
@@ -224,6 +226,17 @@ def _parse(data: bytes, url: str) -> Columns:
 def _to_columns(table: pa.Table, url: str) -> Columns:
     _refuse_twice(table.column_names, url)
     return table.to_pydict()
+
+
+def _refuse_line_breaks(columns: Columns, url: str) -> None:
+    """Refuse a cell that holds the rows behind it, as one does whose quotation mark is not closed."""
+    for name in USED:
+        for row, cell in enumerate(columns.get(name, ()), start=1):
+            if "\n" in cell or "\r" in cell:
+                raise InputError(
+                    f"{url}, row {row}, column {name!r}: a cell goes on over several lines, "
+                    f"{cell.splitlines()[0]!r} and more; close its '\"', or leave that out"
+                )
 
 
 def _refuse_twice(names: Sequence[str], where: str) -> None:

@@ -4,7 +4,6 @@ python -m tests.benchmarks.planning COCO    plan it; print the processor's secon
 """
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -49,7 +48,7 @@ def planned(images: int, annotations: int) -> tuple[float, float]:
         command = [sys.executable, "-m", __name__, root]
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = json.loads(said)
-    assert found["planned"] == images
+    assert found["planned"] == images, "a tenth of the pictures goes to val"
     return found["seconds"], found["bytes"] / 1e9
 
 
@@ -86,7 +85,8 @@ def main(root: str) -> None:
     source.inputs()
     plan = make_plan(source, PER_SHARD)
     taken = time.process_time() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    peak = int(status["VmHWM"].split()[0]) * 1024  # getrusage's begins with that of who started this
     print(json.dumps({"planned": plan.planned, "seconds": taken, "bytes": peak}))
 
 

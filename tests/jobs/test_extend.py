@@ -125,7 +125,7 @@ def test_a_label_that_cannot_be_added_is_refused(
 def test_aliases_come_from_a_file_too_and_the_command_line_wins(
     extend: Callable[..., Result], tmp_path: Path
 ):
-    (tmp_path / "aliases.txt").write_text("hydrant=dog\nhound=cat\n")
+    (tmp_path / "aliases.txt").write_text("hydrant=dog\nhound=cat\nperson=phone\n")
     more = ("--alias-file", tmp_path / "aliases.txt", "--alias", "hound=dog")
     assert extend("hydrant", "hound", more=more).code == 0
     words = LabelEmbeddings.load(f"{tmp_path}/extended/label_embeddings.parquet").words
@@ -137,7 +137,7 @@ def test_an_alias_for_a_label_that_is_not_added_is_refused(extend: Callable[...,
     refused(result, "--alias: 'rad car' is none of the 2 labels to add; closest: 'red car'", tmp_path)
     (tmp_path / "aliases.txt").write_text("rad car=car\n")
     result = extend("dog", "red car", more=("--alias-file", tmp_path / "aliases.txt"))
-    refused(result, "aliases.txt: 'rad car' is none of the 2 labels to add; closest: 'red car'", tmp_path)
+    refused(result, "aliases.txt: 'rad car' is none of the 5 labels, old and new; closest: 'red", tmp_path)
 
 
 def test_other_word_vectors_than_the_models_are_refused(extend: Callable[..., Result], tmp_path: Path):

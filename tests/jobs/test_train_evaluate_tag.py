@@ -398,6 +398,6 @@ def test_training_on_two_workers_that_was_killed_ends_as_if_it_had_not_been(
         resumed = lglm(*arguments)
         assert resumed.code == 0, resumed.stderr
         assert "goes on after " in resumed.stderr
-        assert "epoch 1/" not in resumed.stderr or often
+        assert "epoch 1/" not in resumed.stderr or (often and "goes on after 0 of" in resumed.stderr)
     ours, theirs = (room / "model" / "model.safetensors" for room in (out, run))
     assert ours.read_bytes() == theirs.read_bytes()

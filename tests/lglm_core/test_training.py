@@ -1,3 +1,4 @@
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from lglm_core.model.head import Head, ImageSide, LabelKnowledge, Prediction
 from lglm_core.model.recogniser import ImagePath, Recogniser
 from lglm_core.recipe import PRESETS, Preset, TrainingRecipe
 from lglm_core.run import TrainingRun, build_model, label_knowledge, load_trained
-from lglm_core.training import Trainer, Within, score
+from lglm_core.training import Trainer, Within, _seeded, score
 from tests.lglm_core.runs import BASIC, FEATURES, SQUEEZENET, Values, finish, start_run, told
 from tests.lglm_core.small_heads import VARIANTS, draw_knowledge, small_head
 
@@ -310,12 +311,48 @@ def test_resuming_within_an_epoch_equals_never_having_stopped(
 
 def test_an_epoch_that_was_interrupted_tells_of_all_its_time(start: StartRun, tmp_path: Path):
     run = start()
-    run.within = Within(run.training.state(0, 1), (1.0, 0.0, 1.0), 1e-3, 1000.0)
+    run.within = Within(run.training.state(0, 1), 1, 1.0, 0.0, 1e-3, 1000.0)
     run.save(tmp_path / "checkpoint.pt")
     resumed = start()
     resumed.resume(tmp_path / "checkpoint.pt")
     end = next(resumed.epochs())
     assert 1000 < end.seconds < 1100 and end.images_per_s < 0.01
+
+
+def test_time_in_pauses_is_not_training(start: StartRun):
+    run = start(epochs=1)
+    end = next(run.epochs(pause_steps=2, on_pause=lambda within: time.sleep(3)))
+    assert end.seconds < 3
+
+
+def test_resuming_at_an_epoch_s_end_forgets_where_within_one_a_run_was(
+    undisturbed: TrainingRun, start: StartRun, tmp_path: Path
+):
+    run = start()
+    next(run.epochs(pause_steps=1))
+    run.save(tmp_path / "checkpoint.pt")
+    run.within = Within(run.training.state(0, 1), 1, 1.0, 0.0, 1e-3, 1.0)
+    run.resume(tmp_path / "checkpoint.pt")
+    assert run.within is None
+    assert told(finish(run)) == told(undisturbed)
+
+
+def test_a_closed_form_has_no_pauses(start: StartRun):
+    run = start("ridge", {"ridge": 0.1}, **FEATURES)
+    pauses: list[Within] = []
+    for _ in run.epochs(pause_steps=1, on_pause=pauses.append):
+        pass
+    assert pauses == [] and run.training.steps > 1
+
+
+def test_what_dropout_draws_differs_between_steps_epochs_and_workers(learnable: Dataset):
+    seeds = [
+        torch.initial_seed()
+        for epoch in range(2)
+        for rank in range(2)
+        for _ in _seeded(iter([None] * 3), replace(loader_of(learnable, 4), rank=rank), epoch, first=0)
+    ]
+    assert len(set(seeds)) == 12
 
 
 def test_pauses_are_within_epochs_and_change_nothing(undisturbed: TrainingRun, start: StartRun):
@@ -546,7 +583,8 @@ def test_a_feature_of_a_flipped_picture_is_that_of_the_mirror_image(start: Start
     loader = run.loaders["train"]
     assert loader.augmentation == Augmentation(crop=False)
     flips = 0
-    for kept, anew in zip(run.batches["train"].training_epoch(0), loader.training_epoch(0), strict=True):
+    batches = run.batches["train"].resume(loader.state(0, 0))
+    for kept, anew in zip(batches, loader.training_epoch(0), strict=True):
         with torch.no_grad():
             maps = run.model.backbone.eval()(run.model.backbone.preprocessing(48).normalise(anew.images))
         np.testing.assert_array_equal(kept.rows, anew.rows)
@@ -601,7 +639,8 @@ def test_averaging_leaves_the_training_as_it_is(undisturbed: TrainingRun, start:
 
 def views_of(run: TrainingRun, epochs: int = 1) -> tuple[Tensor, Tensor]:
     """Pooled features and targets of the training pictures, as the epochs show them."""
-    batches = [batch for epoch in range(epochs) for batch in run.batches["train"].training_epoch(epoch)]
+    begun = [run.training.state(epoch, 0) for epoch in range(epochs)]
+    batches = [batch for state in begun for batch in run.batches["train"].resume(state)]
     real = [batch.weights.bool() for batch in batches]
     return (
         torch.cat([batch.images[keep][..., 0, 0] for batch, keep in zip(batches, real, strict=True)]),
@@ -659,7 +698,8 @@ def test_a_loss_that_is_no_longer_finite_is_not_kept(start: StartRun):
     with pytest.raises(RunError, match="no longer finite in epoch 1"):
         for _ in run.epochs(pause_steps=1, on_pause=kept.append):
             pass
-    assert len(kept) < run.training.steps - 1 and all(np.isfinite(within.sums).all() for within in kept)
+    assert len(kept) < run.training.steps - 1
+    assert all(np.isfinite(within.classification_loss) for within in kept)
 
 
 def test_pictures_smaller_than_the_stride_are_refused():

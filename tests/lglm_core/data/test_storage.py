@@ -1,5 +1,6 @@
 import io
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -196,6 +197,24 @@ def test_below_a_file_url_a_name_is_taken_as_it_is(tmp_path: Path, name: str):
     assert storage.read_bytes(storage.join(url, name)) == b"this one"
     storage.write_bytes(storage.join(url, "new", name), b"that one")
     assert (folder / "new" / name).read_bytes() == b"that one"
+
+
+def test_who_writes_to_a_named_pipe_is_not_disturbed(tmp_path: Path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["dd", "if=/dev/zero", f"of={pipe}", "count=1", "status=none"]) as writer:
+        with pytest.raises(storage.UnreadableFile, match="pipe: not a regular file"):
+            storage.open_stream(str(pipe))
+        with pipe.open("rb") as reader:
+            assert reader.read() == bytes(512)
+    assert writer.returncode == 0
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_slash_behind_a_file_changes_nothing(tmp_path: Path, scheme: str):
+    (tmp_path / "a.jpg").write_bytes(b"A")
+    url = f"{scheme}{tmp_path}/a.jpg/"
+    assert storage.is_file(url) and storage.read_bytes(url) == b"A" == storage.read_range(url, 0, 1)
 
 
 def test_a_range_of_a_named_pipe_is_refused(tmp_path: Path):

@@ -226,6 +226,16 @@ def test_tabs_separate_the_columns_of_a_tsv(tmp_path: Path):
     assert (image.source, image.labels) == ("a, b.jpg", ("cat", "dog, wet"))
 
 
+@pytest.mark.parametrize(("suffix", "by"), [("csv", ","), ("tsv", "\t")])
+@pytest.mark.parametrize("quoted", ['"big dog', '"big\ndog"'])
+def test_a_cell_that_takes_the_rows_behind_it_is_refused(tmp_path: Path, suffix: str, by: str, quoted: str):
+    rows = [f"{number}.jpg{by}{quoted if number == 3 else 'cat'}" for number in range(1, 9)]
+    table = tmp_path / f"t.{suffix}"
+    table.write_text("\n".join([f"image{by}labels", *rows, f'9.jpg{by}"dog"', ""]))
+    with pytest.raises(InputError, match=rf"t\.{suffix}, row 3, column 'labels': .* lines, 'big"):
+        list(TableSource(str(table), str(tmp_path)).images())
+
+
 @pytest.mark.parametrize(("cell", "found"), [("", "none"), ("cat", "'cat' alone")])
 def test_too_few_labels_are_refused_where_they_stand(tmp_path: Path, cell: str, found: str):
     why = f"a multi-label model needs at least 2 labels; found {found}"
