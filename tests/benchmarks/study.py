@@ -126,10 +126,8 @@ class Study:
 
     def part(self, train: Sequence[int], held: Sequence[int] | None = None) -> Part:
         """Take some training pictures; measured on *held* ones, or on the validation split."""
-        d = self.dataset
-        return Part(
-            d.url, d.manifest, d.labels, d.indexed, tuple(train), None if held is None else tuple(held)
-        )
+        rows = None if held is None else tuple(held)
+        return Part(**vars(self.dataset), train=tuple(train), held=rows)
 
     def run(
         self,
