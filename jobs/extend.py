@@ -36,25 +36,12 @@ def run(options: Extend) -> Outcome:
     recipe = rooms.Recipe("model", inputs, {"added": list(options.label), "alias": aliases})
     manifest = rooms.find(options.out, recipe)
     status = "already complete" if manifest else "done"
-    if not manifest:
-        _refuse_unknown(options, from_file)
-        manifest = _extend(options, aliases, model, recipe)
+    manifest = manifest or _extend(options, aliases, from_file, model, recipe)
     added = ", ".join(options.label)
     summary = f"{options.out}: model, {status}: {manifest.counts['labels']} labels, of which by name: {added}"
     for name, words in _missing_words(options).items():
         summary += f"\n  {name!r} goes without {', '.join(words)}, which the word vectors lack"
     return Outcome(status, options.out, summary, counts=manifest.counts)
-
-
-def _refuse_unknown(options: Extend, from_file: Iterable[str]) -> None:
-    """Refuse an alias for no label; a file may be the one that the model's own labels had theirs from."""
-    from lglm_core.labels import LabelVocabulary
-
-    refuse_unknown(parse_aliases(options.alias), options.label, "--alias", of="labels to add")
-    if options.alias_file:
-        standing = LabelVocabulary.load(storage.join(options.model, "labels.json"))
-        where = f"--alias-file {storage.shown(options.alias_file)}"
-        refuse_unknown(from_file, [*standing, *options.label], where, of="labels, old and new")
 
 
 def _missing_words(options: Extend) -> dict[str, tuple[str, ...]]:
@@ -67,7 +54,11 @@ def _missing_words(options: Extend) -> dict[str, tuple[str, ...]]:
 
 
 def _extend(
-    options: Extend, aliases: dict[str, str], trained: rooms.Manifest, recipe: rooms.Recipe
+    options: Extend,
+    aliases: dict[str, str],
+    from_file: Iterable[str],
+    trained: rooms.Manifest,
+    recipe: rooms.Recipe,
 ) -> rooms.Manifest:
     import torch
 
@@ -77,6 +68,10 @@ def _extend(
 
     bundle = load_bundle(options.model)
     check_extensible(bundle.model)
+    refuse_unknown(aliases, options.label, "--alias", of="labels to add")
+    if options.alias_file:  # which may be the one that the model's own labels had theirs from
+        where = f"--alias-file {storage.shown(options.alias_file)}"
+        refuse_unknown(from_file, [*bundle.labels, *options.label], where, of="labels, old and new")
     for name in options.label:
         if name in bundle.labels.names:
             raise InputError(

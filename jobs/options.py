@@ -266,16 +266,15 @@ class Train(Recipe, OnRay):
     """Ray Train workers; 0 trains in this process, without Ray."""
     cache: UrlOrNone = None
     """Folder on each worker's own disk to keep pictures in once they were read, as from a bucket."""
-    cache_gb: Annotated[float, Field(gt=0)] | None = None
-    """The most that the dataset may take up there, in units of 10^9 bytes, 100 if not given; copies of others
-    make room."""
+    cache_gb: Annotated[float, Field(gt=0)] = 100.0
+    """The most that the dataset may take up there, in units of 10^9 bytes; copies of others make room."""
     checkpoint_steps: Annotated[int, Field(ge=0)] = 1000
     """Steps between checkpoints within an epoch, from which an interrupted training goes on; 0: none but
     those at the ends of epochs."""
 
     @model_validator(mode="after")
     def _size_is_of_a_cache(self) -> Self:
-        if self.cache_gb is not None and self.cache is None:
+        if "cache_gb" in self.model_fields_set and self.cache is None:
             raise ValueError(f"--cache-gb {self.cache_gb:g} is the size of a cache; it needs --cache")
         return self
 

@@ -263,15 +263,6 @@ def stop_and_resume(start: Callable[[], TrainingRun], file: Path, after: int) ->
     return finish(resumed)
 
 
-@pytest.mark.parametrize("after", [1, 2])
-def test_resuming_equals_never_having_stopped(
-    undisturbed: TrainingRun, start: StartRun, tmp_path: Path, after: int
-):
-    resumed = stop_and_resume(start, tmp_path / "checkpoint.pt", after)
-    assert same_weights(resumed.model, undisturbed.model)
-    assert told(resumed) == told(undisturbed)
-
-
 class Stopped(Exception):
     """A run that ends within an epoch."""
 
@@ -300,11 +291,12 @@ def stop_within_and_resume(start: Callable[[], TrainingRun], file: Path, steps: 
     return resumed
 
 
-@pytest.mark.parametrize("steps", [1, 2])
-def test_resuming_within_an_epoch_equals_never_having_stopped(
-    undisturbed: TrainingRun, start: StartRun, tmp_path: Path, steps: int
+@pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.parametrize("stop_at_and_resume", [stop_and_resume, stop_within_and_resume])
+def test_resuming_equals_never_having_stopped(
+    undisturbed: TrainingRun, start: StartRun, tmp_path: Path, stop_at_and_resume: Callable, at: int
 ):
-    resumed = stop_within_and_resume(start, tmp_path / "checkpoint.pt", steps)
+    resumed = stop_at_and_resume(start, tmp_path / "checkpoint.pt", at)
     assert same_weights(resumed.model, undisturbed.model)
     assert told(resumed) == told(undisturbed)
 
