@@ -70,8 +70,8 @@ class Shard(OnRay):
     """Decode every picture to its end, or look at its header and its last bytes alone, which is faster."""
     max_side: PositiveInt | None = None
     """Scale pictures with a longer side down to it, in pixels, as JPEGs; default: all keep their bytes."""
-    quality: Annotated[int, Field(ge=1, le=95)] = 90
-    """Quality of those JPEGs."""
+    quality: Annotated[int, Field(ge=1, le=95)] | None = None
+    """Quality of those JPEGs; default 90."""
     duplicates: Literal["keep", "drop"] = "keep"
     """Pictures with the same bytes as another: keep and report them, or make rejects of all but one."""
     max_rejected: MaxRejected = 0.2
@@ -81,7 +81,7 @@ class Shard(OnRay):
 
     @model_validator(mode="after")
     def _quality_is_of_jpegs(self) -> Self:
-        if "quality" in self.model_fields_set and self.max_side is None:
+        if self.quality is not None and self.max_side is None:
             raise ValueError("--quality is of the pictures that --max-side scales down; it needs that")
         return self
 
@@ -266,15 +266,16 @@ class Train(Recipe, OnRay):
     """Ray Train workers; 0 trains in this process, without Ray."""
     cache: UrlOrNone = None
     """Folder on each worker's own disk to keep pictures in once they were read, as from a bucket."""
-    cache_gb: Annotated[float, Field(gt=0)] = 100.0
-    """The most that the dataset may take up there, in units of 10^9 bytes; copies of others make room."""
+    cache_gb: Annotated[float, Field(gt=0)] | None = None
+    """The most that the dataset may take up there, in units of 10^9 bytes; copies of others make room;
+    default 100."""
     checkpoint_steps: Annotated[int, Field(ge=0)] = 1000
     """Steps between checkpoints within an epoch, from which an interrupted training goes on; 0: none but
     those at the ends of epochs."""
 
     @model_validator(mode="after")
     def _size_is_of_a_cache(self) -> Self:
-        if "cache_gb" in self.model_fields_set and self.cache is None:
+        if self.cache_gb is not None and self.cache is None:
             raise ValueError(f"--cache-gb {self.cache_gb:g} is the size of a cache; it needs --cache")
         return self
 

@@ -62,9 +62,9 @@ def _recipe(inputs: Mapping[str, str], of_source: Mapping[str, Any], options: Sh
 
 
 def _intake(options: Shard) -> "Intake":
-    from lglm_core.data.intake import Intake
+    from lglm_core.data.intake import QUALITY, Intake
 
-    return Intake(options.verify, options.max_side, options.quality)
+    return Intake(options.verify, options.max_side, options.quality or QUALITY)
 
 
 def _complete(recipe: rooms.Recipe, options: Shard) -> Outcome | None:

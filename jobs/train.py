@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lglm_core.run import TrainingRun
     from lglm_core.training import EpochEnd, Step, Within
 
+CACHE_GB = 100.0
 SECONDS_BETWEEN_STEP_LINES = 15.0
 logger = logging.getLogger("lglm.train")
 
@@ -104,7 +105,7 @@ def _open_inputs(options: Train) -> "tuple[Dataset, LabelEmbeddings | None, Full
 
     whole = Dataset.open(options.dataset)
     if options.cache:
-        whole = whole.cached(options.cache, int(options.cache_gb * 1e9))
+        whole = whole.cached(options.cache, int((options.cache_gb or CACHE_GB) * 1e9))
     held = {*options.hold_out} & {*whole.labels}
     if len(whole.labels) - len(held) < 2:
         raise InputError(
@@ -203,7 +204,7 @@ def _train_on_ray(options: Train, recipe: rooms.Recipe, model: "Recogniser") -> 
         absolute = options.absolute()
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={"options": absolute.model_dump(exclude_unset=True), "lines": lines},
+            train_loop_config={"options": absolute.model_dump(), "lines": lines},
             scaling_config=ScalingConfig(
                 num_workers=options.num_workers, use_gpu=gpus() >= options.num_workers
             ),

@@ -93,6 +93,10 @@ def test_every_verb_and_flow_is_tested_here():
             ["shard", "coco", "--root", "r", "--out", "o", "--split-seed", "3"],
             "lglm shard coco: unrecognized arguments: --split-seed 3; see lglm shard coco --help",
         ),
+        (
+            ["shard", "coco", "--root", "r", "--out", "o", "--quality", "80"],
+            "--quality is of the pictures that --max-side scales down; it needs that",
+        ),
         (["dataset", "ds_coco"], "unrecognized arguments: ds_coco; expected --dataset ds_coco; see"),
         (["verify", "ds_coco"], "expected --dataset ds_coco; see lglm verify --help"),
         (["verify", "--ds=coco"], "unrecognized arguments: --ds=coco; see lglm verify --help"),
@@ -111,6 +115,7 @@ def test_every_verb_and_flow_is_tested_here():
         (["extend", "--model", "m", "--glove", "g", "--out", "o"], "--label"),
         (["train", *TRAIN, "--num-workers=-1"], "--num-workers"),
         (["train", *TRAIN, "--freeze-backbone=yes"], "--freeze-backbone"),
+        (["train", *TRAIN, "--cache-gb", "5"], "--cache-gb 5 is the size of a cache; it needs --cache"),
         (["train", *TRAIN, "--batch", "2"], "--batch"),
         (["export", "--model", "m", "--out", "o", "--onnx"], "--onnx"),
         (["complexity", "--head", "lglm", "nope"], "nope"),
@@ -375,14 +380,16 @@ def values_of(annotation: Any, rng: random.Random) -> Iterator[Any]:
             annotation = get_args(kind)[0]  # Annotated[...] within a union
 
 
-def random_options(kind: type[Options], rng: random.Random) -> Options:
-    """Options of *kind* with a value other than the default in every field that has another one."""
+def random_options(kind: type[Options], rng: random.Random, *, every: bool = True) -> Options:
+    """Options of *kind* with a value other than the default in every field, or some, that has another one."""
     while True:
-        values = {}
+        values, share = {}, 1 if every else rng.random()
         for name, info in kind.model_fields.items():
+            if not info.is_required() and rng.random() >= share:
+                continue
             candidates = values_of(info.annotation, rng)
             values[name] = next(value for value in candidates if value != info.default)
-        if "head_option" in values:  # which must suit the head
+        if "head_option" in kind.model_fields:  # which must suit the head
             values |= {"head": "lglm", "head_option": ("pooling=average", "feature_dropout=0.25")}
         try:
             return kind(**values)
@@ -400,6 +407,15 @@ def test_options_survive_the_way_through_their_arguments(name: tuple[str, ...]):
         parsed, as_json = command_line.parse(name[0], given, [*choice, *to_arguments(wanted)])
         assert parsed == wanted
         assert not as_json
+
+
+@pytest.mark.parametrize("name", KINDS, ids=NAMES)
+def test_options_survive_being_told_as_values(name: tuple[str, ...]):
+    kind, rng = KINDS[name], random.Random(f"{name}")
+    for _ in range(50):
+        wanted = random_options(kind, rng, every=False)
+        assert kind(**wanted.model_dump()) == wanted
+        assert kind.model_validate_json(wanted.model_dump_json()) == wanted
 
 
 def test_options_at_their_defaults_need_no_arguments():

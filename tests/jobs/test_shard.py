@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -206,6 +207,20 @@ def test_a_table_becomes_a_complete_room(lglm: Commands, tmp_path: Path):
     assert contents(out) == contents(
         make_dataset(source, tmp_path / "alone", max_samples_per_shard=PER_SHARD)
     )
+
+
+def test_pictures_are_scaled_down_with_the_quality_that_was_named(lglm: Commands, coco: Path, tmp_path: Path):
+    sizes = {}
+    for quality, named in ((90, ()), (30, ("--quality", 30))):
+        out = tmp_path / f"{quality}"
+        lglm.done("shard", "coco", "--root", coco, "--out", out, "--max-side", 24, *named)
+        assert_complete(out)
+        assert read_manifest(out)["options"]["quality"] == quality
+        index = pq.read_table(out / "index" / "train.parquet", columns=["width", "height"]).to_pylist()
+        assert {max(row.values()) for row in index} == {24}
+        with tarfile.open(next(out.rglob("*.tar"))) as tar:
+            sizes[quality] = sum(member.size for member in tar if member.name.endswith(".jpg"))
+    assert sizes[90] > sizes[30]
 
 
 def test_pictures_that_are_all_missing_leave_nothing_behind(lglm: Commands, coco: Path, tmp_path: Path):

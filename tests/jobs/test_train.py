@@ -3,11 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from jobs.options import Train
 from lglm_core.data.coco import CocoSource
 from lglm_core.data.source import LabelledImage
 from tests.jobs.commands import COCO_LABELS, Result, make_dataset
@@ -50,14 +46,3 @@ def test_what_is_held_out_must_leave_two_labels(
     held = ("--label-embeddings", tiny_labels, "--hold-out", *COCO_LABELS[1:])
     result = train(here, tiny_dataset, tmp_path / "run", *held)
     assert_refused(result, f"--hold-out names 3 of the 4 labels of {tiny_dataset}", out=tmp_path / "run")
-
-
-def test_the_size_of_no_cache_is_refused():
-    with pytest.raises(ValueError, match="--cache-gb 5 is the size of a cache; it needs --cache"):
-        Train(dataset="d", out="r", head="plain", cache_gb=5)
-
-
-@pytest.mark.parametrize("given", [{}, {"cache": "c"}, {"cache": "c", "cache_gb": 5, "epochs": 3}])
-def test_a_worker_is_told_what_was_given_and_makes_the_same_options_of_it(given: dict[str, Any]):
-    options = Train(dataset="d", out="r", head="plain", **given).absolute()
-    assert Train(**options.model_dump(exclude_unset=True)) == options
