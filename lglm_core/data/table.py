@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
@@ -18,8 +19,11 @@ from lglm_core.labels import LabelVocabulary
 from lglm_core.rooms import digest
 
 COLUMNS = ("image", "labels")
+SPLITS = ("train", "val", "test")
+NO_SPLIT = ("nan", "none", "null")
 USED = (*COLUMNS, "unknown", "split")
 SEPARATOR = "|"
+ONE_ROW = f"; all labels of a picture stand in one row, separated by {SEPARATOR!r}"
 OTHER_SECRETS = (
     ", but for user, password, query and fragment, which enter no dataset; give each picture its own path"
 )
@@ -89,7 +93,9 @@ class TableSource:
         """Every row, in the table's order."""
         images = self._columns["image"]
         splits = self._columns.get("split", [None] * len(images))
+        spelling = {name: name for name in SPLITS}
         seen: dict[str, int] = {}
+        places: dict[str, int] = {}
         rows = zip(images, self._names("labels"), self._names("unknown"), splits, strict=True)
         for row, (cell, labels, unknown, split) in enumerate(rows, start=1):
             image = self._text(cell, row, "image")
@@ -98,17 +104,27 @@ class TableSource:
             source = _source(image, self.image_root)
             key = key_of(source)
             if key in seen:
-                others = "" if image == str(images[seen[key] - 1]) else OTHER_SECRETS
+                others = ONE_ROW if image == str(images[seen[key] - 1]) else OTHER_SECRETS
                 raise InputError(
                     f"{self.url}, row {row}: image {source!r} stands in row {seen[key]} already{others}"
                 )
             seen[key] = row
+            uri = _place(image, self.image_root)
+            if (first := places.setdefault(_normal(uri), row)) != row:
+                other = _source(str(images[first - 1]), self.image_root)
+                raise InputError(
+                    f"{self.url}, row {row}: image {source!r} is that of row {first}, {other!r}; "
+                    "name each picture once"
+                )
             if both := set(labels) & set(unknown):
                 raise InputError(f"{self.url}, row {row}: {min(both)!r} is both a label and unknown")
+            named = self._split(split, row)
+            if (spelt := spelling.setdefault(named.casefold(), named)) != named:
+                raise InputError(f"{self.url}, row {row}: split {named!r}; write {spelt!r}")
             yield LabelledImage(
                 key=key,
-                split=self._split(split, row) or split_of(key, self.validation_share, self.split_seed),
-                uri=_place(image, self.image_root),
+                split=named or split_of(key, self.validation_share, self.split_seed),
+                uri=uri,
                 source=source,
                 labels=labels,
                 unknown=unknown,
@@ -124,9 +140,15 @@ class TableSource:
         missing = [name for name in COLUMNS if name not in columns]
         if missing:
             raise InputError(
-                f"{self.url}: no column {missing[0]!r}; found {', '.join(columns) or 'none'}, "
-                f"expected image, labels and, if you like, unknown and split"
+                f"{self.url}: no column {missing[0]!r}; found {', '.join(map(repr, columns)) or 'none'}, "
+                "expected image, labels (all of a picture's in one cell) and, if you like, unknown and split"
             )
+        for name in USED:
+            if name not in columns and (near := [other for other in columns if _bare(other) == _bare(name)]):
+                raise InputError(
+                    f"{self.url}: the column {near[0]!r} would be ignored; call it {name!r}, "
+                    "or something else if it is not that"
+                )
         return columns
 
     def _names(self, column: str) -> list[tuple[str, ...]]:
@@ -136,12 +158,19 @@ class TableSource:
 
     def _label_names(self, cell: Any, row: int, column: str) -> tuple[str, ...]:
         items = cell if isinstance(cell, list) else self._text(cell, row, column).split(SEPARATOR)
+        if isinstance(cell, str) and cell.strip()[:1] == "[" and cell.strip()[-1:] == "]":
+            raise InputError(
+                f"{self.url}, row {row}, column {column!r}: {cell!r} is a list written as text; "
+                f"separate labels by {SEPARATOR!r}, or bring lists as .parquet or .jsonl"
+            )
         names = (self._text(item, row, column).strip() for item in items)
         return tuple(dict.fromkeys(name for name in names if name))
 
     def _split(self, cell: Any, row: int) -> str:
         """The split that a cell names; "" where it names none."""
         name = self._text(cell, row, "split").strip()
+        if name.casefold() in NO_SPLIT:
+            raise InputError(f"{self.url}, row {row}: split {name!r}; leave the cell empty where it is open")
         if key_of(name) != name:
             raise InputError(
                 f"{self.url}, row {row}: split {name!r}; "
@@ -197,6 +226,15 @@ def _source(image: str, root: str) -> str:
     return shown if _has_address(image) else shown.removeprefix(storage.join(storage.shown(root), ""))
 
 
+def _normal(uri: str) -> str:
+    """The same for all ways to write where one file lies, but for links."""
+    return os.path.normpath(storage.local_path(uri).absolute()) if storage.is_local(uri) else uri
+
+
+def _bare(column: str) -> str:
+    return column.strip().casefold().removesuffix("s")
+
+
 def _has_address(image: str) -> bool:
     return "://" in image or image.startswith("/")
 
@@ -218,9 +256,19 @@ def _parse(data: bytes, url: str) -> Columns:
             columns = _to_columns(table, url)
             _refuse_line_breaks(columns, url)
             return columns
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowInvalid, UnicodeDecodeError, OSError) as error:
+        _refuse_other_encodings(data, suffix, url)
         raise InputError(f"{url}: not a readable .{suffix} table ({error})") from error
     raise InputError(f"{url}: a table ends in .csv, .tsv, .jsonl or .parquet, not in .{suffix}")
+
+
+def _refuse_other_encodings(data: bytes, suffix: str, url: str) -> None:
+    """Say so of a text that is in none of ours; how a reader stumbles over it tells nobody."""
+    try:
+        if suffix != "parquet":
+            data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{url}: not UTF-8 text ({error}); save it as that") from error
 
 
 def _to_columns(table: pa.Table, url: str) -> Columns:
