@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from lglm_core.data.plan import Plan
     from lglm_core.data.shards import Receipt
     from lglm_core.data.source import Source
+    from lglm_core.labels import LabelVocabulary
+
+LABELS_TOLD = 6
 
 
 def run(options: Shard) -> Outcome:
@@ -235,6 +238,7 @@ def _outcome(out: str, manifest: rooms.Manifest, status: str) -> Outcome:
         + ", ".join(f"{name} {split['samples']}" for name, split in splits.items())
         + f"), {counts['unlabelled']} of them without a label; {counts['rejected']} pictures rejected"
     ]
+    lines.append(f"  {_told(_labels(out, manifest))}")
     if counts["unlabelled_dropped"]:
         lines.append(f"  {counts['unlabelled_dropped']} pictures without a label were dropped")
     if counts["rejected"]:
@@ -245,6 +249,19 @@ def _outcome(out: str, manifest: rooms.Manifest, status: str) -> Outcome:
             f"{storage.join(out, 'duplicates.parquet')}, or dropped: rejects.parquet"
         )
     return Outcome(status.partition(",")[0], out, "\n".join(lines), counts=counts)
+
+
+def _labels(out: str, manifest: rooms.Manifest) -> "LabelVocabulary":
+    from lglm_core.data.parts import latest
+    from lglm_core.labels import LabelVocabulary
+
+    return LabelVocabulary.load(storage.join(out, latest("labels.json", manifest.details)))
+
+
+def _told(labels: "LabelVocabulary") -> str:
+    """Name some labels, in quotation marks: a cell that was taken apart in another way than meant is seen."""
+    more = f" and {len(labels) - LABELS_TOLD} more" if len(labels) > LABELS_TOLD else ""
+    return f"{len(labels)} labels: {', '.join(map(repr, labels[:LABELS_TOLD]))}{more}"
 
 
 @contextmanager

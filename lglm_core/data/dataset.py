@@ -24,7 +24,7 @@ from lglm_core.data.integrity import (
     read_checked,
     told,
 )
-from lglm_core.data.parts import earlier_manifest, in_part
+from lglm_core.data.parts import earlier_manifest, in_part, latest
 from lglm_core.data.shards import shard_name
 from lglm_core.errors import DamageError, InputError
 from lglm_core.labels import LabelVocabulary
@@ -146,8 +146,7 @@ class Dataset:
         small = {
             name: read_checked(url, name, files[name]) for name in files if not name.startswith("index/")
         }
-        every = [in_part("labels.json", number) for number in range(len(manifest.details["parts"]))]
-        last = [name for name in every if name in files][-1]
+        last = latest("labels.json", manifest.details)
         labels = LabelVocabulary.parse(small[last], storage.join(url, last))
         return cls(url, manifest, labels, labels)
 
@@ -200,9 +199,16 @@ class Dataset:
 
     def rejects(self) -> pa.Table:
         """The pictures that became no sample, of all parts: key, split, source, status, error."""
+        return self._of_all_parts("rejects.parquet")
+
+    def duplicates(self) -> pa.Table:
+        """The samples with the same bytes as another, the first, of all parts, of ``DUPLICATES_SCHEMA``."""
+        return self._of_all_parts("duplicates.parquet")
+
+    def _of_all_parts(self, name: str) -> pa.Table:
         files = self.manifest.details["files"]
-        names = [in_part("rejects.parquet", number) for number in range(len(self.manifest.details["parts"]))]
-        return pa.concat_tables([_table(self.url, name, files[name]) for name in names])
+        names = [in_part(name, part) for part in range(len(self.manifest.details["parts"]))]
+        return pa.concat_tables([_table(self.url, each, files[each]) for each in names])
 
     def training_shares(self) -> np.ndarray:
         """In which share of the training samples each label is, of those where it is known, float64 [C]."""

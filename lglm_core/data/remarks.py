@@ -1,6 +1,7 @@
 """What in a dataset deserves a look before anything is trained on it."""
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from lglm_core.data.statistics import DatasetStatistics, SplitStatistics
 FEW = 10  # training pictures; a label of fewer is hardly learned
 SURPRISING = 4.0  # standard deviations, so that of a thousand labels of equal shares hardly one is named
 FACTOR_APART = 1.5
+NOTHING = {"nan", "none", "null", "nil", "na", "n/a", "<na>"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,16 @@ def remarks(statistics: DatasetStatistics) -> Iterator[Remark]:
     rejected, planned = statistics.rejects.num_rows, statistics.manifest.counts["planned"]
     if rejected:
         yield Remark(f"{rejected:,} of {planned:,} pictures were rejected ({100 * rejected / planned:.1f}%)")
+    twins = statistics.twins
+    if twins.across:
+        yield Remark(
+            f"{twins.across:,} pictures of other splits are in train too, the same to the byte: what is "
+            "measured on them was learned; --duplicates drop, for a new dataset, leaves them out of train"
+        )
+    if twins.contradicting:
+        yield Remark(
+            f"{twins.contradicting:,} pictures are the same as another to the byte, but labelled otherwise"
+        )
     about = [("Without a training picture, so that nothing can be learned", train.positives == 0)]
     about += [
         (f"Without a picture in {split.name}, so that nothing can be measured there", split.positives == 0)
@@ -63,13 +75,22 @@ def remarks(statistics: DatasetStatistics) -> Iterator[Remark]:
 def _odd_names(statistics: DatasetStatistics) -> list[tuple[str, np.ndarray]]:
     """Which labels, bool [C], are perhaps not what their table's author meant."""
     names = statistics.labels.names
-    bare = [re.sub(r"[\s_-]+", " ", name).strip().casefold() for name in names]
+    normal = (unicodedata.normalize("NFC", name) for name in names)
+    bare = [re.sub(r"[\s_-]+", " ", name).strip().casefold() for name in normal]
     counts = Counter(bare)
     alike = np.array([counts[name] > 1 for name in bare])
-    several = np.array([bool(re.search("[,;]", name)) for name in names])
-    found = [("Alike but for case, spaces, '_' and '-', yet labels of their own", alike)]
+    found = [
+        ("Alike but for case, spaces, '_', '-' and how accents are encoded, yet labels of their own", alike)
+    ]
     if statistics.manifest.options.get("source") == "table":
-        found.append(("With ',' or ';' in their names; what separates labels in a cell is '|'", several))
+        several = np.array([bool(re.search("[,;]", name)) for name in names])
+        nothing = np.array([name in NOTHING for name in bare])
+        multi_hot = np.full(len(names), {*names} == {"0", "1"})
+        found += [
+            ("With ',' or ';' in their names; what separates labels in a cell is '|'", several),
+            ("Named as a cell that says nothing; leave such cells empty", nothing),
+            ("0 and 1, as if each told of one label; a cell names the labels that are there", multi_hot),
+        ]
     return found
 
 

@@ -78,6 +78,17 @@ class SplitStatistics:
 
 
 @dataclass(frozen=True)
+class Twins:
+    """Samples with the same bytes as another one.
+
+    Of ``across``, one is in train and the other is not; of ``contradicting``, their labels differ.
+    """
+
+    across: int
+    contradicting: int
+
+
+@dataclass(frozen=True)
 class Pair:
     """Two labels of ``count`` training pictures; ``lift`` is how many times as often as by chance."""
 
@@ -136,6 +147,7 @@ class DatasetStatistics:
     splits: tuple[SplitStatistics, ...]
     together: Together
     rejects: pa.Table
+    twins: Twins
 
     @property
     def train(self) -> SplitStatistics:
@@ -165,7 +177,7 @@ def describe(dataset: Dataset) -> DatasetStatistics:
     splits = tuple(_describe_split(dataset, dataset.split(name)) for name in names)
     together = _together(dataset.indexed, dataset.split("train"), splits[0])
     return DatasetStatistics(
-        dataset.url, dataset.manifest, dataset.indexed, splits, together, dataset.rejects()
+        dataset.url, dataset.manifest, dataset.indexed, splits, together, dataset.rejects(), _twins(dataset)
     )
 
 
@@ -203,6 +215,24 @@ def _together(labels: LabelVocabulary, split: Split, statistics: SplitStatistics
         else:
             known += len(targets)
     return Together(tuple(labels[int(column)] for column in columns), counts, known)
+
+
+def _twins(dataset: Dataset) -> Twins:
+    duplicates = dataset.duplicates()
+    splits, keys, first_splits, first_keys = (
+        duplicates.column(name).to_pylist() for name in ("split", "key", "first_split", "first_key")
+    )
+    labels: dict[tuple[str, str], list[int]] = {}
+    for split in {*splits, *first_splits}:
+        index = dataset.split(split).index
+        concerned = index.filter(pc.is_in(index.column("key"), pa.array({*keys, *first_keys}, pa.string())))
+        for key, theirs in zip(*(concerned.column(n).to_pylist() for n in ("key", "labels")), strict=True):
+            labels[split, key] = theirs
+    pairs = list(zip(zip(splits, keys, strict=True), zip(first_splits, first_keys, strict=True), strict=True))
+    return Twins(
+        across=sum((one[0] == "train") != (first[0] == "train") for one, first in pairs),
+        contradicting=sum(labels[one] != labels[first] for one, first in pairs),
+    )
 
 
 def _range(lengths: np.ndarray) -> Range | None:

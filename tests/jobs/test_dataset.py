@@ -103,11 +103,19 @@ def test_what_is_remarked_is_marked(here: Here, tmp_path: Path):
 
 
 def test_names_that_were_perhaps_not_meant_are_remarked(here: Here, tmp_path: Path):
-    names = ["traffic light", "Traffic_Light", "dog, cat", "dog"]
+    names = ["traffic light", "Traffic_Light", "dog, cat", "dog", "café", "cafe\u0301", "NaN", "N/A"]
     rows: list[dict[str, object]] = [{"labels": [name], "split": "train"} for name in names]
     said = " ".join(here("dataset", "--dataset", written(tmp_path, rows)).stdout.split())
-    assert "'_' and '-', yet labels of their own: traffic light, Traffic_Light ! With" in said
-    assert "what separates labels in a cell is '|': dog, cat" in said
+    alike = "traffic light, café, cafe\u0301, Traffic_Light"
+    assert f"and how accents are encoded, yet labels of their own: {alike} ! With" in said
+    assert "what separates labels in a cell is '|': dog, cat ! " in said
+    assert "! Named as a cell that says nothing; leave such cells empty: NaN, N/A" in said
+
+
+def test_a_vector_of_zeros_and_ones_is_remarked_as_that(here: Here, tmp_path: Path):
+    rows: list[dict[str, object]] = [{"labels": [0, 1, 0], "split": "train"}, {"labels": [1, 0, 0]}]
+    said = " ".join(here("dataset", "--dataset", written(tmp_path, rows)).stdout.split())
+    assert "! 0 and 1, as if each told of one label; a cell names the labels that are there: 1, 0" in said
 
 
 def test_a_dataset_of_one_split_is_described_and_that_is_remarked(here: Here, tmp_path: Path):
@@ -119,15 +127,21 @@ def test_a_dataset_of_one_split_is_described_and_that_is_remarked(here: Here, tm
 
 
 def test_duplicates_are_told_where_there_are_any(here: Here, tiny_dataset: Path, tmp_path: Path):
-    assert " duplicates\n" not in here("dataset", "--dataset", tiny_dataset).stdout
+    none = here("dataset", "--dataset", tiny_dataset).stdout
+    assert " duplicates\n" not in none and "to the byte" not in none
     coco = write_coco(tmp_path / "coco")
     pictures = sorted((coco / "train2017").iterdir())
-    for picture in pictures[1:3]:
+    (in_val, *_) = sorted((coco / "val2017").iterdir())
+    for picture in (pictures[1], pictures[4], in_val):  # of which the first shows what that in val does
         picture.write_bytes(pictures[0].read_bytes())
     dataset = make_dataset(CocoSource(str(coco)), tmp_path / "dataset")
     result = here("dataset", "--dataset", dataset, "--html", tmp_path / "page.html")
-    assert "  2 duplicates\n" in result.stdout
-    assert "2 duplicates" in (tmp_path / "page.html").read_text()
+    said = " ".join(result.stdout.split())
+    assert "  3 duplicates\n" in result.stdout
+    assert "! 3 pictures of other splits are in train too, the same to the byte: what is measured" in said
+    assert "! 2 pictures are the same as another to the byte, but labelled otherwise" in said
+    page = (tmp_path / "page.html").read_text()
+    assert "3 duplicates" in page and "pictures of other splits are in train too" in page
 
 
 # --- what is refused ---

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lglm_core.data.commit import REJECTS_SCHEMA
 from lglm_core.data.dataset import Dataset
-from lglm_core.data.statistics import DatasetStatistics, SplitStatistics, Together, describe
+from lglm_core.data.statistics import DatasetStatistics, SplitStatistics, Together, Twins, describe
 from lglm_core.gallery import Gallery, ShownPicture, draw_gallery
 from lglm_core.labels import LabelVocabulary
 from lglm_core.pages.dataset import BARS_PER_END, REJECTS_SHOWN, LogScale, dataset_page, distributions
@@ -46,7 +46,9 @@ def described(
     manifest = Manifest("dataset", "9f2c51ab" * 8, {}, {"source": "listed", "crowds": "keep"}, counts)
     table = pa.Table.from_pylist([dict(zip(REJECTS_SCHEMA.names, row, strict=True)) for row in rejects])
     rejected = table if rejects else REJECTS_SCHEMA.empty_table()
-    return DatasetStatistics("place", manifest, LabelVocabulary(names), tuple(splits), together, rejected)
+    return DatasetStatistics(
+        "place", manifest, LabelVocabulary(names), tuple(splits), together, rejected, Twins(0, 0)
+    )
 
 
 def small() -> str:
