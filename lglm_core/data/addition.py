@@ -1,7 +1,7 @@
 """Adding to a dataset: of a source, the pictures that are not in it yet."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -9,12 +9,14 @@ from typing import Any
 from lglm_core.data.dataset import Dataset
 from lglm_core.data.integrity import foreign_files
 from lglm_core.data.parts import earlier_manifest, in_part
+from lglm_core.data.read_ahead import read_ahead
 from lglm_core.data.source import LabelledImage, Source
 from lglm_core.errors import InputError
 from lglm_core.labels import LabelVocabulary
-from lglm_core.rooms import Manifest
+from lglm_core.rooms import Manifest, digest
 
 NAMED = 5
+LOOKED_AT = 20  # pictures that stand in the dataset: enough to know another folder by, and soon read
 WRITTEN = re.compile(r"shards/.*\.tar|receipts/.*\.json|index/.*\.parquet")
 Columns = tuple[tuple[int, ...], tuple[int, ...]]
 """Of the labels of a sample, and of the unknown ones."""
@@ -80,12 +82,17 @@ class Addition:
         """The pictures that are new, in the source's order.
 
         Raises:
-            InputError: one that is in the dataset has other labels now.
+            InputError: one that is in the dataset has other labels now or, of some that are compared, other
+                bytes.
         """
         self.standing = self.retried = 0
+        every = max(1, len(self._samples) // LOOKED_AT)
+        looked_at: list[LabelledImage] = []
         for image in self.source.images():
             name = self._name(image.split, image.key)
             if name in self._samples:
+                if self.standing % every == 0:
+                    looked_at.append(image)
                 self.standing += 1
                 self._refuse_other_labels(image, self._samples[name])
             elif name in self._rejected and not self.retry_rejected:
@@ -93,6 +100,7 @@ class Addition:
             else:
                 self.retried += name in self._rejected
                 yield image
+        self._refuse_other_pictures(looked_at)
 
     def numbers(self) -> dict[str, int]:
         """Of each split, the number of its first new shard."""
@@ -115,6 +123,26 @@ class Addition:
                     f"{', '.join(sorted(ours)) or 'none'}, now {', '.join(sorted(columns[name])) or 'none'}; "
                     "adding leaves what is there as it is: leave such pictures out, or write a new dataset"
                 )
+
+    def _refuse_other_pictures(self, images: Sequence[LabelledImage]) -> None:
+        """Refuse a source of other pictures with the same names, as two cameras give them."""
+        if "max_side" in self.dataset.manifest.options:
+            return  # what is stored is not what was read
+        digests = self._digests({image.key for image in images})
+        for image, read in zip(images, read_ahead(image.uri for image in images), strict=True):
+            if isinstance(read, bytes) and digest(read) != digests[self._name(image.split, image.key)]:
+                raise InputError(
+                    f"{image.source}: is in {self.dataset.url} already, and now another picture; adding leaves "
+                    "what is there as it is: give new pictures names of their own, or write a new dataset"
+                )
+
+    def _digests(self, keys: set[str]) -> dict[tuple[str, str], str]:
+        found: dict[tuple[str, str], str] = {}
+        for name in self.dataset.manifest.details["splits"]:
+            rows = self.dataset.split(name).rows(keys)
+            pairs = zip(rows.column("key").to_pylist(), rows.column("sha256").to_pylist(), strict=True)
+            found.update((self._name(name, key), sha256) for key, sha256 in pairs)
+        return found
 
     @cached_property
     def _samples(self) -> dict[tuple[str, str], Columns]:

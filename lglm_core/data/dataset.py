@@ -56,6 +56,10 @@ class Split:
         """The samples' keys."""
         return self.index.column("key").to_pylist()
 
+    def rows(self, keys: Collection[str]) -> pa.Table:
+        """Return those rows of the index that have one of *keys*."""
+        return self.index.filter(pc.is_in(self.index.column("key"), pa.array(keys, pa.string())))
+
     @cached_property
     def targets(self) -> np.ndarray:
         """int8 [samples, C]: 1 = the label is there, 0 = it is not, -1 = nobody said.

@@ -224,10 +224,9 @@ def _twins(dataset: Dataset) -> Twins:
     )
     labels: dict[tuple[str, str], list[int]] = {}
     for split in {*splits, *first_splits}:
-        index = dataset.split(split).index
-        concerned = index.filter(pc.is_in(index.column("key"), pa.array({*keys, *first_keys}, pa.string())))
-        for key, theirs in zip(*(concerned.column(n).to_pylist() for n in ("key", "labels")), strict=True):
-            labels[split, key] = theirs
+        rows = dataset.split(split).rows({*keys, *first_keys})
+        each = zip(rows.column("key").to_pylist(), rows.column("labels").to_pylist(), strict=True)
+        labels.update(((split, key), theirs) for key, theirs in each)
     pairs = list(zip(zip(splits, keys, strict=True), zip(first_splits, first_keys, strict=True), strict=True))
     return Twins(
         across=sum((one[0] == "train") != (first[0] == "train") for one, first in pairs),

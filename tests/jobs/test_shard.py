@@ -157,6 +157,7 @@ def test_a_complete_room_is_recognised_without_ray_and_torch(
     )
     result = lglm.python(code)
     assert result.code == 0, result.stderr
+    assert "  4 labels: 'person', 'parking meter', 'cell phone', 'dog'" in result.stdout.splitlines()
     assert result.stdout.splitlines()[-1] == "[]"
 
 

@@ -182,6 +182,31 @@ def test_other_labels_for_a_picture_that_is_there_are_refused(first: Dataset, li
         add(first, listed({"s0": ["b"]}))
 
 
+def test_another_picture_by_the_name_of_one_that_is_there_is_refused(first: Dataset, listed: Listed):
+    raw = Path(first.url).parent / "raw"
+    source = listed({"s0": ["a"], "s2": ["a"], "s7": ["a"]})
+    (raw / "s0").unlink()  # what is away is not compared
+    assert [image.key for image in Addition(source, first).images()] == ["s7"]
+    (raw / "s2").write_bytes((raw / "s7").read_bytes())
+    with pytest.raises(InputError, match=r"s2: is in .* already, and now another picture"):
+        add(first, source)
+
+
+def test_of_many_pictures_that_are_there_some_are_compared(
+    tmp_path: Path, encode: Encode, write_dataset: Callable[..., Dataset], listed_source: Listed
+):
+    rows = [("train", encode(Image.new("RGB", (5, 4), (n, 0, 0))), ["a"], []) for n in range(95)]
+    many = write_dataset(tmp_path, ["a", "b"], rows, per_shard=50)
+    raw = tmp_path / "raw"
+    images = [LabelledImage(f"s{n}", "train", str(raw / f"s{n}"), f"s{n}", ("a",), ()) for n in range(95)]
+    source = listed_source(("a", "b"), tuple(images))
+    assert list(Addition(source, many).images()) == []
+    for n in range(95):
+        (raw / f"s{n}").write_bytes(rows[(n + 1) % 95][1])
+    with pytest.raises(InputError, match="now another picture"):
+        list(Addition(source, many).images())
+
+
 def test_a_picture_that_could_not_be_read_is_taken_again_on_request_alone(first: Dataset, listed: Listed):
     raw = Path(first.url).parent / "raw"
     (raw / "s4").write_bytes((raw / "s0").read_bytes())
