@@ -132,8 +132,8 @@ class Addition:
         for image, read in zip(images, read_ahead(image.uri for image in images), strict=True):
             if isinstance(read, bytes) and digest(read) != digests[self._name(image.split, image.key)]:
                 raise InputError(
-                    f"{image.source}: is in {self.dataset.url} already, and now another picture; adding leaves "
-                    "what is there as it is: give new pictures names of their own, or write a new dataset"
+                    f"{image.source}: is in {self.dataset.url} already, and now another picture; adding "
+                    "leaves what is there as it is: give new pictures names of their own, or write a new dataset"
                 )
 
     def _digests(self, keys: set[str]) -> dict[tuple[str, str], str]:
