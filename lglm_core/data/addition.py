@@ -133,7 +133,7 @@ class Addition:
             if isinstance(read, bytes) and digest(read) != digests[self._name(image.split, image.key)]:
                 raise InputError(
                     f"{image.source}: is in {self.dataset.url} already, and now another picture; adding "
-                    "leaves what is there as it is: give new pictures names of their own, or write a new dataset"
+                    "leaves what stands as it is: give new pictures names of their own, or make a new dataset"
                 )
 
     def _digests(self, keys: set[str]) -> dict[tuple[str, str], str]:
