@@ -15,6 +15,7 @@ SPARE_BYTES = 256  # how much longer extra fields are taken to be than those in 
 BUFFER_BYTES = 1 << 16
 METHODS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "xz", 99: "AES"}
 ENCRYPTED = 0x1
+UTF8_NAME = 0x800
 # What zipfile raises on broken files, beside its own errors.
 BROKEN = (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OverflowError, struct.error)
 
@@ -34,9 +35,19 @@ def zip_members(archive: Ranges, url: str) -> dict[str, Member]:
     """Read the names in a zip and where their files lie; of files of one name the last counts."""
     try:
         with zipfile.ZipFile(BufferedReader(archive, BUFFER_BYTES)) as file:
-            return {info.filename: _member(info) for info in file.infolist() if not info.is_dir()}
+            return {_name(info): _member(info) for info in file.infolist() if not info.is_dir()}
     except BROKEN as error:
         raise InputError(f"{url}: not a whole zip file ({error}); fetch or pack it again") from error
+
+
+def _name(info: ZipInfo) -> str:
+    """Info-ZIP writes names in UTF-8 and does not say so; zipfile takes all that do not for cp437."""
+    if info.flag_bits & UTF8_NAME:
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode()
+    except UnicodeError:
+        return info.filename
 
 
 def _member(info: ZipInfo) -> ZipMember:

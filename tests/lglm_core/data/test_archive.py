@@ -304,6 +304,15 @@ def patched(url: str, *, at: bytes, offset: int, to: bytes) -> str:
     return url
 
 
+def test_a_name_of_a_zip_is_utf8_though_it_does_not_say_so(tmp_path: Path):
+    """As Info-ZIP's ``zip -r`` writes it on Linux; what is no UTF-8 is of DOS's code page."""
+    unmarked = patched(pack_zip(tmp_path / "a.zip", {"é 鳥.jpg": b"a"}), at=b"PK\1\2", offset=8, to=b"\0\0")
+    assert names(unmarked) == ["é 鳥.jpg"]
+    assert storage.read_bytes(f"{unmarked}/é 鳥.jpg") == b"a"
+    of_dos = patched(pack_zip(tmp_path / "b.zip", {"x.jpg": b"b"}), at=b"PK\1\2", offset=46, to=b"\x82")
+    assert names(of_dos) == ["é.jpg"]
+
+
 @pytest.mark.parametrize(
     ("offset", "to", "words"),
     [
