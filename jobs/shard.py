@@ -8,6 +8,7 @@ lglm shard toy --out DATASET
 """
 
 import importlib
+import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from lglm_core.labels import LabelVocabulary
 
 LABELS_TOLD = 6
+logger = logging.getLogger("lglm.shard")
 
 
 def run(options: Shard) -> Outcome:
@@ -221,6 +223,9 @@ def _write_shards(
     write(dict.fromkeys(shards), "shard", options.retry_rejected)
     if orphans := without_orphans(list(receipts.values()), standing):
         write(orphans, "take duplicates back")
+    for receipt in receipts.values():
+        if receipt.lost:
+            logger.warning(_why_it_stays(receipt))
     duplicates = find_duplicates(list(receipts.values()), standing)
     if options.duplicates == "drop" and len(duplicates):
         twins = twins_by_shard(duplicates)
@@ -229,6 +234,14 @@ def _write_shards(
         )
         duplicates = duplicates.slice(0, 0)
     return [receipts[name] for name in shards], duplicates
+
+
+def _why_it_stays(receipt: "Receipt") -> str:
+    first = receipt.lost[0]
+    return (
+        f"{receipt.shard} stays as it was, with {len(receipt.unreadable)} pictures rejected: of its samples "
+        f"{len(receipt.lost)} can no longer be read, such as {first.source} ({first.error})"
+    )
 
 
 def _outcome(out: str, manifest: rooms.Manifest, status: str) -> Outcome:

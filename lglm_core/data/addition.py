@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -97,8 +97,10 @@ class Addition:
                 self._refuse_other_labels(image, self._samples[name])
             elif name in self._rejected and not self.retry_rejected:
                 self.standing += 1
+            elif name in self._rejected:
+                self.retried += 1
+                yield replace(image, split=self._rejected[name])
             else:
-                self.retried += name in self._rejected
                 yield image
         self._refuse_other_pictures(looked_at)
 
@@ -155,10 +157,11 @@ class Addition:
         return found
 
     @cached_property
-    def _rejected(self) -> set[tuple[str, str]]:
+    def _rejected(self) -> dict[tuple[str, str], str]:
+        """The splits they were put in."""
         rejects = self.dataset.rejects()
         keys = zip(rejects.column("split").to_pylist(), rejects.column("key").to_pylist(), strict=True)
-        return {self._name(split, key) for split, key in keys}
+        return {self._name(split, key): split for split, key in keys}
 
 
 def leftovers(url: str, manifest: Manifest) -> list[str]:

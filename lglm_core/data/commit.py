@@ -93,7 +93,7 @@ def commit_dataset(
         fingerprint=_fingerprint(plan, [(shard["name"], shard["sha256"]) for shard in shards]),
         inputs=base.inputs if base else recipe.inputs,
         options=base.options if base else recipe.options,
-        counts=_added(base.counts if base else {}, own),
+        counts=_added(base.counts if base else {}, own, retried),
         details={
             "labels": plan.labels.digest,
             "splits": _splits(base, plan, receipts),
@@ -231,5 +231,7 @@ def _unlabelled(index: pa.Table) -> int:
     return int(np.count_nonzero(pc.list_value_length(index.column("labels")).to_numpy() == 0))
 
 
-def _added(before: Mapping[str, int], own: Mapping[str, int]) -> dict[str, int]:
-    return {name: before.get(name, 0) + own.get(name, 0) for name in {**before, **own}}
+def _added(before: Mapping[str, int], own: Mapping[str, int], retried: int) -> dict[str, int]:
+    """Counts of both; pictures that could not be read before and were tried again are one each, not two."""
+    twice = {"planned": retried, "rejected": retried}
+    return {name: before.get(name, 0) + own.get(name, 0) - twice.get(name, 0) for name in {**before, **own}}

@@ -202,8 +202,19 @@ class Dataset:
         )
 
     def rejects(self) -> pa.Table:
-        """The pictures that became no sample, of all parts: key, split, source, status, error."""
-        return self._of_all_parts("rejects.parquet")
+        """The pictures that became no sample: key, split, source, status, error.
+
+        Of one that was tried again in a later part, what came of it last counts.
+        """
+        table = self._of_all_parts("rejects.parquet")
+        if len(self.manifest.details["parts"]) == 1:
+            return table
+        places = list(zip(table.column("split").to_pylist(), table.column("key").to_pylist(), strict=True))
+        last = {place: row for row, place in enumerate(places)}
+        for split in self.manifest.details["splits"]:
+            for key in self.split(split).rows({key for _, key in places}).column("key").to_pylist():
+                last.pop((split, key), None)
+        return table.take(pa.array(sorted(last.values()), pa.int64()))
 
     def duplicates(self) -> pa.Table:
         """The samples with the same bytes as another, the first, of all parts, of ``DUPLICATES_SCHEMA``."""

@@ -4,7 +4,7 @@ import builtins
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -57,7 +57,8 @@ class Reject:
 class Receipt:
     """What a finished shard holds; it is recognised by this, never by its name existing.
 
-    ``index`` is of :data:`INDEX_SCHEMA`.
+    ``index`` is of :data:`INDEX_SCHEMA`. ``lost``, which is not in its file, are samples that could not be
+    read when the shard was to be written again, so that it was not.
     """
 
     plan: str
@@ -67,10 +68,13 @@ class Receipt:
     sha256: str
     index: pa.Table
     rejects: tuple[Reject, ...]
+    lost: tuple[Reject, ...] = field(default=(), compare=False)
 
     def to_json(self) -> "builtins.bytes":
         """The content of its file."""
-        facts = {**vars(self), "index": self.index.to_pydict(), "rejects": [asdict(r) for r in self.rejects]}
+        rejects = [asdict(reject) for reject in self.rejects]
+        facts = {**vars(self), "index": self.index.to_pydict(), "rejects": rejects}
+        del facts["lost"]
         return compact_json({**facts, "digest": digest(compact_json(facts))})
 
     @property
@@ -122,11 +126,11 @@ def write_shard(
     try:
         with storage.write_whole(url) as staged, staged.open("wb") as file:
             receipt = _write_tar(file, plan, labels, intake, without or {})
-            if standing and not standing.keys <= receipt.keys | receipt.duplicates.keys():
+            if standing and (lost := tuple(r for r in receipt.unreadable if r.key in standing.keys)):
                 raise _Poorer
     except _Poorer:
         assert standing is not None
-        return standing
+        return replace(standing, lost=lost)
     storage.write_bytes(storage.join(dataset, receipt_name(plan.name)), receipt.to_json())
     return receipt
 

@@ -20,6 +20,7 @@ from lglm_core.errors import InputError
 from tests.jobs.commands import contents
 from tests.lglm_core.conftest import ListedSource
 
+COUNTED = ("planned", "written", "rejected")
 Encode = Callable[..., bytes]
 Listed = Callable[..., ListedSource]
 
@@ -60,7 +61,7 @@ def add(dataset: Dataset, source: ListedSource, **options: bool) -> Dataset:
     recipe = rooms.Recipe("dataset", source.inputs(), source.options())
     rooms.begin_addition(dataset.url, recipe, dataset.manifest)
     receipts = [write_shard(shard, plan.labels, dataset.url) for shard in plan.shards]
-    commit_dataset(dataset.url, recipe, plan, receipts, base=dataset.manifest)
+    commit_dataset(dataset.url, recipe, plan, receipts, base=dataset.manifest, retried=addition.retried)
     return Dataset.open(dataset.url)
 
 
@@ -214,6 +215,26 @@ def test_a_picture_that_could_not_be_read_is_taken_again_on_request_alone(first:
     assert list(Addition(source, first).images()) == []
     second = add(first, source, retry_rejected=True)
     assert "s4" in second.split("train").keys
+    assert {n: second.manifest.counts[n] for n in COUNTED} == {"planned": 5, "written": 5, "rejected": 0}
+    assert (first.rejects().num_rows, second.rejects().num_rows) == (1, 0)
+
+
+def test_what_fails_again_is_one_reject_for_its_last_reason(first: Dataset, listed: Listed):
+    (Path(first.url).parent / "raw" / "s4").write_text("no picture")
+    second = add(first, listed({"s4": ["a"], "s7": ["a"]}), retry_rejected=True)
+    assert {n: second.manifest.counts[n] for n in COUNTED} == {"planned": 6, "written": 5, "rejected": 1}
+    assert [dataset.rejects().column("status").to_pylist() for dataset in (first, second)] == [
+        ["empty"],
+        ["not_an_image"],
+    ]
+
+
+def test_a_picture_that_is_taken_again_stays_in_its_split(first: Dataset, listed: Listed):
+    raw = Path(first.url).parent / "raw"
+    (raw / "s4").write_bytes((raw / "s0").read_bytes())
+    second = add(first, listed({"s4": ["a"]}, split="val"), retry_rejected=True)
+    assert "s4" in second.split("train").keys
+    assert second.rejects().num_rows == 0
 
 
 def test_an_addition_to_what_changed_meanwhile_is_refused(first: Dataset, listed: Listed):

@@ -183,7 +183,8 @@ def test_pictures_that_are_away_when_rejects_are_retried_are_not_lost(raw: Path,
     data = shard(dataset).read_bytes()
     (raw / "good.jpg").rename(raw / "elsewhere.jpg")
     (raw / "missing.jpg").write_bytes((raw / "elsewhere.jpg").read_bytes())
-    assert write_shard(plan, LABELS, str(dataset), retry_rejected=True) == before
+    kept = write_shard(plan, LABELS, str(dataset), retry_rejected=True)
+    assert (kept, [lost.source for lost in kept.lost]) == (before, ["good.jpg"])
     assert shard(dataset).read_bytes() == data
     (raw / "elsewhere.jpg").rename(raw / "good.jpg")
     assert write_shard(plan, LABELS, str(dataset), retry_rejected=True).keys == {*GOOD, "missing"}
