@@ -1,5 +1,6 @@
 """Encoded images → features, scores, tags: the model as everything after training uses it."""
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -49,8 +50,8 @@ class Tagger:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tagger")
 
     @classmethod
-    def load(cls, model: str, *, threads: int = 2) -> "Tagger":
-        """Load a model room, fold it, and put it on the GPU if there is one."""
+    def load(cls, model: str | os.PathLike[str], *, threads: int = 2) -> "Tagger":
+        """Load a model room, a folder or an address, fold it, and put it on the GPU if there is one."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return cls(load_bundle(model), device, threads=threads)
 
