@@ -16,6 +16,8 @@ from lglm_core.model.config import Pooling
 from lglm_core.model.fold import fold
 from lglm_core.model.head import pool
 
+BYTES = (bytes, bytearray, memoryview)
+
 
 @dataclass(frozen=True)
 class Recognition:
@@ -57,7 +59,12 @@ class Tagger:
 
     @torch.inference_mode()
     def recognise(self, images: Sequence[bytes]) -> Recognition:
-        """Decode and score encoded images; one that cannot be read is reported, never raised."""
+        """Decode and score encoded images; one that cannot be read is reported, never raised.
+
+        Raises:
+            TypeError: what is given is no list, or holds something else than bytes.
+        """
+        images = _listed(images)
         views: list[Tensor] = []
         read: list[int] = []
         errors: dict[int, UnreadableImage] = {}
@@ -93,3 +100,15 @@ class Tagger:
             return squash(decode(data), self.preprocessing.image_size)
         except UnreadableImage as error:
             return error
+
+
+def _listed(images: Sequence[bytes]) -> list[bytes]:
+    """Refuse one picture without a list around it, whose bytes are numbers, and what is no bytes."""
+    alone = isinstance(images, (*BYTES, str, os.PathLike))
+    listed = [] if alone else list(images)
+    if odd := [images] if alone else [data for data in listed if not isinstance(data, BYTES)]:
+        raise TypeError(
+            "a list of encoded pictures was expected, such as [open('photo.jpg', 'rb').read()]; "
+            f"found {type(odd[0]).__name__}{'' if alone else ' in it'}"
+        )
+    return listed
