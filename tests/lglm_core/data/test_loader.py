@@ -130,6 +130,24 @@ def test_a_batch_has_the_documented_types(loader: Loader):
     assert (batch.weights.dtype, batch.total_weight) == (torch.float32, 5)
 
 
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"batch_size": -8}, "batch_size -8: 1 or more"),
+        ({"batch_size": 0}, "batch_size 0: 1 or more"),
+        ({"image_size": 0}, "image_size 0: 1 or more"),
+        ({"world_size": 0}, "world_size 0: 1 or more"),
+        ({"threads": 0}, "threads 0: 1 or more"),
+        ({"rank": -1}, "rank -1: .*, ranks are 0 to 0"),
+        ({"rank": 2, "world_size": 2}, "rank 2: with world_size 2, ranks are 0 to 1"),
+        ({"split": "train"}, r"split 'train' is a name; give dataset.split\('train'\)"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(loader: Loader, given: dict[str, Any], complaint: str):
+    with pytest.raises(InputError, match=complaint):
+        replace(loader, **given)
+
+
 def test_stopping_early_leaves_no_thread_behind(loader: Loader):
     import threading
 
