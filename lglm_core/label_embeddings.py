@@ -1,5 +1,6 @@
 """Label embeddings: one vector per label, with a record of what it came from."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,7 +40,7 @@ class LabelEmbeddings:
         """The sha256 over label names and vectors."""
         return digest([self.labels.digest, digest(np.ascontiguousarray(self.vectors, dtype="<f4").tobytes())])
 
-    def save(self, url: str) -> None:
+    def save(self, url: str | os.PathLike[str]) -> None:
         """Write the table ``label, words, missing, vector, origin`` as a Parquet file at *url*."""
         width = self.vectors.shape[1]
         flat = pa.array(self.vectors.astype(np.float32).ravel())
@@ -53,14 +54,15 @@ class LabelEmbeddings:
             }
         )
         metadata = {"source": self.source, "digest": self.digest, "labels": self.labels.digest}
-        storage.write_parquet(url, table.replace_schema_metadata(metadata))
+        storage.write_parquet(os.fspath(url), table.replace_schema_metadata(metadata))
 
     @classmethod
-    def load(cls, url: str) -> "LabelEmbeddings":
+    def load(cls, url: str | os.PathLike[str]) -> "LabelEmbeddings":
         """Read what :meth:`save` wrote; refuse a file whose content is not what its digest says.
 
         One that an earlier lglm wrote has no column ``origin``; it follows from the source.
         """
+        url = os.fspath(url)
         table = storage.read_parquet(url)
         metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
         columns = tuple(table.column_names)

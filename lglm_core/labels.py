@@ -1,5 +1,6 @@
 """The label vocabulary: names and the columns they stand in."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import overload
@@ -54,13 +55,14 @@ class LabelVocabulary(Sequence[str]):
         """The sha256 over names in order: two vocabularies agree when it does."""
         return digest(list(self.names))
 
-    def save(self, url: str) -> None:
+    def save(self, url: str | os.PathLike[str]) -> None:
         """Write the names in column order as a JSON list."""
-        storage.write_bytes(url, to_json(list(self.names)))
+        storage.write_bytes(os.fspath(url), to_json(list(self.names)))
 
     @classmethod
-    def load(cls, url: str) -> "LabelVocabulary":
+    def load(cls, url: str | os.PathLike[str]) -> "LabelVocabulary":
         """Read what :meth:`save` wrote."""
+        url = os.fspath(url)
         return cls.parse(storage.read_bytes(url), url)
 
     @classmethod

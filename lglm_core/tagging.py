@@ -1,5 +1,6 @@
 """Encoded images → features, scores, tags: the model as everything after training uses it."""
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from lglm_core.model.bundle import Bundle, load_bundle
 from lglm_core.model.config import Pooling
 from lglm_core.model.fold import fold
 from lglm_core.model.head import pool
+
+BYTES = (bytes, bytearray, memoryview)
 
 
 @dataclass(frozen=True)
@@ -49,14 +52,19 @@ class Tagger:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tagger")
 
     @classmethod
-    def load(cls, model: str, *, threads: int = 2) -> "Tagger":
-        """Load a model room, fold it, and put it on the GPU if there is one."""
+    def load(cls, model: str | os.PathLike[str], *, threads: int = 2) -> "Tagger":
+        """Load a model room, a folder or an address, fold it, and put it on the GPU if there is one."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return cls(load_bundle(model), device, threads=threads)
 
     @torch.inference_mode()
     def recognise(self, images: Sequence[bytes]) -> Recognition:
-        """Decode and score encoded images; one that cannot be read is reported, never raised."""
+        """Decode and score encoded images; one that cannot be read is reported, never raised.
+
+        Raises:
+            TypeError: what is given is no list, or holds something else than bytes.
+        """
+        images = _listed(images)
         views: list[Tensor] = []
         read: list[int] = []
         errors: dict[int, UnreadableImage] = {}
@@ -92,3 +100,15 @@ class Tagger:
             return squash(decode(data), self.preprocessing.image_size)
         except UnreadableImage as error:
             return error
+
+
+def _listed(images: Sequence[bytes]) -> list[bytes]:
+    """Refuse one picture without a list around it, whose bytes are numbers, and what is no bytes."""
+    alone = isinstance(images, (*BYTES, str, os.PathLike))
+    listed = [] if alone else list(images)
+    if odd := [images] if alone else [data for data in listed if not isinstance(data, BYTES)]:
+        raise TypeError(
+            "a list of encoded pictures was expected, such as [open('photo.jpg', 'rb').read()]; "
+            f"found {type(odd[0]).__name__}{'' if alone else ' in it'}"
+        )
+    return listed

@@ -1,6 +1,7 @@
 """The dataset room, read through its index."""
 
 import difflib
+import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -131,16 +132,18 @@ class Dataset:
     cache: ShardCache | None = None
 
     @classmethod
-    def open(cls, url: str, part: int | None = None) -> "Dataset":
+    def open(cls, url: str | os.PathLike[str], part: int | None = None) -> "Dataset":
         """Open a complete dataset.
 
         Args:
+            url: Its folder or address; a path object names one on this machine's disk.
             part: As it was when this part was its last, 0 for the first; default: as it is now.
 
         Raises:
             InputError: no complete dataset is there.
             DamageError: files are missing, or are not those that were written.
         """
+        url = os.fspath(url)
         manifest = require(url, "dataset")
         if part is not None and part != len(manifest.details["parts"]) - 1:
             manifest = _earlier(url, part, manifest)
@@ -172,13 +175,14 @@ class Dataset:
         kept = LabelVocabulary(name for name in self.labels if name not in names) if names else self.labels
         return replace(self, labels=kept)
 
-    def cached(self, folder: str, max_bytes: int) -> "Dataset":
+    def cached(self, folder: str | os.PathLike[str], max_bytes: int) -> "Dataset":
         """Return the same dataset, but keep what is read of it in *folder* on this machine's disk.
 
         Args:
             max_bytes: The most that this dataset may take up there; what is kept of others makes room for it.
                 Processes may share the folder; datasets that are read at once may take up as much each.
         """
+        folder = os.fspath(folder)
         if not storage.is_local(folder) or storage.lies_within(folder, self.url):
             raise InputError(
                 f"{folder}: no place to keep shards in; name a folder on this disk, outside the dataset"

@@ -54,9 +54,23 @@ class LoaderState:
 class Loader:
     """Reads a split in a pure order; *rank* of *world_size* takes its share of every global batch.
 
+    What it yields are :class:`Batch`: of b = ⌈batch_size / world_size⌉ samples each, also the last, which is
+    filled up with samples of weight 0.
+
     Args:
+        split: What :meth:`Dataset.split` returns.
+        fingerprint: The dataset's, ``dataset.manifest.fingerprint``: on it and *seed* the order depends.
+        image_size: The side S of the square that pictures are given in, in pixels.
+        batch_size: Samples in a global batch, that of all workers together.
+        seed: Of the order, and of the random views.
+        rank: This worker's number, from 0.
+        world_size: How many workers there are.
+        threads: That decode pictures, in this worker.
         augmentation: How pictures are varied in training; in order they are as they are.
         pin: Give the pictures in pinned memory, from which they are copied to a GPU while it computes.
+
+    Raises:
+        InputError: a size or number that makes no sense, or a split's name in place of the split.
     """
 
     split: Split
@@ -69,6 +83,17 @@ class Loader:
     threads: int = 2
     augmentation: Augmentation = field(default_factory=Augmentation)
     pin: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.split, str):
+            raise InputError(f"split {self.split!r} is a name; give dataset.split({self.split!r})")
+        for name in ("image_size", "batch_size", "world_size", "threads"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} {getattr(self, name)}: 1 or more was expected")
+        if not 0 <= self.rank < self.world_size:
+            raise InputError(
+                f"rank {self.rank}: with world_size {self.world_size}, ranks are 0 to {self.world_size - 1}"
+            )
 
     @property
     def steps(self) -> int:

@@ -1,6 +1,7 @@
 """The model room: everything a trained model needs to be used, and nothing that needs trust."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -126,8 +127,9 @@ def save_bundle(
     )
 
 
-def load_bundle(url: str) -> Bundle:
-    """Open a model room; refuse, by name, one whose parts do not belong together."""
+def load_bundle(url: str | os.PathLike[str]) -> Bundle:
+    """Open a model room, a folder or an address; refuse, by name, one whose parts do not belong together."""
+    url = os.fspath(url)
     manifest = require(url, "model")
     config = _read_config(storage.join(url, "config.json"))
     labels = LabelVocabulary.load(storage.join(url, "labels.json"))

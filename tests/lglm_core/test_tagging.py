@@ -2,6 +2,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,6 +144,23 @@ def test_an_unreadable_picture_among_good_ones_is_reported_at_its_position(
 def test_unreadable_neighbours_change_no_score(tagger: Tagger, pictures: list[bytes]):
     recognition = tagger.recognise([b"", pictures[0], b"", pictures[1]])
     np.testing.assert_allclose(recognition.scores, tagger.recognise(pictures[:2]).scores, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("images", "found"),
+    [
+        (b"x", "bytes$"),
+        ("photo.jpg", "str$"),
+        (Path("photo.jpg"), "Path$"),
+        ([b"x", "y"], "str in it$"),
+        ([None], "NoneType in it$"),
+    ],
+)
+def test_what_is_no_list_of_encoded_pictures_is_refused(tagger: Tagger, images: Any, found: str):
+    with pytest.raises(
+        TypeError, match=rf"a list of encoded pictures was expected, such as \[.*; found .*{found}"
+    ):
+        tagger.recognise(images)
 
 
 @pytest.mark.parametrize("images", [[], [b"", b"x"]])

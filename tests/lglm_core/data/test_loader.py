@@ -1,4 +1,5 @@
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from lglm_core.data.loader import Batch, Loader
 from lglm_core.data.order import generator
 from lglm_core.data.transforms import Augmentation, squash
 from lglm_core.errors import DamageError, InputError
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -128,6 +131,34 @@ def test_a_batch_has_the_documented_types(loader: Loader):
     assert (batch.images.dtype, batch.images.shape) == (torch.uint8, (5, 3, 6, 6))
     assert (batch.targets.dtype, batch.targets.shape) == (torch.int8, (5, 5))
     assert (batch.weights.dtype, batch.total_weight) == (torch.float32, 5)
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"batch_size": -8}, "batch_size -8: 1 or more"),
+        ({"batch_size": 0}, "batch_size 0: 1 or more"),
+        ({"image_size": 0}, "image_size 0: 1 or more"),
+        ({"world_size": 0}, "world_size 0: 1 or more"),
+        ({"threads": 0}, "threads 0: 1 or more"),
+        ({"rank": -1}, "rank -1: .*, ranks are 0 to 0"),
+        ({"rank": 2, "world_size": 2}, "rank 2: with world_size 2, ranks are 0 to 1"),
+        ({"split": "train"}, r"split 'train' is a name; give dataset.split\('train'\)"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(loader: Loader, given: dict[str, Any], complaint: str):
+    with pytest.raises(InputError, match=complaint):
+        replace(loader, **given)
+
+
+def test_the_readmes_example_runs_as_it_is_written(
+    numbered: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (example,) = [block for block in blocks if "Loader(" in block]
+    monkeypatch.chdir(Path(numbered.url).parent)
+    exec(example, {})
+    assert capsys.readouterr().out == "torch.Size([32, 3, 224, 224]) torch.Size([32, 5])\n"
 
 
 def test_stopping_early_leaves_no_thread_behind(loader: Loader):
