@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -171,6 +171,7 @@ def progress_bar(total: int, description: str) -> tqdm:
 @contextmanager
 def lines_from_workers(say: Callable[[str], None]) -> Iterator[Any]:
     """Yield a queue; what workers put into it is said here, line by line, while the block runs."""
+    from ray.exceptions import RayError
     from ray.util.queue import Queue
 
     queue = Queue(actor_options={"num_cpus": 0})
@@ -184,9 +185,10 @@ def lines_from_workers(say: Callable[[str], None]) -> Iterator[Any]:
     try:
         yield queue
     finally:
-        queue.put(None)
-        thread.join(timeout=10)
-        queue.shutdown()
+        with suppress(RayError):  # where Ray is gone, what ended the block tells why
+            queue.put(None)
+            thread.join(timeout=10)
+            queue.shutdown()
 
 
 @contextmanager

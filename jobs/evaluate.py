@@ -66,7 +66,7 @@ def _evaluate(options: Evaluate, inputs: SplitInputs, recipe: rooms.Recipe) -> r
     write_split_parts(Predictions, options, inputs, recipe, folder)
     predictions = read_parts(folder, inputs.samples)
     scores = matrix(predictions, "scores")
-    dataset = Dataset.open(options.dataset)
+    dataset = Dataset.open(options.dataset, fingerprint=inputs.dataset.fingerprint)
     split = dataset.split(options.split)
     metrics: dict[str, Any] = evaluate(scores, split.targets, list(dataset.labels), dataset.training_shares())
     per_class = per_class_table(scores, split.targets, dataset.labels)

@@ -39,7 +39,7 @@ def run(options: MakeLabelEmbeddings) -> Outcome:
     recipe = rooms.Recipe("label-embeddings", inputs, {"alias": aliases, "oov": options.oov})
     manifest = rooms.find(options.out, recipe)
     status = "already complete" if manifest else "done"
-    manifest = manifest or _make(options, given, aliases, recipe)
+    manifest = manifest or _make(options, given, aliases, recipe, dataset.fingerprint)
     return Outcome(status, options.out, _summary(options.out, manifest, status), counts=manifest.counts)
 
 
@@ -66,11 +66,12 @@ def _make(
     given: Mapping[str, Mapping[str, str]],
     aliases: dict[str, str],
     recipe: rooms.Recipe,
+    fingerprint: str,
 ) -> rooms.Manifest:
     from lglm_core.data.dataset import Dataset
     from lglm_core.label_embeddings import FILE
 
-    dataset = Dataset.open(options.dataset)
+    dataset = Dataset.open(options.dataset, fingerprint=fingerprint)
     for place, labels in given.items():
         refuse_unknown(labels, dataset.labels.names, place)
     embeddings, counts = _embed(options, aliases, dataset)

@@ -20,7 +20,7 @@ from jobs.command_line import Outcome
 from jobs.options import SOURCES, Shard, ShardFound, ShardToy
 from lglm_core import rooms
 from lglm_core.data import storage
-from lglm_core.errors import DamageError, InputError
+from lglm_core.errors import DamageError, InputError, RunError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -171,9 +171,9 @@ def _append(source: "Source", options: ShardFound) -> Outcome:
     if not plan.planned:
         return _outcome(options.out, base, f"nothing new, {addition.standing} pictures are in it already")
     with ray_cluster(options.ray_address):
-        if rooms.begin_addition(options.out, _recipe(addition.inputs(), source.options(), options), base):
-            for name in leftovers(options.out, base):
-                storage.remove(storage.join(options.out, name))
+        rooms.begin_addition(options.out, _recipe(addition.inputs(), source.options(), options), base)
+        for name in leftovers(options.out, base, plan):
+            storage.remove(storage.join(options.out, name))
         standing = {name: dataset.split(name).index for name in base.details["splits"]}
         receipts, duplicates = _write_shards(plan, options, standing)
     manifest = commit_dataset(
@@ -218,14 +218,17 @@ def _write_shards(
             (shards[name], *where, left_out, retry) for name, left_out in without.items()
         ]
         receipts.update(zip(without, run_tasks(write_shard, calls, progress), strict=True))
+        for receipt in (receipts[name] for name in without if receipts[name].lost):
+            if not retry:
+                raise RunError(
+                    f"{options.out}: {_why_it_stays(receipt)}; bring them back, and run the same again"
+                )
+            logger.warning(_why_it_stays(receipt))
 
     receipts: dict[str, Receipt] = {}
     write(dict.fromkeys(shards), "shard", options.retry_rejected)
     if orphans := without_orphans(list(receipts.values()), standing):
         write(orphans, "take duplicates back")
-    for receipt in receipts.values():
-        if receipt.lost:
-            logger.warning(_why_it_stays(receipt))
     duplicates = find_duplicates(list(receipts.values()), standing)
     if options.duplicates == "drop" and len(duplicates):
         twins = twins_by_shard(duplicates)

@@ -10,6 +10,7 @@ from jobs.options import Embed, Evaluate, OnSplit
 from jobs.parts import IMAGES_PER_BATCH, PartMaker, write_parts
 from lglm_core import rooms
 from lglm_core.data import storage
+from lglm_core.data.parts import latest
 from lglm_core.errors import InputError
 from lglm_core.labels import LabelVocabulary
 
@@ -35,7 +36,11 @@ def open_inputs(options: OnSplit) -> SplitInputs:
     model = rooms.require(options.model, "model")
     dataset = rooms.require(options.dataset, "dataset")
     theirs, ours = (
-        LabelVocabulary.load(storage.join(room, "labels.json")) for room in (options.dataset, options.model)
+        LabelVocabulary.load(storage.join(room, name))
+        for room, name in (
+            (options.dataset, latest("labels.json", dataset.details)),
+            (options.model, "labels.json"),
+        )
     )
     known = set(ours)
     missing = [name for name in theirs if name not in known]
@@ -61,6 +66,7 @@ def write_split_parts(
     arguments = {
         "model": absolute.model,
         "dataset": absolute.dataset,
+        "fingerprint": inputs.dataset.fingerprint,
         "split": options.split,
         "columns": inputs.columns,
     }
@@ -80,17 +86,20 @@ class SplitTagger:
     """Scores pictures of a split by row; constructed once in each actor.
 
     Args:
+        fingerprint: The dataset's when it was looked at.
         columns: Where the model has the dataset's labels.
     """
 
-    def __init__(self, model: str, dataset: str, split: str, columns: tuple[int, ...], threads: int) -> None:
+    def __init__(
+        self, model: str, dataset: str, fingerprint: str, split: str, columns: tuple[int, ...], threads: int
+    ) -> None:
         from lglm_core.data.dataset import Dataset
         from lglm_core.tagging import Tagger
 
         self.tagger = Tagger.load(model, threads=threads)
         self.columns = list(columns)
         self.readers = ThreadPoolExecutor(storage.READERS, thread_name_prefix="reader")
-        self.split = Dataset.open(dataset).split(split)
+        self.split = Dataset.open(dataset, fingerprint=fingerprint).split(split)
 
     def recognise(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Return features float32 [n, D] and probabilities float32 [n, C] of rows *start* to *stop*."""

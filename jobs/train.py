@@ -7,6 +7,7 @@
 """
 
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -85,7 +86,7 @@ def _train(options: Train, recipe: rooms.Recipe) -> rooms.Manifest:
             f"--batch-size {options.batch_size}: each of the {workers} workers needs two pictures at least "
             f"in each of its {options.accumulate} parts of a batch, for their statistics"
         )
-    dataset, embeddings, settings = _open_inputs(options)
+    dataset, embeddings, settings = _open_inputs(options, recipe.inputs["dataset"])
     _say_if_nothing_is_measured(dataset)
     dataset.check_files_without_samples()  # the samples themselves are checked as they are read
     model = build_model(settings, label_knowledge(settings, dataset, embeddings))
@@ -98,12 +99,12 @@ def _train(options: Train, recipe: rooms.Recipe) -> rooms.Manifest:
     return _save(options, recipe, model, history, dataset, embeddings, settings)
 
 
-def _open_inputs(options: Train) -> "tuple[Dataset, LabelEmbeddings | None, FullRecipe]":
-    """Open what every worker needs; refuse embeddings of another vocabulary or dataset."""
+def _open_inputs(options: Train, fingerprint: str) -> "tuple[Dataset, LabelEmbeddings | None, FullRecipe]":
+    """Open what every worker needs, the dataset as its fingerprint was; refuse embeddings of another."""
     from lglm_core.data.dataset import Dataset
     from lglm_core.label_embeddings import FILE, LabelEmbeddings
 
-    whole = Dataset.open(options.dataset)
+    whole = Dataset.open(options.dataset, fingerprint=fingerprint)
     if options.cache:
         whole = whole.cached(options.cache, int((options.cache_gb or CACHE_GB) * 1e9))
     held = {*options.hold_out} & {*whole.labels}
@@ -204,7 +205,11 @@ def _train_on_ray(options: Train, recipe: rooms.Recipe, model: "Recogniser") -> 
         absolute = options.absolute()
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={"options": absolute.model_dump(), "lines": lines},
+            train_loop_config={
+                "options": absolute.model_dump(),
+                "dataset": recipe.inputs["dataset"],
+                "lines": lines,
+            },
             scaling_config=ScalingConfig(
                 num_workers=options.num_workers, use_gpu=gpus() >= options.num_workers
             ),
@@ -238,7 +243,7 @@ def _worker(config: dict[str, Any]) -> None:
 
     context = ray.train.get_context()
     options = Train(**config["options"])
-    dataset, embeddings, settings = _open_inputs(options)
+    dataset, embeddings, settings = _open_inputs(options, config["dataset"])
     model = build_model(settings, label_knowledge(settings, dataset, embeddings))
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
@@ -285,7 +290,11 @@ def _report(training: "TrainingRun", metrics: dict[str, Any], name: str, first: 
         ray.train.report(metrics)
         return
     folder = mkdtemp()  # Ray uploads, then deletes it
-    training.save(Path(folder, CHECKPOINT_FILE))
+    try:
+        training.save(Path(folder, CHECKPOINT_FILE))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     ray.train.report(
         metrics,
         checkpoint=ray.train.Checkpoint.from_directory(folder),

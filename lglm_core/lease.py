@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import psutil
-
 from lglm_core.data import storage
 from lglm_core.errors import InputError, RunError
 
 FILE = "writer.json"
 BEAT_S = 5.0
 BEATS_OF_SILENCE = 3
+SETTLING_S = 0.5
 logger = logging.getLogger("lglm.lease")
 _held: dict[str, "Lease"] = {}
 _taking = threading.Lock()
@@ -42,15 +41,28 @@ class Lease:
 
     def take(self) -> None:
         """Take the lease, or refuse because another process has it."""
-        while (standing := _parse(storage.create(self._url, self._record()))).get("token") != self._token:
+        removed = False
+        while (standing := self._create(removed)).get("token") != self._token:
             if _is_alive(self._url, standing):
                 raise InputError(
                     f"{self.room}: another run is writing there (process {standing.get('process')} on "
                     f"{standing.get('host')}); wait for it to end, or name another folder"
                 )
-            if _read(self._url) == standing:  # else another one removed it meanwhile, and may be there now
+            if removed := _read(self._url) == standing:  # else another one did, and may be there now
                 storage.remove(self._url)
         self._thread.start()
+
+    def _create(self, removed: bool) -> dict[str, Any]:
+        """Return the record that stands there, which is ours if there was none.
+
+        After one was removed it is looked at again: another process may have seen that one too, and have
+        removed ours in its place.
+        """
+        standing = _parse(storage.create(self._url, self._record()))
+        if removed and standing.get("token") == self._token:
+            time.sleep(SETTLING_S)
+            return _read(self._url) or self._create(removed)
+        return standing
 
     def release(self) -> None:
         """Give it back, if it still is ours."""
@@ -118,17 +130,24 @@ def _this_process() -> dict[str, Any]:
     """What tells this process from all others, on all machines and in all containers."""
     boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     machine = [boot.read_text().strip(), str(namespace.readlink())] if boot.exists() else None
-    me = psutil.Process()
-    return {"machine": machine, "host": os.uname().nodename, "process": me.pid, "started": me.create_time()}
+    started = _started(os.getpid()) if machine else None
+    return {"machine": machine, "host": os.uname().nodename, "process": os.getpid(), "started": started}
+
+
+def _started(process: int) -> int | None:
+    """When a process began, in ticks since its machine did, as clocks may be set; None if it is gone."""
+    try:
+        after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2]
+    except OSError:
+        return None
+    return int(after_name.split()[19])
 
 
 def _is_alive(url: str, standing: dict[str, Any]) -> bool:
     machine = _this_process()["machine"]
     if machine is not None and standing.get("machine") == machine:
-        try:
-            return bool(psutil.Process(standing["process"]).create_time() == standing["started"])
-        except (psutil.NoSuchProcess, KeyError, TypeError):
-            return False
+        started = _started(standing.get("process", 0))
+        return started is not None and started == standing.get("started")
     logger.info(f"{url}: left by a run on {standing.get('host')}; looking whether it still runs")
     for _ in range(BEATS_OF_SILENCE):
         time.sleep(BEAT_S)

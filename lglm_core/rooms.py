@@ -165,37 +165,35 @@ def begin(room: str, recipe: Recipe) -> None:
     """Begin making a room, or go on with one that was begun from the same recipe.
 
     Called once everything that can be refused has been, so that a refusal leaves nothing behind. Of two
-    processes that write one room at once, one is refused, whatever their recipes.
+    processes that write one room at once, one is refused, whatever their recipes. A complete room is begun
+    again to mend it; an addition to it that was begun, and whose process is gone, is given up.
     """
     unfinished = storage.join(room, UNFINISHED)
-    standing = storage.create(unfinished, to_json(asdict(recipe)))
-    _refuse_difference(room, recipe, _parse_recipe(standing, unfinished))
+    if read_manifest(room) is None:
+        standing = storage.create(unfinished, to_json(asdict(recipe)))
+        _refuse_difference(room, recipe, _parse_recipe(standing, unfinished))
     lease.take(room)
     storage.remove_unfinished(room)
-    manifest = read_manifest(room)  # of another that completed the room since it was looked for
+    manifest = read_manifest(room)  # perhaps of another that completed the room since it was looked for
     if manifest is not None:
         try:
             _refuse_difference(room, recipe, manifest.recipe)
         except InputError:
             _tidy(room)
             raise
+        storage.write_bytes(unfinished, to_json(asdict(recipe)))
 
 
-def begin_addition(room: str, recipe: Recipe, base: Manifest) -> bool:
-    """Begin adding to a complete room; tell whether another addition that was begun is given up for it.
-
-    That is one from something else, whose process is gone. One from the same recipe is gone on with.
-    """
+def begin_addition(room: str, recipe: Recipe, base: Manifest) -> None:
+    """Begin adding to a complete room; one that was begun, and whose process is gone, is given up for it."""
     lease.take(room)
     manifest = read_manifest(room)
     if manifest != base:
         lease.release(room)
         raise InputError(f"{room}: another run changed this room meanwhile; run the same command again")
     unfinished = storage.join(room, UNFINISHED)
-    another = storage.is_file(unfinished) and not _is_begun_from(room, recipe)
     storage.write_bytes(unfinished, to_json(asdict(recipe)))
     storage.remove_unfinished(room)
-    return another
 
 
 def reopen(room: str) -> None:
@@ -211,12 +209,17 @@ def abandon(room: str) -> None:
 
 
 def commit(room: str, manifest: Manifest) -> Manifest:
-    """Complete a room: its manifest is the last file written, and never one in place of another."""
+    """Complete a room: its manifest is the last file written, and takes no place but that of its like.
+
+    One stands there of a room that was damaged and is mended; what it says of files written anew may differ.
+    """
     lease.confirm(room)
     url = storage.join(room, MANIFEST)
     standing = parse_manifest(storage.create(url, manifest.to_json()), url)
     if standing.fingerprint != manifest.fingerprint:
         raise InputError(f"{room}: another run completed this room meanwhile; name another folder")
+    if standing != manifest:
+        storage.write_bytes(url, manifest.to_json())
     _tidy(room)
     return manifest
 

@@ -9,7 +9,9 @@ from typing import Any
 from lglm_core.data.dataset import Dataset
 from lglm_core.data.integrity import foreign_files
 from lglm_core.data.parts import earlier_manifest, in_part
+from lglm_core.data.plan import Plan
 from lglm_core.data.read_ahead import read_ahead
+from lglm_core.data.shards import receipt_name, shard_name
 from lglm_core.data.source import LabelledImage, Source
 from lglm_core.errors import InputError
 from lglm_core.labels import LabelVocabulary
@@ -164,15 +166,18 @@ class Addition:
         return {self._name(split, key): split for split, key in keys}
 
 
-def leftovers(url: str, manifest: Manifest) -> list[str]:
+def leftovers(url: str, manifest: Manifest, plan: Plan) -> list[str]:
     """Return the files that an addition to the dataset left behind, and that no part of it knows.
 
-    Files of other names are somebody's own.
+    Files of other names are somebody's own; of those that *plan* will write, the writer decides.
     """
+    planned = {name for s in plan.shards for name in (shard_name(s.split, s.name), receipt_name(s.name))}
     part = len(manifest.details["parts"])
     tables = {in_part(name, part) for name in ("labels.json", "rejects.parquet", "duplicates.parquet")}
     return [
         name
         for name in foreign_files(url, manifest)
-        if WRITTEN.fullmatch(name) or name in tables or name == earlier_manifest(part - 1)
+        if (WRITTEN.fullmatch(name) and name not in planned)
+        or name in tables
+        or name == earlier_manifest(part - 1)
     ]

@@ -43,8 +43,9 @@ class ShardCache:
         """
         chosen, filled = {}, 0
         for shard in shards:
-            if filled + shard["bytes"] <= max_bytes:
-                chosen[shard["name"]] = Path(folder, f"{shard['sha256']}.tar")
+            name = f"{shard['sha256']}.tar"
+            if filled + shard["bytes"] <= max_bytes and COPY.fullmatch(name):  # else perhaps a path
+                chosen[shard["name"]] = Path(folder, name)
                 filled += shard["bytes"]
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)

@@ -173,6 +173,15 @@ def _read(url: str) -> bytes:
         raise InputError(f"{url}: not a whole gzip file ({error})") from error
 
 
+def _is_text(name: str) -> bool:
+    """JSON can name half a character, by \\ud800, which no file or key can be called."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _parse(data: bytes, url: str) -> COCO:
     """Index one annotation file; refuse what is not in COCO's instances format."""
     try:
@@ -189,6 +198,10 @@ def _parse(data: bytes, url: str) -> COCO:
                     raise InputError(
                         f"{url}: not COCO's instances format: "
                         f"{table}[{number}] has no {name!r} of type {kind.__name__}"
+                    )
+                if kind is str and not _is_text(row[name]):
+                    raise InputError(
+                        f"{url}: {table}[{number}] has a {name!r} that is no text: {row[name]!a}"
                     )
     _check_references(content, url)
     for annotation in content["annotations"]:  # of which only labels count

@@ -28,13 +28,18 @@ class NothingReadable(InputError):
 def refuse_another(url: str, manifest: Manifest, plan: Plan, receipts: Sequence[Receipt]) -> None:
     """Refuse shards written anew, of a dataset that was damaged, if they are not those that it had.
 
+    They are removed: of the same sizes, they would be taken for those that it had.
+
     Raises:
         DamageError: the pictures they were made from are no longer what they were.
     """
     if manifest.fingerprint == _fingerprint(plan, [(r.shard, r.sha256) for r in receipts]):
         return
     written = {shard["name"]: shard["sha256"] for shard in manifest.details["shards"]}
-    other = next((r for r in receipts if written.get(r.shard) != r.sha256), receipts[0])
+    others = [receipt for receipt in receipts if written.get(receipt.shard) != receipt.sha256]
+    for name in (name for r in others for name in (shard_name(r.split, r.shard), receipt_name(r.shard))):
+        storage.remove(storage.join(url, name))
+    other = others[0]
     why = f"; {_commonest(list(other.unreadable))}" if other.unreadable else ""
     raise DamageError(
         f"{url}: {shard_name(other.split, other.shard)} cannot be written anew as it was, since its pictures "

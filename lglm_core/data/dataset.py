@@ -132,21 +132,26 @@ class Dataset:
     cache: ShardCache | None = None
 
     @classmethod
-    def open(cls, url: str | os.PathLike[str], part: int | None = None) -> "Dataset":
+    def open(
+        cls, url: str | os.PathLike[str], part: int | None = None, *, fingerprint: str | None = None
+    ) -> "Dataset":
         """Open a complete dataset.
 
         Args:
             url: Its folder or address; a path object names one on this machine's disk.
             part: As it was when this part was its last, 0 for the first; default: as it is now.
+            fingerprint: What its fingerprint was when it was looked at.
 
         Raises:
-            InputError: no complete dataset is there.
+            InputError: no complete dataset is there, or one of another fingerprint.
             DamageError: files are missing, or are not those that were written.
         """
         url = os.fspath(url)
         manifest = require(url, "dataset")
         if part is not None and part != len(manifest.details["parts"]) - 1:
             manifest = _earlier(url, part, manifest)
+        if fingerprint not in (None, manifest.fingerprint):
+            raise InputError(f"{url}: another run changed this dataset meanwhile; run the same command again")
         if damages := check_sizes(url, manifest):
             raise DamageError(f"{told(url, damages)}; {REMEDY}")
         files = manifest.details["files"]

@@ -121,6 +121,5 @@ class _PublishedOnClose:
             return
         self.closed = True
         self._file.close()
-        with storage.write_whole(self._url) as staged:
+        with self._folder, storage.write_whole(self._url) as staged:
             shutil.move(self._file.name, staged)
-        self._folder.cleanup()

@@ -169,8 +169,12 @@ def sizes(urls: Sequence[str]) -> Iterator[int]:
 
     def size(url: str) -> int:
         try:
-            return max(0, locate(url).look().size)  # some web servers do not say
-        except UnreadableFile:
+            place = locate(url)
+        except (InputError, OSError, ValueError):  # it is none, which its reader will tell
+            return 0
+        try:
+            return max(0, place.look().size)  # some web servers do not say
+        except (UnreadableFile, ValueError):
             return 0
 
     with ThreadPoolExecutor(READERS, thread_name_prefix="sizes") as pool:

@@ -12,7 +12,7 @@ from lglm_core import rooms
 from lglm_core.data.addition import Addition, leftovers
 from lglm_core.data.commit import commit_dataset
 from lglm_core.data.dataset import Dataset
-from lglm_core.data.plan import make_plan
+from lglm_core.data.plan import Plan, make_plan
 from lglm_core.data.shards import write_shard
 from lglm_core.data.source import LabelledImage
 from lglm_core.data.statistics import describe
@@ -130,20 +130,18 @@ def test_what_later_labels_leave_unknown_is_counted_as_that(first: Dataset, list
     assert found.together.expected[a, c] == pytest.approx(1 * 0.5 * 2)  # c is known of two pictures
 
 
-def test_of_an_addition_that_was_given_up_its_own_files_alone_are_removed(first: Dataset):
+def test_of_an_addition_that_was_given_up_its_own_files_alone_are_removed(first: Dataset, listed: Listed):
     ours = ("shards/train/train-000009.tar", "receipts/train-000009.json", "labels.0001.json")
     own = ("README.md", "shards/notes.txt", "labels.0002.json", "audit/shards/x.tar")
     for name in (*ours, *own):
         path = Path(first.url, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    assert sorted(leftovers(first.url, first.manifest)) == sorted(ours)
-
-
-def test_an_addition_gives_another_one_up_and_none_else(first: Dataset):
-    recipes = [rooms.Recipe("dataset", {"list": name}, {}) for name in ("x", "y")]
-    given_up = [rooms.begin_addition(first.url, recipes[n], first.manifest) for n in (0, 0, 1)]
-    assert given_up == [False, False, True]
+    plan = make_plan(listed({"s7": ["a"], "s8": ["a"], "s9": ["a"]}), 2, numbers={"train": 8})
+    assert [shard.name for shard in plan.shards] == ["train-000008", "train-000009"]
+    assert sorted(leftovers(first.url, first.manifest, plan)) == ["labels.0001.json"]
+    none = Plan(plan.labels, (), "")
+    assert sorted(leftovers(first.url, first.manifest, none)) == sorted(ours)
 
 
 def test_the_dataset_as_it_was_is_still_readable(first: Dataset, listed: Listed):
