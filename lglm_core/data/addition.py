@@ -11,7 +11,7 @@ from lglm_core.data.integrity import foreign_files
 from lglm_core.data.parts import earlier_manifest, in_part
 from lglm_core.data.plan import Plan
 from lglm_core.data.read_ahead import read_ahead
-from lglm_core.data.shards import receipt_name, shard_name
+from lglm_core.data.shards import DUPLICATE, Reject, receipt_name, shard_name
 from lglm_core.data.source import LabelledImage, Source
 from lglm_core.errors import InputError
 from lglm_core.labels import LabelVocabulary
@@ -97,13 +97,13 @@ class Addition:
                     looked_at.append(image)
                 self.standing += 1
                 self._refuse_other_labels(image, self._samples[name])
-            elif name in self._rejected and not self.retry_rejected:
-                self.standing += 1
-            elif name in self._rejected:
-                self.retried += 1
-                yield replace(image, split=self._rejected[name])
-            else:
+            elif name not in self._rejected:
                 yield image
+            elif self.retry_rejected and self._rejected[name].status != DUPLICATE:  # what those are of stands
+                self.retried += 1
+                yield replace(image, split=self._rejected[name].split)
+            else:
+                self.standing += 1
         self._refuse_other_pictures(looked_at)
 
     def numbers(self) -> dict[str, int]:
@@ -159,11 +159,9 @@ class Addition:
         return found
 
     @cached_property
-    def _rejected(self) -> dict[tuple[str, str], str]:
-        """The splits they were put in."""
-        rejects = self.dataset.rejects()
-        keys = zip(rejects.column("split").to_pylist(), rejects.column("key").to_pylist(), strict=True)
-        return {self._name(split, key): split for split, key in keys}
+    def _rejected(self) -> dict[tuple[str, str], Reject]:
+        rejects = [Reject(**row) for row in self.dataset.rejects().to_pylist()]
+        return {self._name(reject.split, reject.key): reject for reject in rejects}
 
 
 def leftovers(url: str, manifest: Manifest, plan: Plan) -> list[str]:

@@ -35,13 +35,16 @@ def zip_members(archive: Ranges, url: str) -> dict[str, Member]:
     """Read the names in a zip and where their files lie; of files of one name the last counts."""
     try:
         with zipfile.ZipFile(BufferedReader(archive, BUFFER_BYTES)) as file:
-            return {_name(info): _member(info) for info in file.infolist() if not info.is_dir()}
+            return {member_name(info): _member(info) for info in file.infolist() if not info.is_dir()}
     except BROKEN as error:
         raise InputError(f"{url}: not a whole zip file ({error}); fetch or pack it again") from error
 
 
-def _name(info: ZipInfo) -> str:
-    """Info-ZIP writes names in UTF-8 and does not say so; zipfile takes all that do not for cp437."""
+def member_name(info: ZipInfo) -> str:
+    """Return what a file in a zip is called: in UTF-8 wherever that can be, as ``zip`` on Linux has it.
+
+    That does not set the bit which says so; without it, zipfile takes any name for one of DOS.
+    """
     if info.flag_bits & UTF8_NAME:
         return info.filename
     try:

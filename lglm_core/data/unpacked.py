@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from gzip import BadGzipFile, GzipFile
 from io import BufferedReader, RawIOBase
 from typing import IO, cast
-from zipfile import BadZipFile, ZipFile
+from zipfile import BadZipFile, ZipFile, ZipInfo
 
 from lglm_core.data import storage
+from lglm_core.data.archive_zip import member_name
 from lglm_core.errors import InputError
 
 GZIP, ZIP = b"\x1f\x8b", (b"PK\x03\x04", b"PK\x05\x06")  # the second begins an archive of nothing
@@ -39,8 +40,9 @@ def open_unpacked(url: str) -> Iterator[tuple[str, BufferedReader]]:
     try:
         if start.startswith(ZIP):
             with storage.local_copy(file) as path, ZipFile(path) as archive:
-                name = _choose(archive, file, member)
-                yield storage.join(file, name), _buffered(_open_member(archive, file, name))
+                infos = {member_name(info): info for info in archive.infolist() if not info.is_dir()}
+                name = _choose(list(infos), file, member)
+                yield storage.join(file, name), _buffered(_open_member(archive, file, name, infos[name]))
         elif member:
             raise InputError(f"{storage.shown(file)}: not a zip archive, so there is no {member} in it")
         else:
@@ -73,9 +75,8 @@ def _archive_and_member(url: str) -> tuple[str, str | None]:
     return url[:end], url[end + 1 :] or None
 
 
-def _choose(archive: ZipFile, url: str, wanted: str | None) -> str:
+def _choose(names: list[str], url: str, wanted: str | None) -> str:
     """Return the member that is wanted or, where none is named, the only text."""
-    names = [info.filename for info in archive.infolist() if not info.is_dir()]
     texts = [name for name in names if name.endswith(".txt") and not name.startswith("__MACOSX/")]
     if wanted in names:
         return str(wanted)
@@ -89,9 +90,9 @@ def _choose(archive: ZipFile, url: str, wanted: str | None) -> str:
     raise InputError(f"{url}: holds {len(texts)} texts, {found}; name one, as {url}/{texts[0]}")
 
 
-def _open_member(archive: ZipFile, url: str, name: str) -> IO[bytes]:
+def _open_member(archive: ZipFile, url: str, name: str, info: ZipInfo) -> IO[bytes]:
     try:
-        return archive.open(name)
+        return archive.open(info)
     except (NotImplementedError, RuntimeError) as error:  # a method of packing, or a password
         raise InputError(f"{url}: {name!r} cannot be unpacked ({error}); unpack it first") from error
 

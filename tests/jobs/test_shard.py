@@ -212,6 +212,7 @@ def test_a_table_becomes_a_complete_room(lglm: Commands, tmp_path: Path):
     )
 
 
+@pytest.mark.slow
 def test_pictures_are_scaled_down_with_the_quality_that_was_named(lglm: Commands, coco: Path, tmp_path: Path):
     sizes = {}
     for quality, named in ((90, ()), (30, ("--quality", 30))):

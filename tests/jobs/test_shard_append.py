@@ -4,10 +4,14 @@ import json
 import shutil
 import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
+from jobs import cluster
 from lglm_core.data.dataset import Dataset
 from lglm_core.data.table import TableSource
 from tests.jobs.commands import Commands, Result, contents, make_dataset, picture
@@ -131,6 +135,22 @@ def test_a_damaged_sample_is_named_and_the_shard_is_written_anew(
     assert contents(dataset) == before
 
 
+@pytest.mark.slow
+def test_a_dataset_with_labels_that_came_later_is_evaluated_with_all_of_them(
+    lglm: Commands, here: Here, dataset: Path, tmp_path: Path
+):
+    grown = table(tmp_path, range(24))
+    rows = (tmp_path / "table.csv").read_text().splitlines()
+    (tmp_path / "table.csv").write_text("\n".join([*rows[:13], *(f"{row}|horse" for row in rows[13:])]))
+    lglm.done("shard", *grown, "--out", dataset, "--append", "--extend-labels")
+    assert train(here, dataset, tmp_path).code == 0
+    model = tmp_path / "run" / "model"
+    options = ("--model", model, "--dataset", dataset, "--split", "val", "--out", tmp_path / "evaluation")
+    lglm.done("evaluate", *options)
+    labels = pq.read_table(tmp_path / "evaluation" / "per_class.parquet").column("label").to_pylist()
+    assert labels == list(Dataset.open(dataset).labels) == ["cat", "cow", "dog", "horse"]
+
+
 def test_training_refuses_what_it_does_not_even_read(here: Here, dataset: Path, tmp_path: Path):
     receipt = dataset / "receipts" / "train-000001.json"
     data = bytearray(receipt.read_bytes())
@@ -139,6 +159,31 @@ def test_training_refuses_what_it_does_not_even_read(here: Here, dataset: Path, 
     refused = train(here, dataset, tmp_path)
     assert refused.code == 1
     assert f"{dataset}: receipts/train-000001.json: its bytes are not" in refused.stderr.splitlines()[-1]
+
+
+def test_duplicates_that_cannot_be_left_out_are_not_reported_as_dropped(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A picture of their shard goes away between the pass that finds them and the one that drops them."""
+    arguments = table(tmp_path, range(8))
+    pictures, out = tmp_path / "images", tmp_path / "dataset"
+    shutil.copy(pictures / "1.png", pictures / "6.png")
+    monkeypatch.setattr(cluster, "ray_cluster", lambda _: nullcontext())
+
+    def in_this_process(task: Callable[..., Any], calls: list[Any], progress: str) -> list[Any]:
+        if progress == "drop duplicates":
+            for path in pictures.iterdir():
+                path.rename(tmp_path / path.name)
+        return [task(*call) for call in calls]
+
+    monkeypatch.setattr(cluster, "run_tasks", in_this_process)
+    result = here("shard", *arguments, "--out", out, "--duplicates", "drop")
+    assert result.code == 1
+    assert "can no longer be read, such as" in result.stderr.splitlines()[-1]
+    assert not (out / "manifest.json").exists()
+    for path in tmp_path.glob("*.png"):
+        path.rename(pictures / path.name)
+    monkeypatch.undo()
 
 
 def test_duplicates_become_rejects_on_request(lglm: Commands, tmp_path: Path):

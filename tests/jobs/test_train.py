@@ -1,12 +1,17 @@
 """What training says of the data that it was given."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from lglm_core import rooms
 from lglm_core.data.coco import CocoSource
 from lglm_core.data.source import LabelledImage
-from tests.jobs.commands import COCO_LABELS, Result, make_dataset
+from tests.jobs.commands import COCO_LABELS, Result, make_dataset, write_coco
 from tests.jobs.conftest import TINY_RECIPE
 from tests.jobs.test_wrong_input import assert_refused
 
@@ -38,6 +43,22 @@ def test_with_one_it_says_nothing_of_it(here: Here, tiny_dataset: Path, tmp_path
     result = train(here, tiny_dataset, tmp_path / "run")
     assert result.code == 0, result.stderr
     assert "no split 'val'" not in result.stderr
+
+
+def test_a_dataset_that_is_changed_meanwhile_is_refused(
+    here: Here, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    dataset = shutil.copytree(tiny_dataset, tmp_path / "dataset")
+    find = rooms.find
+
+    def find_late(*arguments: Any) -> Any:
+        shutil.rmtree(dataset)
+        make_dataset(CocoSource(str(write_coco(tmp_path / "coco", samples=16))), dataset)
+        return find(*arguments)
+
+    monkeypatch.setattr(rooms, "find", find_late)
+    result = train(here, dataset, tmp_path / "run")
+    assert_refused(result, f"{dataset}: another run changed this dataset meanwhile", out=tmp_path / "run")
 
 
 def test_what_is_held_out_must_leave_two_labels(

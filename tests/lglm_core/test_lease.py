@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -63,6 +63,40 @@ def test_what_a_killed_process_left_is_taken_over_at_once(room: Path, monkeypatc
     monkeypatch.setattr(lease, "BEAT_S", 0.1)
     lease.release(str(room))
     assert not (room / lease.FILE).exists()
+
+
+def test_another_process_of_the_same_number_is_another(room: Path):
+    """Numbers of processes come again; when one began does not, whatever the clock on the wall says."""
+    with another_process(room):
+        record = json.loads((room / lease.FILE).read_text())
+        earlier = record | {"started": record["started"] - 1, "token": "gone"}
+        (room / lease.FILE).write_text(json.dumps(earlier))
+        lease.take(str(room))
+        lease.release(str(room))
+
+
+def test_of_two_that_take_a_dead_ones_place_one_is_refused(room: Path, monkeypatch: pytest.MonkeyPatch):
+    """The second sees the dead one, and removes what it takes for it when the first has just come in."""
+    with another_process(room):
+        pass
+    first, second = lease.Lease(str(room)), lease.Lease(str(room))
+    remove = lease.storage.remove
+    with ThreadPoolExecutor(1) as pool:
+        took: list[Future[None]] = []
+
+        def late(url: str) -> None:
+            if not took:
+                took.append(pool.submit(first.take))
+                while json.loads((room / lease.FILE).read_text() or "{}").get("token") != first._token:
+                    time.sleep(0.01)
+            remove(url)
+
+        monkeypatch.setattr(lease.storage, "remove", late)
+        second.take()
+        with pytest.raises(InputError, match="another run is writing there"):
+            took[0].result()
+    assert second.holds()
+    second.release()
 
 
 def test_a_process_has_it_once_and_may_ask_again(room: Path):

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,17 @@ def test_a_room_goes_from_begun_to_complete(room: Path):
     commit(str(room), MANIFEST)
     assert names(room) == {"manifest.json"}
     assert find(str(room), RECIPE) == MANIFEST
+
+
+def test_a_complete_room_is_begun_again_though_an_addition_to_it_was_begun(room: Path):
+    begin(str(room), RECIPE)
+    commit(str(room), MANIFEST)
+    rooms.begin_addition(str(room), Recipe("dataset", {"table": "def"}, {}), MANIFEST)
+    begin(str(room), RECIPE)
+    assert json.loads((room / "unfinished.json").read_text())["inputs"] == RECIPE.inputs
+    mended = replace(MANIFEST, details={"rejects": "for other reasons"})
+    assert commit(str(room), mended) == mended == read_manifest(str(room))
+    assert names(room) == {"manifest.json"}
 
 
 def test_looking_writes_nothing(room: Path):

@@ -227,6 +227,17 @@ def test_what_fails_again_is_one_reject_for_its_last_reason(first: Dataset, list
     ]
 
 
+def test_a_duplicate_that_was_dropped_is_not_taken_again(first: Dataset, listed: Listed):
+    source = listed({"s7": ["a"]})
+    plan = make_plan(Addition(source, first), 2, numbers={"train": 9})
+    recipe = rooms.Recipe("dataset", {}, {})
+    rooms.begin_addition(first.url, recipe, first.manifest)
+    receipts = [write_shard(shard, plan.labels, first.url, without={"s7": "s0"}) for shard in plan.shards]
+    commit_dataset(first.url, recipe, plan, receipts, base=first.manifest)
+    again = Addition(source, Dataset.open(first.url), retry_rejected=True)
+    assert (list(again.images()), again.standing, again.retried) == ([], 1, 0)
+
+
 def test_a_picture_that_is_taken_again_stays_in_its_split(first: Dataset, listed: Listed):
     raw = Path(first.url).parent / "raw"
     (raw / "s4").write_bytes((raw / "s0").read_bytes())

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from lglm_core.data import storage
+from lglm_core.data.cache import ShardCache
 from lglm_core.data.dataset import Dataset, Split
 from lglm_core.errors import DamageError, InputError
 
@@ -93,6 +94,12 @@ def test_what_is_no_copy_of_ours_is_never_removed(dataset: Dataset, tmp_path: Pa
         (tmp_path / name).write_bytes(bytes(10_000))
     dataset.cached(str(tmp_path), 1)
     assert all((tmp_path / name).exists() for name in names)
+
+
+@pytest.mark.parametrize("digest", ["../escaped", "/tmp/escaped", "a" * 63, ""])
+def test_a_manifest_names_no_place_outside_the_folder(tmp_path: Path, digest: str):
+    shard = {"name": "train-000000", "sha256": digest, "bytes": 10}
+    assert ShardCache.of([shard], str(tmp_path), 100).copies == {}
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,10 @@ BROKEN = [
     ({"images": [], "categories": []}, "no list 'annotations'"),
     (TRAIN | {"categories": {"1": "cat"}}, "no list 'categories'"),
     (TRAIN | {"images": [{"id": 3}]}, r"images\[0\] has no 'file_name'"),
+    (
+        TRAIN | {"images": [{"id": 3, "file_name": "a\udcff.jpg"}]},
+        r"images\[0\] has a .* that is no text",
+    ),
     (TRAIN | {"images": [picture(9), "x"]}, r"images\[1\] has no 'id'"),
     (TRAIN | {"annotations": [{"id": 1, "image_id": 9}]}, r"annotations\[0\] has no 'category_id'"),
     (

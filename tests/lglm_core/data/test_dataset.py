@@ -214,6 +214,29 @@ def test_a_shard_that_cannot_be_written_anew_as_it_was_is_named(three: Any, tmp_
         DamageError, match=r"train-000001\.tar cannot be written anew as it was.* missing 1, such"
     ):
         refuse_another(url, manifest, plan, again)
+    assert not Path(url, "shards/train/train-000001.tar").exists()  # else taken for what it was
+    assert Path(url, "shards/train/train-000000.tar").exists()
+
+
+def test_a_mended_dataset_is_what_its_manifest_says(three: Any, tmp_path: Path):
+    """Of a picture that was no picture, and is away now, the reason changes and no shard does."""
+    (tmp_path / "p1").write_text("no picture")
+    url, plan = str(tmp_path / "dataset"), make_plan(three, 3)
+    statuses = []
+    for _ in range(2):
+        receipts = [write_shard(shard, plan.labels, url) for shard in plan.shards]
+        manifest = commit_dataset(url, rooms.Recipe("dataset", {}, {}), plan, receipts)
+        assert Dataset.open(url).manifest == manifest
+        statuses += Dataset.open(url).rejects().column("status").to_pylist()
+        Path(url, "shards/train/train-000000.tar").unlink()
+        (tmp_path / "p1").unlink(missing_ok=True)
+    assert statuses == ["not_an_image", "missing"]
+
+
+def test_a_dataset_that_changed_since_it_was_looked_at_is_refused(dataset: Dataset):
+    assert Dataset.open(dataset.url, fingerprint=dataset.manifest.fingerprint).manifest == dataset.manifest
+    with pytest.raises(InputError, match="another run changed this dataset meanwhile"):
+        Dataset.open(dataset.url, fingerprint="f" * 64)
 
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path):

@@ -18,6 +18,7 @@ from pyarrow import fs
 from lglm_core.data import storage
 from lglm_core.data.filesystem import storage_filesystem
 from lglm_core.data.s3_client import connect
+from lglm_core.errors import InputError
 from tests.servers.s3 import S3Server, moto_s3
 
 BUCKET = "bucket"
@@ -146,6 +147,15 @@ def test_what_is_written_appears_when_it_is_closed_and_not_before(rooted: Rooted
     stream.close()
     assert rooted.files == {"x": b"new and longer"}
     stream.close()
+    assert list(scratch.iterdir()) == []
+
+
+def test_what_cannot_be_published_is_not_kept(tmp_path: Path, scratch: Path):
+    (tmp_path / "file").touch()
+    stream = storage_filesystem("").open_output_stream(f"{tmp_path}/file/below")
+    stream.write(b"x")
+    with pytest.raises(InputError):
+        stream.close()
     assert list(scratch.iterdir()) == []
 
 

@@ -90,6 +90,12 @@ def test_a_shard_holds_no_more_bytes_than_asked_for(tmp_path: Path, listed_sourc
     assert val == [["k0", "k3", "k6"], ["k9"]]  # which are not there, and count as nothing
 
 
+def test_what_no_file_can_be_called_counts_as_nothing(listed_source: Listed):
+    names = ("a\0b", "gs://bucket/a", "x" * 5000)
+    images = tuple(replace(image, uri=name) for image, name in zip(IMAGES, names, strict=False))
+    assert make_plan(listed_source(("a", "b"), images), 3, 100).planned == 3
+
+
 def test_a_plan_that_adds_goes_on_counting_and_needs_no_training_pictures(listed_source: Listed):
     plan = make_plan(listed_source(("a", "b"), IMAGES), 3, numbers={"train": 7})
     names = [shard.name for shard in plan.shards]

@@ -59,6 +59,17 @@ def test_a_member_is_called_by_the_archive_and_its_own_name(tmp_path: Path):
     assert read(only)[0] == read(f"{only}/v.txt")[0] == read(f"{only}/")[0] == f"{only}/v.txt"
 
 
+def test_a_member_whose_name_is_utf8_without_saying_so_is_found_by_it(tmp_path: Path):
+    path = write_zip(tmp_path / "linux.zip", {"é.txt": TEXT, "b.txt": b"b"}, zipfile.ZIP_STORED)
+    data = path.read_bytes()
+    for header in (b"PK\3\4\x14\0", b"PK\1\2\x14\3\x14\0"):
+        data = data.replace(header + b"\0\x08", header + b"\0\0")
+    path.write_bytes(data)
+    assert read(f"{path}/é.txt") == (f"{path}/é.txt", TEXT)
+    with pytest.raises(InputError, match=r"holds 2 texts, é\.txt, b\.txt"):
+        read(path)
+
+
 def test_of_several_texts_one_has_to_be_named(several: Path):
     expected = rf"several\.zip: holds 2 texts, a\.50d\.txt, deep/b\.txt; name one, as {several}/a\.50d\.txt"
     with pytest.raises(InputError, match=expected):
