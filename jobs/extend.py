@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 def run(options: Extend) -> Outcome:
     """Extend the model, unless the same extension is complete."""
     model = rooms.require(options.model, "model")
-    from_file = read_aliases(options.alias_file) if options.alias_file else {}
+    names = [*model.details["names"], *options.label]
+    from_file = read_aliases(options.alias_file, names) if options.alias_file else {}
     aliases = {label: from_file[label] for label in options.label if label in from_file}
-    aliases |= parse_aliases(options.alias)
+    aliases |= parse_aliases(options.alias, options.label)
     thresholds = storage.sha256(storage.join(options.model, "thresholds.json"))  # people may edit them
     inputs = {
         "model": model.fingerprint,

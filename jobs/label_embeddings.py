@@ -46,8 +46,13 @@ def run(options: MakeLabelEmbeddings) -> Outcome:
 def _aliases_by_place(options: MakeLabelEmbeddings) -> dict[str, dict[str, str]]:
     """The aliases by what gave them; what comes later wins."""
     file = options.alias_file
-    from_file = {f"--alias-file {storage.shown(file)}": read_aliases(file)} if file else {}
-    return from_file | {"--alias": parse_aliases(options.alias)}
+    if not file and not options.alias:
+        return {}
+    from lglm_core.data.dataset import Dataset
+
+    names = Dataset.open(options.dataset).labels.names  # which may hold '=', or begin with '#'
+    from_file = {f"--alias-file {storage.shown(file)}": read_aliases(file, names)} if file else {}
+    return from_file | {"--alias": parse_aliases(options.alias, names)}
 
 
 def _inputs(options: MakeLabelEmbeddings, dataset: rooms.Manifest) -> dict[str, str]:

@@ -215,7 +215,8 @@ class LabelVectors(Options):
     alias: tuple[str, ...] = ()
     """'label=words': use other words for a label; may be given several times."""
     alias_file: UrlOrNone = None
-    """File of such aliases, a JSON object or one 'label=words' a line; --alias wins over it."""
+    """File of such aliases, a JSON object or one 'label=words' a line ('# …' is a comment); --alias wins
+    over it."""
     oov: Literal["error", "zero", "cooccurrence"] = "error"
     """A label none of whose words GloVe holds: refuse, take a zero vector, or the mean of the labels that it
     goes together with in the training split."""
@@ -304,8 +305,8 @@ class Extend(Options):
     alias: tuple[str, ...] = ()
     """'label=words': use other words for an added label; may be given several times."""
     alias_file: UrlOrNone = None
-    """File of such aliases, a JSON object or one 'label=words' a line; --alias wins over it. What it says of
-    labels that the model has already does not count."""
+    """File of such aliases, a JSON object or one 'label=words' a line ('# …' is a comment); --alias wins
+    over it. What it says of labels that the model has already does not count."""
     out: Url
     """Model folder to write."""
 

@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from lglm_core.data import storage
 from lglm_core.errors import InputError
@@ -10,19 +10,23 @@ from lglm_core.errors import InputError
 Pair = tuple[str, str]
 
 
-def parse_aliases(pairs: Iterable[str]) -> dict[str, str]:
+def parse_aliases(pairs: Iterable[str], names: Collection[str] = ()) -> dict[str, str]:
     """Read ``label=words`` pairs of the option ``--alias`` as words by label.
+
+    Args:
+        pairs: The label ends at the first ``=``, or where the longest of *names* does.
+        names: The labels that may have one, as far as they are known.
 
     Raises:
         InputError: no such pair, or a label that is given twice.
     """
-    return _by_label([_split(pair, f"--alias {pair!r}") for pair in pairs], "--alias")
+    return _by_label([_split(pair, names, f"--alias {pair!r}") for pair in pairs], "--alias")
 
 
-def read_aliases(url: str) -> dict[str, str]:
-    """Read words by label from a JSON object, or from lines ``label=words``.
+def read_aliases(url: str, names: Collection[str] = ()) -> dict[str, str]:
+    """Read words by label from a JSON object, or from lines as :func:`parse_aliases` does.
 
-    Empty lines, and those that begin with ``#``, say nothing.
+    Empty lines, and those that begin with ``#`` but with none of *names*, say nothing.
 
     Raises:
         InputError: neither of the two, or a label that is given twice.
@@ -31,7 +35,7 @@ def read_aliases(url: str) -> dict[str, str]:
         text = storage.read_bytes(url).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{storage.shown(url)}: not UTF-8 text ({error.reason})") from error
-    pairs = _parse_json(text, url) if text.lstrip().startswith("{") else _parse_lines(text, url)
+    pairs = _parse_json(text, url) if text.lstrip().startswith("{") else _parse_lines(text, names, url)
     return _by_label(pairs, storage.shown(url))
 
 
@@ -74,18 +78,25 @@ def _parse_json(text: str, url: str) -> list[Pair]:
     return [_stripped(label, words, f"{storage.shown(url)}: {label!r}") for label, words in pairs]
 
 
-def _parse_lines(text: str, url: str) -> list[Pair]:
+def _parse_lines(text: str, names: Collection[str], url: str) -> list[Pair]:
     lines = ((number, line.strip()) for number, line in enumerate(text.split("\n"), start=1))
     return [
-        _split(line, f"{storage.shown(url)}, line {number}: {line!r}")
+        _split(line, names, f"{storage.shown(url)}, line {number}: {line!r}")
         for number, line in lines
-        if line and not line.startswith("#")
+        if line and (not line.startswith("#") or _named(line, names))
     ]
 
 
-def _split(pair: str, where: str) -> Pair:
-    label, _, words = pair.partition("=")
-    return _stripped(label, words, where)
+def _split(pair: str, names: Collection[str], where: str) -> Pair:
+    label = _named(pair, names) or pair.partition("=")[0]
+    return _stripped(label, pair[len(label) + 1 :], where)
+
+
+def _named(pair: str, names: Collection[str]) -> str | None:
+    """Return what stands before the last ``=`` of *pair* before which one of *names* stands, if any does."""
+    parts = pair.split("=")
+    befores = ("=".join(parts[:stop]) for stop in range(len(parts) - 1, 0, -1))
+    return next((before for before in befores if before.strip() in names), None)
 
 
 def _stripped(label: str, words: str, where: str) -> Pair:

@@ -4,6 +4,7 @@ Source: Pennington et al., EMNLP 2014; any file of word vectors in GloVe's text 
 """
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -27,8 +28,11 @@ class NameVectors(NamedTuple):
 
 
 def words_of(label: str) -> tuple[str, ...]:
-    """Split a label name into the lower-case words whose vectors are averaged."""
-    return tuple(word for word in re.split(r"[\s_\-/]+", label.lower()) if word)
+    """Split a label name into the lower-case words whose vectors are averaged, in NFC.
+
+    File names on a Mac, and what is made of them, write é as two characters: NFD.
+    """
+    return tuple(re.findall(r"[^\s_\-/]+", unicodedata.normalize("NFC", label.lower())))
 
 
 def glove_embeddings(

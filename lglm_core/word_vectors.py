@@ -5,6 +5,7 @@ Read as a stream: what is kept does not grow with the vocabulary.
 
 import heapq
 import re
+import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from difflib import SequenceMatcher
 from functools import partial
@@ -24,7 +25,7 @@ def read_vectors(url: str, wanted: Collection[str]) -> dict[str, np.ndarray]:
 
     Args:
         url: A text file, also packed (:func:`lglm_core.data.unpacked.open_unpacked`).
-        wanted: Words without spaces.
+        wanted: Words without spaces, in NFC; the file may have them otherwise.
 
     Raises:
         InputError: a line with more or fewer numbers than the first, or a wanted word's that are none or not
@@ -87,7 +88,7 @@ def _likeness(matcher: SequenceMatcher[str], word: str) -> float:
 
 
 def _entries(name: str, text: BufferedReader) -> Iterator[tuple[int, bytes, bytes]]:
-    """Every line's number, its word and its numbers, as bytes; refuse what is ragged, and what is no text."""
+    """Every line's number, word in NFC and numbers, as bytes; refuse what is ragged, and what is no text."""
     width = 0
     try:
         for number, line in enumerate(iter(partial(text.readline, LONGEST_LINE), b""), start=1):
@@ -99,7 +100,7 @@ def _entries(name: str, text: BufferedReader) -> Iterator[tuple[int, bytes, byte
             else:
                 word, numbers = _split_longer(f"{name}, line {number}", line, width)
             if not word.isascii():
-                word.decode()
+                word = unicodedata.normalize("NFC", word.decode()).encode()
             yield number, word, numbers
     except UnicodeDecodeError as error:
         raise InputError(

@@ -132,6 +132,14 @@ def test_aliases_come_from_a_file_too_and_the_command_line_wins(
     assert words[-2:] == (("dog",), ("dog",))
 
 
+def test_a_label_may_hold_what_separates_or_begins_an_alias(extend: Callable[..., Result], tmp_path: Path):
+    (tmp_path / "aliases.txt").write_text("# ours\n#hash=dog\n")
+    more = ("--alias-file", tmp_path / "aliases.txt", "--alias", "a=b=cat")
+    assert extend("a=b", "#hash", more=more).code == 0
+    words = LabelEmbeddings.load(f"{tmp_path}/extended/label_embeddings.parquet").words
+    assert words[-2:] == (("cat",), ("dog",))
+
+
 def test_an_alias_for_a_label_that_is_not_added_is_refused(extend: Callable[..., Result], tmp_path: Path):
     result = extend("dog", "red car", more=("--alias", "rad car=car"))
     refused(result, "--alias: 'rad car' is none of the 2 labels to add; closest: 'red car'", tmp_path)

@@ -123,6 +123,17 @@ def test_aliases_come_from_a_file_too_and_the_command_line_wins(
     assert [rows(out)[label]["words"] for label in ("cell phone", "dog")] == [["phone"], ["person"]]
 
 
+def test_a_label_may_hold_what_separates_or_begins_an_alias(
+    embed: Embed, glove: Path, tmp_path: Path, out: Path
+):
+    coco = write_coco(tmp_path / "coco", labels=("a", "a=b", "#hash", "dog"))
+    dataset = make_dataset(CocoSource(str(coco)), tmp_path / "dataset")
+    (tmp_path / "aliases").write_text("# ours\n#hash=phone\na=cell\n")
+    more = ("--alias-file", tmp_path / "aliases", "--alias", "a=b=person")
+    assert embed("--glove", glove, *more, dataset=dataset).code == 0
+    assert [rows(out)[label]["words"] for label in ("a", "a=b", "#hash")] == [["cell"], ["person"], ["phone"]]
+
+
 def test_an_alias_for_no_label_is_refused_with_the_closest_and_with_what_gave_it(
     embed: Embed, glove: Path, tmp_path: Path, out: Path
 ):

@@ -50,6 +50,23 @@ def test_two_for_one_label_are_refused_on_the_command_line_too():
         parse_aliases(["tv=set", " tv = the screen"])
 
 
+def test_a_label_may_hold_an_equals_sign_where_the_labels_are_known():
+    assert parse_aliases(["a=b = cat", "a=c=d", "a=b=c=e=f"], ["a", "a=b", "a=b=c"]) == {
+        "a=b": "cat",
+        "a": "c=d",
+        "a=b=c": "e=f",
+    }
+    assert parse_aliases(["a=b=cat"]) == {"a": "b=cat"}
+    with pytest.raises(InputError, match="--alias 'a=b=': expected 'label=words'"):
+        parse_aliases(["a=b="], ["a", "a=b"])
+
+
+def test_a_line_that_begins_with_a_label_is_no_comment(tmp_path: Path):
+    (tmp_path / "aliases").write_text("# hash=dog\n#hash=cat\n#cat=kitty\n#\ncat=#hash\n")
+    assert read_aliases(f"{tmp_path}/aliases", ["#hash", "cat"]) == {"#hash": "cat", "cat": "#hash"}
+    assert read_aliases(f"{tmp_path}/aliases") == {"cat": "#hash"}
+
+
 def test_an_alias_for_no_label_is_refused_by_its_place_with_the_closest_labels():
     names = ["person", "cell phone", "dog", "cat"]
     refuse_unknown(["dog", "cat"], names, "--alias")

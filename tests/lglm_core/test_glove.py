@@ -1,5 +1,7 @@
+import unicodedata
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from lglm_core.errors import InputError
 from lglm_core.glove import glove_embeddings, words_of
 from lglm_core.labels import LabelVocabulary
 
+Form = Literal["NFC", "NFD"]
 LINES = """\
 the 0.0 0.0 0.0
 cat 1.0 2.0 3.0
@@ -31,6 +34,16 @@ def test_a_name_of_several_words_has_the_mean_of_their_vectors(glove: Path):
 
 def test_case_hyphens_and_underscores_do_not_matter():
     assert words_of("Stop_Sign") == words_of("stop-sign") == words_of("STOP  sign") == ("stop", "sign")
+
+
+@pytest.mark.parametrize("in_file", ["NFC", "NFD"])
+@pytest.mark.parametrize("in_name", ["NFC", "NFD"])
+def test_how_accents_are_encoded_does_not_matter(glove: Path, in_file: Form, in_name: Form):
+    glove.write_text(LINES + unicodedata.normalize(in_file, "café 7.0 8.0 9.0\n"), encoding="utf-8")
+    label = unicodedata.normalize(in_name, "Café")
+    embeddings = glove_embeddings(LabelVocabulary(["cat", label]), str(glove))
+    np.testing.assert_array_equal(embeddings.vectors[1], np.array([7, 8, 9], np.float32))
+    assert embeddings.labels[1] == label
 
 
 def test_a_missing_word_is_left_out_of_the_mean_and_reported(glove: Path):
