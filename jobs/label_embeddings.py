@@ -16,6 +16,7 @@ from jobs.options import MakeLabelEmbeddings
 from lglm_core import rooms
 from lglm_core.aliases import parse_aliases, read_aliases, refuse_unknown
 from lglm_core.data import storage, unpacked
+from lglm_core.data.parts import load_labels
 
 if TYPE_CHECKING:
     from lglm_core.data.dataset import Dataset
@@ -33,7 +34,7 @@ WORDS_SHOWN = 3
 def run(options: MakeLabelEmbeddings) -> Outcome:
     """Make the vectors, unless the same ones are there."""
     dataset = rooms.require(options.dataset, "dataset")
-    given = _aliases_by_place(options)
+    given = _aliases_by_place(options, dataset)
     aliases = {label: words for place in given.values() for label, words in place.items()}
     inputs = {"labels": dataset.details["labels"], **_inputs(options, dataset)}
     recipe = rooms.Recipe("label-embeddings", inputs, {"alias": aliases, "oov": options.oov})
@@ -43,14 +44,12 @@ def run(options: MakeLabelEmbeddings) -> Outcome:
     return Outcome(status, options.out, _summary(options.out, manifest, status), counts=manifest.counts)
 
 
-def _aliases_by_place(options: MakeLabelEmbeddings) -> dict[str, dict[str, str]]:
+def _aliases_by_place(options: MakeLabelEmbeddings, dataset: rooms.Manifest) -> dict[str, dict[str, str]]:
     """The aliases by what gave them; what comes later wins."""
     file = options.alias_file
     if not file and not options.alias:
         return {}
-    from lglm_core.data.dataset import Dataset
-
-    names = Dataset.open(options.dataset).labels.names  # which may hold '=', or begin with '#'
+    names = load_labels(options.dataset, dataset).names  # which may hold '=', or begin with '#'
     from_file = {f"--alias-file {storage.shown(file)}": read_aliases(file, names)} if file else {}
     return from_file | {"--alias": parse_aliases(options.alias, names)}
 

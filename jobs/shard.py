@@ -20,6 +20,7 @@ from jobs.command_line import Outcome
 from jobs.options import SOURCES, Shard, ShardFound, ShardToy
 from lglm_core import rooms
 from lglm_core.data import storage
+from lglm_core.data.parts import load_labels
 from lglm_core.errors import DamageError, InputError, RunError
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ def _outcome(out: str, manifest: rooms.Manifest, status: str) -> Outcome:
         + ", ".join(f"{name} {split['samples']}" for name, split in splits.items())
         + f"), {counts['unlabelled']} of them without a label; {counts['rejected']} pictures rejected"
     ]
-    lines.append(f"  {_told(_labels(out, manifest))}")
+    lines.append(f"  {_told(load_labels(out, manifest))}")
     if counts["unlabelled_dropped"]:
         lines.append(f"  {counts['unlabelled_dropped']} pictures without a label were dropped")
     if counts["rejected"]:
@@ -265,13 +266,6 @@ def _outcome(out: str, manifest: rooms.Manifest, status: str) -> Outcome:
             f"{storage.join(out, 'duplicates.parquet')}, or dropped: rejects.parquet"
         )
     return Outcome(status.partition(",")[0], out, "\n".join(lines), counts=counts)
-
-
-def _labels(out: str, manifest: rooms.Manifest) -> "LabelVocabulary":
-    from lglm_core.data.parts import latest
-    from lglm_core.labels import LabelVocabulary
-
-    return LabelVocabulary.load(storage.join(out, latest("labels.json", manifest.details)))
 
 
 def _told(labels: "LabelVocabulary") -> str:

@@ -10,7 +10,7 @@ from jobs.options import Embed, Evaluate, OnSplit
 from jobs.parts import IMAGES_PER_BATCH, PartMaker, write_parts
 from lglm_core import rooms
 from lglm_core.data import storage
-from lglm_core.data.parts import latest
+from lglm_core.data.parts import load_labels
 from lglm_core.errors import InputError
 from lglm_core.labels import LabelVocabulary
 
@@ -35,13 +35,8 @@ def open_inputs(options: OnSplit) -> SplitInputs:
     """Check, from manifests alone, that model, dataset and split fit together."""
     model = rooms.require(options.model, "model")
     dataset = rooms.require(options.dataset, "dataset")
-    theirs, ours = (
-        LabelVocabulary.load(storage.join(room, name))
-        for room, name in (
-            (options.dataset, latest("labels.json", dataset.details)),
-            (options.model, "labels.json"),
-        )
-    )
+    theirs = load_labels(options.dataset, dataset)
+    ours = LabelVocabulary.load(storage.join(options.model, "labels.json"))
     known = set(ours)
     missing = [name for name in theirs if name not in known]
     if missing:
