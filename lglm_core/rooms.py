@@ -215,10 +215,10 @@ def commit(room: str, manifest: Manifest) -> Manifest:
     """
     lease.confirm(room)
     url = storage.join(room, MANIFEST)
-    standing = parse_manifest(storage.create(url, manifest.to_json()), url)
-    if standing.fingerprint != manifest.fingerprint:
+    standing = storage.create(url, manifest.to_json())
+    if parse_manifest(standing, url).fingerprint != manifest.fingerprint:
         raise InputError(f"{room}: another run completed this room meanwhile; name another folder")
-    if standing != manifest:
+    if standing != manifest.to_json():
         storage.write_bytes(url, manifest.to_json())
     _tidy(room)
     return manifest
