@@ -40,7 +40,12 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("inputs")
     labels = "1" * 64
     details = {
-        "dataset": {"labels": labels, "splits": {"train": {"samples": 8}, "val": {"samples": 8}}},
+        "dataset": {
+            "labels": labels,
+            "splits": {"train": {"samples": 8}, "val": {"samples": 8}},
+            "parts": [{}],
+            "files": {"labels.json": {}},
+        },
         "label-embeddings": {},
         "model": {"labels": labels},
         "embeddings": {},
