@@ -271,22 +271,23 @@ def _report(verb: str, error: Exception) -> int:
 
 
 def _known_cause(error: BaseException) -> Exception | None:
-    """Find the error of ours that Ray, or anything else, has wrapped."""
+    """Find the outermost error of ours: where one stands for another, it says more than that."""
     return next(
         (cause for cause in _causes(error) if isinstance(cause, InputError | DamageError | RunError)), None
     )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """From without to within, but what Ray has wrapped before its wrapper, which may be of the same type."""
     if error is None:
         return
     # Ray Train keeps its workers' errors in worker_failures, Ray's tasks theirs in cause.
     failures = getattr(error, "worker_failures", None) or {}
-    inner = [*failures.values(), getattr(error, "cause", None), error.__cause__]
-    for wrapped in inner:
+    for wrapped in (*failures.values(), getattr(error, "cause", None)):
         if isinstance(wrapped, BaseException) and wrapped is not error:
             yield from _causes(wrapped)
     yield error
+    yield from _causes(error.__cause__)
 
 
 def _last_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import pytest
 import yaml
 from pydantic import ValidationError
+from ray.exceptions import RayTaskError
 
 from jobs import command_line, options
 from jobs.command_line import Outcome, to_arguments
@@ -320,6 +321,12 @@ class Wrapped(Exception):
         self.__dict__.update(attributes)
 
 
+def from_(error: Exception, cause: Exception) -> Exception:
+    """As ``raise error from cause`` leaves it."""
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
@@ -328,6 +335,9 @@ class Wrapped(Exception):
         (RunError("bad.json: wrong"), 1),
         (InputError("bad.json:\n wrong"), 2),
         (Wrapped(cause=InputError("bad.json: wrong")), 2),
+        (from_(DamageError("bad.json: wrong"), InputError("wrong")), 1),
+        (from_(OSError("a traceback"), InputError("bad.json: wrong")), 2),
+        (RayTaskError("f", "a traceback", InputError("bad.json: wrong")).as_instanceof_cause(), 2),
         (Wrapped(worker_failures={1: Wrapped(cause=RunError("bad.json: wrong"))}), 1),
     ],
     ids=repr,
