@@ -175,7 +175,7 @@ def _append(source: "Source", options: ShardFound) -> Outcome:
         rooms.begin_addition(options.out, _recipe(addition.inputs(), source.options(), options), base)
         for name in leftovers(options.out, base, plan):
             storage.remove(storage.join(options.out, name))
-        standing = {name: dataset.split(name).index for name in base.details["splits"]}
+        standing = {name: split.index for name, split in addition.splits.items()}
         receipts, duplicates = _write_shards(plan, options, standing)
     manifest = commit_dataset(
         options.out,
@@ -253,9 +253,9 @@ def _outcome(out: str, manifest: rooms.Manifest, status: str) -> Outcome:
     lines = [
         f"{out}: dataset, {status}: {counts['written']} samples in {len(manifest.details['shards'])} shards ("
         + ", ".join(f"{name} {split['samples']}" for name, split in splits.items())
-        + f"), {counts['unlabelled']} of them without a label; {counts['rejected']} pictures rejected"
+        + f"), {counts['unlabelled']} of them without a label; {counts['rejected']} pictures rejected",
+        f"  {_told(load_labels(out, manifest))}",
     ]
-    lines.append(f"  {_told(load_labels(out, manifest))}")
     if counts["unlabelled_dropped"]:
         lines.append(f"  {counts['unlabelled_dropped']} pictures without a label were dropped")
     if counts["rejected"]:

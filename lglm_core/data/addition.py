@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from lglm_core.data.dataset import Dataset
+from lglm_core.data.dataset import Dataset, Split
 from lglm_core.data.integrity import foreign_files
 from lglm_core.data.parts import earlier_manifest, in_part
 from lglm_core.data.plan import Plan
 from lglm_core.data.read_ahead import read_ahead
-from lglm_core.data.shards import DUPLICATE, Reject, receipt_name, shard_name
+from lglm_core.data.shards import DUPLICATE, Reject, shard_files
 from lglm_core.data.source import LabelledImage, Source
 from lglm_core.errors import InputError
 from lglm_core.labels import LabelVocabulary
@@ -106,6 +106,11 @@ class Addition:
                 self.standing += 1
         self._refuse_other_pictures(looked_at)
 
+    @cached_property
+    def splits(self) -> dict[str, Split]:
+        """Those of the dataset, each of which is read once."""
+        return {name: self.dataset.split(name) for name in self.dataset.manifest.details["splits"]}
+
     def numbers(self) -> dict[str, int]:
         """Of each split, the number of its first new shard."""
         shards = self.dataset.manifest.details["shards"]
@@ -141,19 +146,17 @@ class Addition:
                 )
 
     def _digests(self, keys: set[str]) -> dict[tuple[str, str], str]:
-        found: dict[tuple[str, str], str] = {}
-        for name in self.dataset.manifest.details["splits"]:
-            rows = self.dataset.split(name).rows(keys)
-            pairs = zip(rows.column("key").to_pylist(), rows.column("sha256").to_pylist(), strict=True)
-            found.update((self._name(name, key), sha256) for key, sha256 in pairs)
-        return found
+        return {
+            self._name(name, key): sha256
+            for name, split in self.splits.items()
+            for key, sha256 in split.values("sha256", keys).items()
+        }
 
     @cached_property
     def _samples(self) -> dict[tuple[str, str], Columns]:
         found: dict[tuple[str, str], Columns] = {}
-        for name in self.dataset.manifest.details["splits"]:
-            index = self.dataset.split(name).index
-            columns = [index.column(column).to_pylist() for column in ("key", "labels", "unknown")]
+        for name, split in self.splits.items():
+            columns = [split.index.column(column).to_pylist() for column in ("key", "labels", "unknown")]
             for key, labels, unknown in zip(*columns, strict=True):
                 found[self._name(name, key)] = (tuple(labels), tuple(unknown))
         return found
@@ -169,7 +172,7 @@ def leftovers(url: str, manifest: Manifest, plan: Plan) -> list[str]:
 
     Files of other names are somebody's own; of those that *plan* will write, the writer decides.
     """
-    planned = {name for s in plan.shards for name in (shard_name(s.split, s.name), receipt_name(s.name))}
+    planned = {name for shard in plan.shards for name in shard_files(shard.split, shard.name)}
     part = len(manifest.details["parts"])
     tables = {in_part(name, part) for name in ("labels.json", "rejects.parquet", "duplicates.parquet")}
     return [

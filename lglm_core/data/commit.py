@@ -14,7 +14,7 @@ from lglm_core.data import storage
 from lglm_core.data.duplicates import DUPLICATES_SCHEMA
 from lglm_core.data.parts import earlier_manifest, in_part
 from lglm_core.data.plan import Plan
-from lglm_core.data.shards import Receipt, Reject, receipt_name, shard_name
+from lglm_core.data.shards import Receipt, Reject, receipt_name, shard_files, shard_name
 from lglm_core.errors import DamageError, InputError
 from lglm_core.rooms import Manifest, Recipe, digest, to_json
 
@@ -37,7 +37,7 @@ def refuse_another(url: str, manifest: Manifest, plan: Plan, receipts: Sequence[
         return
     written = {shard["name"]: shard["sha256"] for shard in manifest.details["shards"]}
     others = [receipt for receipt in receipts if written.get(receipt.shard) != receipt.sha256]
-    for name in (name for r in others for name in (shard_name(r.split, r.shard), receipt_name(r.shard))):
+    for name in (name for receipt in others for name in shard_files(receipt.split, receipt.shard)):
         storage.remove(storage.join(url, name))
     other = others[0]
     why = f"; {_commonest(list(other.unreadable))}" if other.unreadable else ""
@@ -119,7 +119,7 @@ def _fingerprint(plan: Plan, shards: Sequence[tuple[str, str]]) -> str:
 
 def _remove_others(url: str, receipts: Sequence[Receipt]) -> None:
     """Remove shards and receipts of another division: readers of WebDataset go by what lies there."""
-    kept = {name for r in receipts for name in (shard_name(r.split, r.shard), receipt_name(r.shard))}
+    kept = {name for receipt in receipts for name in shard_files(receipt.split, receipt.shard)}
     for file in storage.list_files(url):
         if file.name.startswith(("shards/", "receipts/")) and file.name not in kept:
             storage.remove(storage.join(url, file.name))

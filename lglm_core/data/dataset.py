@@ -57,9 +57,10 @@ class Split:
         """The samples' keys."""
         return self.index.column("key").to_pylist()
 
-    def rows(self, keys: Collection[str]) -> pa.Table:
-        """Return those rows of the index that have one of *keys*."""
-        return self.index.filter(pc.is_in(self.index.column("key"), pa.array(keys, pa.string())))
+    def values(self, column: str, keys: Collection[str]) -> dict[str, Any]:
+        """Return what a column of the index says of those of *keys* that are samples of this split."""
+        rows = self.index.filter(pc.is_in(self.index.column("key"), pa.array(keys, pa.string())))
+        return dict(zip(rows.column("key").to_pylist(), rows.column(column).to_pylist(), strict=True))
 
     @cached_property
     def targets(self) -> np.ndarray:
@@ -221,7 +222,7 @@ class Dataset:
         places = list(zip(table.column("split").to_pylist(), table.column("key").to_pylist(), strict=True))
         last = {place: row for row, place in enumerate(places)}
         for split in self.manifest.details["splits"]:
-            for key in self.split(split).rows({key for _, key in places}).column("key").to_pylist():
+            for key in self.split(split).values("key", {key for _, key in places}):
                 last.pop((split, key), None)
         return table.take(pa.array(sorted(last.values()), pa.int64()))
 

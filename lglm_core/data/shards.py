@@ -93,6 +93,11 @@ class Receipt:
         return tuple(reject for reject in self.rejects if reject.status != DUPLICATE)
 
 
+def shard_files(split: str, name: str) -> tuple[str, str]:
+    """Return where a shard and its receipt lie within the dataset."""
+    return shard_name(split, name), receipt_name(name)
+
+
 def shard_name(split: str, name: str) -> str:
     """Return where a shard lies within the dataset."""
     return f"shards/{split}/{name}.tar"

@@ -224,9 +224,8 @@ def _twins(dataset: Dataset) -> Twins:
     )
     labels: dict[tuple[str, str], list[int]] = {}
     for split in {*splits, *first_splits}:
-        rows = dataset.split(split).rows({*keys, *first_keys})
-        each = zip(rows.column("key").to_pylist(), rows.column("labels").to_pylist(), strict=True)
-        labels.update(((split, key), theirs) for key, theirs in each)
+        found = dataset.split(split).values("labels", {*keys, *first_keys})
+        labels.update(((split, key), theirs) for key, theirs in found.items())
     pairs = list(zip(zip(splits, keys, strict=True), zip(first_splits, first_keys, strict=True), strict=True))
     return Twins(
         across=sum((one[0] == "train") != (first[0] == "train") for one, first in pairs),
