@@ -166,7 +166,7 @@ def _refusals(address: str) -> Iterator[None]:
         ours = "ours is another" if "RAY_AUTH_TOKEN" in os.environ else "we have none"
         raise InputError(
             f"{where}: the Ray cluster asks for a token, and {ours}; set RAY_AUTH_MODE=token and "
-            "RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as on the cluster"
+            "RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as on the cluster, before Ray is imported"
         ) from error
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())

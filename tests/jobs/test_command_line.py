@@ -10,7 +10,6 @@ from typing import Any, Literal, Union, get_args, get_origin
 import pytest
 import yaml
 from pydantic import ValidationError
-from ray.exceptions import RayTaskError
 
 from jobs import command_line, options
 from jobs.command_line import Outcome, to_arguments
@@ -337,7 +336,6 @@ def from_(error: Exception, cause: Exception) -> Exception:
         (Wrapped(cause=InputError("bad.json: wrong")), 2),
         (from_(DamageError("bad.json: wrong"), InputError("wrong")), 1),
         (from_(OSError("a traceback"), InputError("bad.json: wrong")), 2),
-        (RayTaskError("f", "a traceback", InputError("bad.json: wrong")).as_instanceof_cause(), 2),
         (Wrapped(worker_failures={1: Wrapped(cause=RunError("bad.json: wrong"))}), 1),
     ],
     ids=repr,
@@ -350,6 +348,16 @@ def test_what_a_job_raises_becomes_one_line_and_a_code(
 
     arguments = ["--model", "m", "--images", "i", "--out", "o"]
     assert command_line.main("tag", options.Tag, run, arguments) == code
+    assert capfd.readouterr() == ("", "lglm tag: bad.json: wrong\n")
+
+
+def test_what_a_task_of_ray_raises_becomes_one_line_too(capfd: pytest.CaptureFixture[str]):
+    from ray.exceptions import RayTaskError
+
+    def run(_: Options) -> Outcome:
+        raise RayTaskError("f", "a traceback", InputError("bad.json: wrong")).as_instanceof_cause()
+
+    assert command_line.main("tag", options.Tag, run, ["--model=m", "--images=i", "--out=o"]) == 2
     assert capfd.readouterr() == ("", "lglm tag: bad.json: wrong\n")
 
 
