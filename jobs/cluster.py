@@ -135,9 +135,15 @@ def refuse_more_workers_than_cpus(workers: int, address: str | None) -> None:
 
 
 def run_tasks(
-    function: Callable[..., Result], calls: Sequence[tuple[Any, ...]], progress: str
+    function: Callable[..., Result],
+    calls: Sequence[tuple[Any, ...]],
+    progress: str,
+    go_on: Callable[[], object] = lambda: None,
 ) -> list[Result]:
-    """Run ``function(*call)`` for every call as Ray tasks, one CPU each; return results in call order."""
+    """Run ``function(*call)`` for every call as Ray tasks, one CPU each; return results in call order.
+
+    After each, *go_on* is called, which may raise to end it all.
+    """
     import ray
 
     remote = ray.remote(num_cpus=1)(function)
@@ -148,9 +154,11 @@ def run_tasks(
         for number, call in enumerate(calls):
             if len(pending) >= window:
                 _collect_one(pending, results, bar)
+                go_on()
             pending[remote.remote(*call)] = number
         while pending:
             _collect_one(pending, results, bar)
+            go_on()
     return [results[number] for number in range(len(calls))]
 
 

@@ -296,5 +296,5 @@ def _last_line(error: Exception) -> str:
 
 
 def _fail(verb: str, message: str, code: int) -> int:
-    print(f"lglm {verb}: {message}", file=sys.stderr, flush=True)
+    print(f"lglm {verb}: {storage.shown_in(message)}", file=sys.stderr, flush=True)
     return code

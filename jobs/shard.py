@@ -12,13 +12,14 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.options import SOURCES, Shard, ShardFound, ShardToy
-from lglm_core import rooms
+from lglm_core import lease, rooms
 from lglm_core.data import storage
 from lglm_core.data.parts import load_labels
 from lglm_core.errors import DamageError, InputError, RunError
@@ -81,8 +82,7 @@ def _complete(recipe: rooms.Recipe, options: Shard) -> Outcome | None:
     from lglm_core.data.integrity import check_sizes, told
 
     damages = check_sizes(options.out, manifest)
-    dropped = manifest.counts["duplicates"] if options.duplicates == "drop" else 0
-    again = options.retry_rejected and manifest.counts["rejected"] > dropped
+    again = options.retry_rejected and _unreadable(manifest)
     if not damages and not again:
         return _outcome(options.out, manifest, "already complete")
     if len(manifest.details["parts"]) > 1:
@@ -93,6 +93,12 @@ def _complete(recipe: rooms.Recipe, options: Shard) -> Outcome | None:
             "pictures that can be read now become new shards"
         )
     return None
+
+
+def _unreadable(manifest: rooms.Manifest) -> int:
+    """How many pictures of a dataset could not be read; of the rejected ones the others are duplicates."""
+    dropped = manifest.counts["duplicates"] if manifest.options.get("duplicates") == "drop" else 0
+    return manifest.counts["rejected"] - dropped
 
 
 def _shard_toy(options: ShardToy) -> Outcome:
@@ -145,6 +151,7 @@ def _write(source: "Source", recipe: rooms.Recipe, options: Shard) -> Outcome:
             dropped=source.dropped,
             duplicates=duplicates,
             max_rejected=options.max_rejected,
+            retried=_unreadable(standing) if standing else 0,
         )
     except NothingReadable:
         if new:  # the folder would only stand in the way of the next try
@@ -218,7 +225,7 @@ def _write_shards(
         calls: list[tuple[Any, ...]] = [
             (shards[name], *where, left_out, retry) for name, left_out in without.items()
         ]
-        receipts.update(zip(without, run_tasks(write_shard, calls, progress), strict=True))
+        receipts.update(zip(without, run_tasks(write_shard, calls, progress, still_ours), strict=True))
         for receipt in (receipts[name] for name in without if receipts[name].lost):
             if not retry:
                 raise RunError(
@@ -226,6 +233,7 @@ def _write_shards(
                 )
             logger.warning(_why_it_stays(receipt))
 
+    still_ours = partial(lease.confirm, options.out)
     receipts: dict[str, Receipt] = {}
     write(dict.fromkeys(shards), "shard", options.retry_rejected)
     if orphans := without_orphans(list(receipts.values()), standing):

@@ -17,6 +17,7 @@ from jobs.options import Tag
 from jobs.parts import IMAGES_PER_BATCH, read_parts, write_parts
 from lglm_core import rooms
 from lglm_core.data import storage
+from lglm_core.data.images import MAX_BYTES
 from lglm_core.data.storage import StoredFile
 from lglm_core.errors import InputError
 
@@ -31,8 +32,6 @@ SCHEMA = pa.schema(
         "scores": pa.list_(pa.float32()),
     }
 )
-
-MAX_BYTES = 256 << 20  # a picture is smaller; a film in the folder must not fill the memory
 
 
 class TagRows:
@@ -49,6 +48,7 @@ class TagRows:
         self.tagger = Tagger.load(model, threads=threads)
         self.readers = ThreadPoolExecutor(storage.READERS, thread_name_prefix="reader")
         self.images = images
+        self.shown = storage.shown(images)
         self.files = files
 
     def table(self, start: int, stop: int) -> pa.Table:
@@ -63,7 +63,7 @@ class TagRows:
         recognition = self.tagger.recognise([data if isinstance(data, bytes) else b"" for data in found])
         rows = [
             {
-                "uri": storage.join(self.images, _printable(file.name)),
+                "uri": storage.join(self.shown, _printable(file.name)),
                 "etag": file.etag,
                 "size": file.size,
                 "status": "ok",

@@ -7,7 +7,7 @@ lglm verify --dataset DATASET --full
 import logging
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobs import command_line
 from jobs.command_line import Outcome
@@ -51,18 +51,13 @@ def run(options: Verify) -> Outcome:
 
 
 def _check_shards(options: Verify, manifest: rooms.Manifest) -> "list[Damage]":
-    """Check every shard that is there, as Ray tasks."""
+    """Check every shard, as Ray tasks."""
     from jobs.cluster import ray_cluster, run_tasks
     from lglm_core.data.dataset import shards_with_rows
     from lglm_core.data.integrity import check_shard
-    from lglm_core.data.shards import shard_name
 
     url = storage.absolute(options.dataset)
-    calls: list[tuple[Any, ...]] = [
-        (url, shard, index)
-        for shard, index in shards_with_rows(url, manifest)
-        if storage.is_file(storage.join(url, shard_name(shard["split"], shard["name"])))
-    ]
+    calls = [(url, shard, index) for shard, index in shards_with_rows(url, manifest)]
     with ray_cluster(options.ray_address):
         found = run_tasks(check_shard, calls, "verify")
     return [damage for damages in found for damage in damages]

@@ -83,7 +83,7 @@ def _vector(where: str, numbers: Any) -> np.ndarray:
 
 
 def _rows(url: str) -> Iterator[Row]:
-    suffix = url.rpartition(".")[2].lower()
+    suffix = storage.shown(url).rpartition(".")[2].lower()
     readers = {"parquet": _parquet_rows, "json": _json_rows, "csv": _csv_rows}
     if suffix not in readers:
         raise InputError(
@@ -138,7 +138,7 @@ def _json_rows(data: bytes, url: str) -> Iterator[Row]:
     if not text.lstrip().startswith("{"):
         raise InputError(f"{storage.shown(url)}: expected one JSON object, of lists of numbers by name")
     for name, numbers in rows:
-        yield url, name, numbers
+        yield storage.shown(url), name, numbers
 
 
 def _csv_rows(data: bytes, url: str) -> Iterator[Row]:

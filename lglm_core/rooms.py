@@ -101,7 +101,8 @@ def read_json(url: str) -> Any:
 def read_manifest(room: str) -> Manifest | None:
     """Return the manifest of a complete room, or None where there is none."""
     url = storage.join(room, MANIFEST)
-    return parse_manifest(storage.read_bytes(url), url) if storage.is_file(url) else None
+    data = _read_if_there(url)
+    return None if data is None else parse_manifest(data, url)
 
 
 def parse_manifest(data: bytes, url: str) -> Manifest:
@@ -146,14 +147,15 @@ def find(room: str, recipe: Recipe) -> Manifest | None:
     """
     manifest = read_manifest(room)
     unfinished = storage.join(room, UNFINISHED)
+    begun = _read_if_there(unfinished)
     if manifest is not None:
         _refuse_difference(room, recipe, manifest.recipe)
-        if _is_begun_from(room, recipe):  # killed between the last steps of commit
+        if begun == to_json(asdict(recipe)):  # killed between the last steps of commit
             with suppress(InputError):  # another process is there, just now
                 lease.take(room)
                 _tidy(room)
-    elif storage.is_file(unfinished):
-        _refuse_difference(room, recipe, _parse_recipe(storage.read_bytes(unfinished), unfinished))
+    elif begun is not None:
+        _refuse_difference(room, recipe, _parse_recipe(begun, unfinished))
     elif storage.is_file(room):
         raise InputError(f"{room}: a file is there; name a folder to write to")
     elif not storage.is_empty(room):
@@ -198,8 +200,7 @@ def begin_addition(room: str, recipe: Recipe, base: Manifest) -> None:
 
 def reopen(room: str) -> None:
     """Take the manifest off a room that was begun again, to be completed anew."""
-    if storage.is_file(storage.join(room, MANIFEST)):
-        storage.remove(storage.join(room, MANIFEST))
+    storage.remove(storage.join(room, MANIFEST))
 
 
 def abandon(room: str) -> None:
@@ -233,10 +234,13 @@ def commit_addition(room: str, manifest: Manifest, base: Manifest, earlier: str)
     return manifest
 
 
-def _is_begun_from(room: str, recipe: Recipe) -> bool:
-    """Tell whether a room, or what is added to it, was begun from *recipe* and not finished."""
-    url = storage.join(room, UNFINISHED)
-    return storage.is_file(url) and storage.read_bytes(url) == to_json(asdict(recipe))
+def _read_if_there(url: str) -> bytes | None:
+    try:
+        return storage.read_bytes(url)
+    except storage.UnreadableFile as error:
+        if not error.missing:
+            raise
+        return None
 
 
 def _tidy(room: str) -> None:

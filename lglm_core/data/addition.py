@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 from lglm_core.data.dataset import Dataset, Split
+from lglm_core.data.images import MAX_BYTES
 from lglm_core.data.integrity import foreign_files
 from lglm_core.data.parts import earlier_manifest, in_part
 from lglm_core.data.plan import Plan
@@ -51,18 +51,9 @@ class Addition:
         """As the source has it."""
         return self.source.keys_per_split
 
-    @property
-    def dropped(self) -> int:
-        """Unlabelled pictures that the source left out on request."""
-        return self.source.dropped
-
     def inputs(self) -> Mapping[str, str]:
         """Those of the source, and the dataset as it is."""
         return {**self.source.inputs(), "added_to": self.dataset.manifest.fingerprint}
-
-    def options(self) -> Mapping[str, Any]:
-        """Those of the source."""
-        return self.source.options()
 
     def labels(self) -> LabelVocabulary:
         """The dataset's, and those that are added to them.
@@ -138,7 +129,7 @@ class Addition:
         if "max_side" in self.dataset.manifest.options:
             return  # what is stored is not what was read
         digests = self._digests({image.key for image in images})
-        for image, read in zip(images, read_ahead(image.uri for image in images), strict=True):
+        for image, read in zip(images, read_ahead((image.uri for image in images), MAX_BYTES), strict=True):
             if isinstance(read, bytes) and digest(read) != digests[self._name(image.split, image.key)]:
                 raise InputError(
                     f"{image.source}: is in {self.dataset.url} already, and now another picture; adding "

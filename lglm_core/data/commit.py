@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lglm_core import rooms
+from lglm_core import lease, rooms
 from lglm_core.data import storage
 from lglm_core.data.duplicates import DUPLICATES_SCHEMA
 from lglm_core.data.parts import earlier_manifest, in_part
@@ -66,13 +66,14 @@ def commit_dataset(
         dropped: Unlabelled pictures that the source left out of the plan.
         duplicates: Pictures with the same bytes as another, of DUPLICATES_SCHEMA.
         max_rejected: The share of unreadable pictures above which the dataset is not completed.
-        retried: How many pictures of the plan could not be read before, and may be so again.
+        retried: How many pictures of the plan could not be read before, which was allowed, and may be again.
         base: The manifest of the complete dataset that the plan adds to.
 
     Raises:
-        InputError: more pictures are unreadable than allowed, or all of them.
+        InputError: more pictures are unreadable than allowed, or all of them; or another process took over.
         DamageError: pictures are neither written nor rejected.
     """
+    lease.confirm(url)  # before anything that stands is touched
     _refuse_losses(url, plan, receipts)
     _refuse_too_many_rejects(url, plan, receipts, max_rejected, retried, first=base is None)
     part = len(base.details["parts"]) if base else 0
@@ -98,7 +99,7 @@ def commit_dataset(
         fingerprint=_fingerprint(plan, [(shard["name"], shard["sha256"]) for shard in shards]),
         inputs=base.inputs if base else recipe.inputs,
         options=base.options if base else recipe.options,
-        counts=_added(base.counts if base else {}, own, retried),
+        counts=_added(base.counts, own, retried) if base else own,
         details={
             "labels": plan.labels.digest,
             "splits": _splits(base, plan, receipts),

@@ -99,7 +99,7 @@ class Split:
             if self._read_before[row] and not self.cache:
                 return storage.read_range(url, extent.start + HEADER, extent.image_size)
             data = storage.read_range(url, extent.start, extent.size)
-        except InputError as error:
+        except storage.UnreadableFile as error:
             raise DamageError(str(error)) from error
         if problem := extent.problem(data):
             raise DamageError(f"{url}, sample {self.keys[row]}: {problem}; {REMEDY}")

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from io import BufferedReader
 from pathlib import Path
@@ -117,7 +117,10 @@ class DiskPlace:
 
     def remove(self) -> None:
         """Delete the file, or the folder with all in it."""
-        if self.path.is_dir():
+        if self.path.is_symlink() and self.path.is_dir():
+            for child in self.path.iterdir():  # the link is somebody's own
+                DiskPlace(str(child), str(child)).remove()
+        elif self.path.is_dir():
             shutil.rmtree(self.path)
         else:
             self.path.unlink(missing_ok=True)
@@ -128,24 +131,34 @@ class DiskPlace:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def list_files(self) -> list[StoredFile]:
-        """List every file below; links to folders are not followed."""
+        """List every file below but unfinished writes; links to folders are not followed."""
 
         def refuse(error: OSError) -> None:
-            raise InputError(f"{error.filename}: cannot be listed ({error.strerror})") from error
+            if not isinstance(error, FileNotFoundError):  # else it was removed just now
+                raise InputError(f"{error.filename}: cannot be listed ({error.strerror})") from error
 
         if not self.path.is_dir():
             raise InputError(f"{self.url}: no such folder")
         files = []
-        for folder, _, names in os.walk(self.path, onerror=refuse):
+        for folder, folders, names in os.walk(self.path, onerror=refuse):
+            folders[:] = [name for name in folders if not name.startswith(STAGING_PREFIX)]
             for path in (Path(folder, name) for name in names):
-                status = path.stat() if path.exists() else path.lstat()  # a dangling link is a file too
-                name = path.relative_to(self.path).as_posix()
-                files.append(StoredFile(name, status.st_size, _etag(status)))
+                if (status := _status(path)) is not None:
+                    name = path.relative_to(self.path).as_posix()
+                    files.append(StoredFile(name, status.st_size, _etag(status)))
         return sorted(files, key=lambda file: file.name)
 
     def _unreadable(self, error: OSError) -> UnreadableFile:
         missing = isinstance(error, FileNotFoundError | NotADirectoryError)
         return UnreadableFile(f"{self.url}: cannot be read ({error.strerror or error})", missing=missing)
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """That of what a link leads to, if it leads anywhere; None of what was removed just now."""
+    for look in (path.stat, path.lstat):
+        with suppress(OSError):
+            return look()
+    return None
 
 
 def _etag(status: os.stat_result) -> str:

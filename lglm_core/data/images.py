@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_PIXELS = 178_956_970  # twice Pillow's own warning level; a picture above it is refused unopened
+MAX_BYTES = 256 << 20  # of a file; a film among the pictures must not fill the memory
 # What Pillow decodes by itself. For EPS, which it knows too, it runs Ghostscript, on bytes of strangers.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
 # Of these formats a whole file can be told by its end. In a JPEG's coded pixels an end marker does not occur,
@@ -48,6 +49,10 @@ TURNS = {
 # The same by a tensor's axes, [3, height, width]; 5 to 8 transpose first.
 FLIPS: dict[int, list[int]] = {2: [2], 3: [1, 2], 4: [1], 5: [], 6: [2], 7: [1, 2], 8: [1]}
 
+# Pillow warns of odd metadata in pictures that are sound. Once and for all: what silences a block of code
+# does so for other threads, and two at once leave it so.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 
 class UnreadableImage(Exception):
     """The bytes are no whole picture; ``reason`` is a short code, the message says more."""
@@ -66,19 +71,10 @@ class ImageInfo:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Silence Pillow, which warns of odd metadata in pictures that are sound."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-@contextmanager
 def _reasons() -> Iterator[None]:
     """Turn whatever Pillow raises into :class:`UnreadableImage`."""
     try:
-        with _quietly():
-            yield
+        yield
     except UnidentifiedImageError as error:
         raise UnreadableImage("not_an_image", "the bytes are no image format known here") from error
     except Image.DecompressionBombError as error:
@@ -166,8 +162,7 @@ def _orientation(image: Image.Image) -> int:
     Broken metadata say nothing about the picture.
     """
     try:
-        with _quietly():
-            told = int(image.getexif().get(EXIF_ORIENTATION, 1))
+        told = int(image.getexif().get(EXIF_ORIENTATION, 1))
     except Exception:  # Pillow's parsers raise whatever the broken bytes lead them to
         return 1
     return told if told in TURNS else 1

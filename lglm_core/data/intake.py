@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lglm_core.data.images import ImageInfo, UnreadableImage, inspect, inspect_header, shrink
-from lglm_core.data.tar import LARGEST
+from lglm_core.data.images import ImageInfo, inspect, inspect_header, shrink
 
 QUALITY = 90
 
@@ -36,14 +35,10 @@ class Intake:
         """Return the bytes to store, and what they are.
 
         Raises:
-            UnreadableImage: they are no whole picture, or more bytes than a tar takes of one.
+            UnreadableImage: they are no whole picture.
         """
-        stored, info = self._take(data)
-        if len(stored) > LARGEST:
-            raise UnreadableImage("too_large", f"{len(stored)} bytes, at most {LARGEST} taken")
-        return stored, info
-
-    def _take(self, data: bytes) -> tuple[bytes, ImageInfo]:
+        if self.verify == "decode" and self.max_side is None:
+            return data, inspect(data)
         info = inspect_header(data)
         if self.max_side is not None and max(info.width, info.height) > self.max_side:
             smaller = shrink(data, self.max_side, self.quality)

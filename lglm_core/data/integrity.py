@@ -1,7 +1,6 @@
 """Is a dataset still what was written? Quickly by names and sizes, or byte by byte."""
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +27,6 @@ NEVER_DECODED = (
     "though its bytes are those that were written: it was taken by its header alone, or by an older lglm; "
     "shard anew with --verify decode, which rejects it"
 )
-SCRATCH = re.compile(r"(^|/)\.partial-")
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ def foreign_files(url: str, manifest: Manifest) -> list[str]:
     """Return the files the manifest does not know: foreign ones, or of an addition in the making."""
     known = {*written_files(manifest), *OUR_OWN}
     found = [file.name for file in storage.list_files(url)]
-    return [name for name in found if name not in known and not SCRATCH.search(name)]
+    return [name for name in found if name not in known]
 
 
 def read_checked(url: str, name: str, written: Mapping[str, Any]) -> bytes:
@@ -111,20 +109,25 @@ def files_without_samples(manifest: Manifest) -> list[str]:
 def check_shard(url: str, shard: Mapping[str, Any], index: pa.Table | None) -> list[Damage]:
     """Read one shard whole, compare every byte with what was written, and decode every image.
 
+    One that is missing is left to :func:`check_sizes`.
+
     Args:
         shard: What the manifest says of it.
         index: Its rows of the index, with their stops; None where that is damaged itself.
     """
     name = shard_name(shard["split"], shard["name"])
     damages, whole = [], hashlib.sha256()
-    with storage.open_stream(storage.join(url, name)) as file:
-        for extent, key in _extents(shard, index):
-            data = file.read(extent.size)
-            whole.update(data)
-            if problem := extent.problem(data) or _undecodable(extent.image(data)):
-                damages.append(Damage(name, problem, key))
-        while rest := file.read(CHUNK):
-            whole.update(rest)
+    try:
+        with storage.reading(storage.join(url, name)) as file:
+            for extent, key in _extents(shard, index):
+                data = file.read(extent.size)
+                whole.update(data)
+                if problem := extent.problem(data) or _undecodable(extent.image(data)):
+                    damages.append(Damage(name, problem, key))
+            while rest := file.read(CHUNK):
+                whole.update(rest)
+    except storage.UnreadableFile as error:
+        return damages if error.missing else [*damages, Damage(name, str(error))]
     if whole.hexdigest() != shard["sha256"] and not damages:
         damages.append(Damage(name, OTHER_BYTES))
     return damages

@@ -11,11 +11,17 @@ from lglm_core.errors import InputError
 
 
 class UnreadableFile(InputError):
-    """One file is *missing*, or not ours to read; the place it was looked for in answers well."""
+    """One file is *missing*, *too_large*, or not ours to read; the place it was looked for in answers."""
 
-    def __init__(self, message: str, *, missing: bool = False) -> None:
+    def __init__(self, message: str, *, missing: bool = False, too_large: bool = False) -> None:
         super().__init__(message)
         self.missing = missing
+        self.too_large = too_large
+
+    @property
+    def status(self) -> str:
+        """A short code: ``missing``, ``too_large`` or ``unreadable``."""
+        return "missing" if self.missing else "too_large" if self.too_large else "unreadable"
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,9 @@ class ReadOnly:
         )
 
 
+IN_A_TEXT = re.compile(r"https?://[^\s'\"]+?(?=[.,:;)]*(?:[\s'\"]|$))", re.IGNORECASE)
+
+
 def shown(url: str) -> str:
     """Return *url* as it may be shown: of a web address without user, password and query."""
     if not url[:8].lower().startswith(("http://", "https://")):
@@ -129,3 +138,8 @@ def shown(url: str) -> str:
     scheme, _, rest = re.split(r"[?#]", url, maxsplit=1)[0].partition("://")
     host, slash, path = rest.partition("/")
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+def shown_in(text: str) -> str:
+    """Return *text* with all web addresses in it as they may be shown."""
+    return IN_A_TEXT.sub(lambda found: shown(found[0]), text)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lglm_core.data import storage
-from lglm_core.data.source import LabelledImage, Source
+from lglm_core.data.source import LabelledImage, LabelledImages
 from lglm_core.errors import InputError
 from lglm_core.labels import LabelVocabulary
 from lglm_core.rooms import to_json
@@ -42,7 +42,7 @@ class Plan:
 
 
 def make_plan(
-    source: Source,
+    source: LabelledImages,
     max_samples_per_shard: int,
     max_bytes_per_shard: int | None = None,
     *,
@@ -79,7 +79,7 @@ def make_plan(
     return Plan(labels, shards, fingerprint)
 
 
-def _by_split(source: Source) -> dict[str, list[LabelledImage]]:
+def _by_split(source: LabelledImages) -> dict[str, list[LabelledImage]]:
     splits: dict[str, list[LabelledImage]] = defaultdict(list)
     seen: dict[tuple[str, str], str] = {}
     for image in source.images():

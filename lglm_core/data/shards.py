@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from lglm_core.data import storage
-from lglm_core.data.images import ImageInfo, UnreadableImage
+from lglm_core.data.images import MAX_BYTES, ImageInfo, UnreadableImage
 from lglm_core.data.intake import Intake
 from lglm_core.data.plan import ShardPlan
 from lglm_core.data.read_ahead import read_ahead
@@ -218,11 +218,11 @@ def _taken(
     images: Sequence[LabelledImage], intake: Intake
 ) -> Iterator[tuple[LabelledImage, tuple[bytes, ImageInfo] | Reject]]:
     """Read and check the pictures, in order; of one that cannot be used there is the reason."""
-    for image, data in zip(images, read_ahead(image.uri for image in images), strict=True):
+    for image, data in zip(images, read_ahead((image.uri for image in images), MAX_BYTES), strict=True):
         if isinstance(data, storage.UnreadableFile):
             # Without its address: the raw folder may stand elsewhere next time.
             reason = str(data).removeprefix(f"{storage.shown(image.uri)}: ")
-            yield image, _reject(image, "missing" if data.missing else "unreadable", reason)
+            yield image, _reject(image, data.status, reason)
             continue
         try:
             yield image, intake.take(data)

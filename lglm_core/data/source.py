@@ -28,15 +28,25 @@ class LabelledImage:
     unknown: tuple[str, ...] = ()
 
 
-class Source(Protocol):
-    """Labelled pictures of one format; adding a format is adding one such class.
-
-    ``dropped`` counts the unlabelled pictures that :meth:`images` left out on request.
-    """
+class LabelledImages(Protocol):
+    """Pictures to be divided into shards."""
 
     @property
     def keys_per_split(self) -> bool:
         """Whether one key may name another picture in each split; else it names one picture."""
+
+    def labels(self) -> LabelVocabulary:
+        """All labels, in column order."""
+
+    def images(self) -> Iterable[LabelledImage]:
+        """Every picture once, in the source's own order."""
+
+
+class Source(LabelledImages, Protocol):
+    """Labelled pictures of one format; adding a format is adding one such class.
+
+    ``dropped`` counts the unlabelled pictures that :meth:`images` left out on request.
+    """
 
     @property
     def dropped(self) -> int:
@@ -47,12 +57,6 @@ class Source(Protocol):
 
     def options(self) -> Mapping[str, Any]:
         """The settings that decide which images and labels come out."""
-
-    def labels(self) -> LabelVocabulary:
-        """All labels, in column order."""
-
-    def images(self) -> Iterable[LabelledImage]:
-        """Every picture once, in the source's own order."""
 
 
 def key_of(name: str) -> str:

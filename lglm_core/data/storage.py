@@ -5,6 +5,7 @@ is published whole: a file that exists was written to its end. Only read are ``h
 and what lies in an archive, ``photos.zip/cats/1.jpg``, wherever the archive lies.
 """
 
+import errno
 import hashlib
 import io
 import re
@@ -19,14 +20,15 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
 from lglm_core.data.disk import DiskPlace
-from lglm_core.data.place import Place, StoredFile, UnreadableFile, shown
-from lglm_core.errors import InputError
+from lglm_core.data.place import Place, StoredFile, UnreadableFile, shown, shown_in
+from lglm_core.errors import InputError, RunError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["StoredFile", "UnreadableFile", "shown"]
+__all__ = ["StoredFile", "UnreadableFile", "shown", "shown_in"]
 COPY_BYTES = 1 << 20
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 WEB = ("http://", "https://")
 REMOTE = ("s3://", *WEB)
 # A segment that names an archive, with more behind it. What is packed as a whole can only be refused.
@@ -110,7 +112,12 @@ def _local_name(url: str) -> str:
     if ":" not in url:  # as nearly all are
         return url
     parts = urlsplit(url)
-    if parts.scheme == "file":
+    if _is_file_url(url):
+        if parts.netloc not in ("", "localhost"):
+            raise InputError(
+                f"{url}: names a file of the machine {parts.netloc!r}; one of this machine is "
+                "file:///folder/file, from the root, or a plain path"
+            )
         return _unquoted(parts.path)
     if "://" in url:
         address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
@@ -160,7 +167,7 @@ def open_stream(url: str) -> BufferedReader:
 
 def read_bytes(url: str) -> bytes:
     """Read a whole file; one that is missing or not ours to read is an :class:`UnreadableFile`."""
-    with open_stream(url) as file:
+    with reading(url) as file:
         return file.read()
 
 
@@ -203,17 +210,41 @@ def local_copy(url: str) -> Iterator[Path]:
 
 def sha256(url: str) -> str:
     """Return the sha256 of a file, in hexadecimal."""
-    with open_stream(url) as file:
+    with reading(url) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def reading(url: str) -> Iterator[BufferedReader]:
+    """Open a file; a disk that fails while it is read makes it one that cannot be read."""
+    with open_stream(url) as file:
+        try:
+            yield file
+        except OSError as error:
+            raise UnreadableFile(f"{shown(url)}: cannot be read ({error.strerror or error})") from error
 
 
 @contextmanager
 def write_whole(url: str) -> Iterator[Path]:
     """Yield a scratch path; publish the file written there at *url* only if the block succeeds."""
     place = locate(url)
-    with place.staging() as staged:
+    with _staging(place) as staged:
         yield staged
         place.publish(staged)
+
+
+@contextmanager
+def _staging(place: Place) -> Iterator[Path]:
+    """Yield a scratch path of a place; a disk that takes no more is told of as such."""
+    with place.staging() as staged:
+        try:
+            yield staged
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise RunError(
+                f"{place.url}: cannot be written ({error.strerror}); make room and run the same again"
+            ) from error
 
 
 def write_bytes(url: str, data: bytes) -> None:
@@ -229,9 +260,15 @@ def create(url: str, data: bytes) -> bytes:
     ignores ``If-None-Match``, the last one does.
     """
     place = locate(url)
-    with place.staging() as staged:
+    with _staging(place) as staged:
         staged.write_bytes(data)
-        return data if place.create(staged) else read_bytes(url)
+        while not place.create(staged):
+            try:
+                return read_bytes(url)
+            except UnreadableFile as error:
+                if not error.missing:  # else it was removed just now, and the place is free
+                    raise
+        return data
 
 
 def remove(url: str) -> None:

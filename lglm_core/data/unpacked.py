@@ -36,15 +36,15 @@ def open_unpacked(url: str) -> Iterator[tuple[str, BufferedReader]]:
     file, member = _archive_and_member(url)
     if not storage.is_file(file):
         raise InputError(f"{storage.shown(url)}: no such file")
-    start = _start(file)
+    start, shown = _start(file), storage.shown(file)
     try:
         if start.startswith(ZIP):
             with storage.local_copy(file) as path, ZipFile(path) as archive:
                 infos = {member_name(info): info for info in archive.infolist() if not info.is_dir()}
-                name = _choose(list(infos), file, member)
-                yield storage.join(file, name), _buffered(_open_member(archive, file, name, infos[name]))
+                name = _choose(list(infos), shown, member)
+                yield storage.join(shown, name), _buffered(_open_member(archive, shown, name, infos[name]))
         elif member:
-            raise InputError(f"{storage.shown(file)}: not a zip archive, so there is no {member} in it")
+            raise InputError(f"{shown}: not a zip archive, so there is no {member} in it")
         else:
             with storage.open_stream(file) as packed:
                 yield (

@@ -351,6 +351,14 @@ def test_what_a_job_raises_becomes_one_line_and_a_code(
     assert capfd.readouterr() == ("", "lglm tag: bad.json: wrong\n")
 
 
+def test_what_is_secret_in_an_address_is_not_told(capfd: pytest.CaptureFixture[str]):
+    def run(_: Options) -> Outcome:
+        raise InputError("http://me:secret@host/x.zip?sig=secret: no such file")
+
+    assert command_line.main("tag", options.Tag, run, ["--model=m", "--images=i", "--out=o"]) == 2
+    assert capfd.readouterr().err == "lglm tag: http://host/x.zip: no such file\n"
+
+
 def test_what_a_task_of_ray_raises_becomes_one_line_too(capfd: pytest.CaptureFixture[str]):
     from ray.exceptions import RayTaskError
 

@@ -116,6 +116,10 @@ def test_too_many_broken_pictures_stop_it_and_what_was_mended_is_read_again(
     (root / "train2017").rmdir()
     (root / "elsewhere").rename(root / "train2017")
 
+    # What was allowed once does not become too much by trying again.
+    lglm.done(*arguments, "--retry-rejected", "--max-rejected", "0")
+    assert contents(out) == contents(from_coco)
+
     write_coco(tmp_path / "sound")
     for name in (f"train2017/{CUT}", f"val2017/{ABSENT}"):
         shutil.copy(tmp_path / "sound" / name, root / name)

@@ -170,7 +170,9 @@ def test_duplicates_that_cannot_be_left_out_are_not_reported_as_dropped(
     shutil.copy(pictures / "1.png", pictures / "6.png")
     monkeypatch.setattr(cluster, "ray_cluster", lambda _: nullcontext())
 
-    def in_this_process(task: Callable[..., Any], calls: list[Any], progress: str) -> list[Any]:
+    def in_this_process(
+        task: Callable[..., Any], calls: list[Any], progress: str, go_on: Callable[[], object]
+    ) -> list[Any]:
         if progress == "drop duplicates":
             for path in pictures.iterdir():
                 path.rename(tmp_path / path.name)

@@ -3,8 +3,11 @@
 import shutil
 from pathlib import Path
 
+import pytest
+
 from jobs.tag import TagRows
 from lglm_core.data import storage
+from lglm_core.data.storage import StoredFile
 
 
 def test_pictures_in_an_archive_get_the_tags_that_they_get_in_a_folder(
@@ -22,3 +25,14 @@ def test_pictures_in_an_archive_get_the_tags_that_they_get_in_a_folder(
         found = [(row["uri"].rpartition("/")[2], row["size"], row["labels"], row["scores"]) for row in rows]
         expected = expected or found
         assert found == expected
+
+
+def test_a_secret_address_and_a_failing_disk(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
+    """The row of a file tells where it lies without the password; one that cannot be read is a row too."""
+    files = [StoredFile("mem", 10, "")]
+    monkeypatch.setattr(
+        storage, "join", lambda url, name: f"/proc/self/{name}" if "secret" in url else f"{url}/{name}"
+    )
+    rows = TagRows(str(tiny_model), "http://me:secret@host/photos.zip", files, threads=1).table(0, 1)
+    (row,) = rows.to_pylist()
+    assert (row["uri"], row["status"]) == ("http://host/photos.zip/mem", "unreadable")

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lglm_core.cooccurrence import cooccurrence_embeddings, fill_by_cooccurrence
+from lglm_core.data import storage
 from lglm_core.errors import InputError
 from lglm_core.label_embeddings import LabelEmbeddings
 from lglm_core.labels import LabelVocabulary
@@ -156,3 +157,11 @@ def test_our_own_table_of_vectors_from_pictures_is_refused(tmp_path: Path):
         embeddings.save(f"{tmp_path}/e.parquet")
         with pytest.raises(InputError, match="vectors from the co-occurrence of labels in one dataset"):
             ready_made_embeddings(LABELS, f"{tmp_path}/e.parquet")
+
+
+def test_what_is_secret_in_an_address_is_not_shown_and_does_not_hide_the_suffix(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(storage, "read_bytes", lambda _: b'{"cat": [1], "cat": [2]}')
+    with pytest.raises(InputError, match=r"^http://host/v\.json \('cat'\): this name is given twice"):
+        ready_made_embeddings(LABELS, "http://me:secret@host/v.json?token=secret")

@@ -235,3 +235,19 @@ def test_what_a_kill_at_the_very_end_left_behind_is_removed_when_the_room_is_fou
     (room / ".partial-killed").mkdir()
     assert find(str(room), RECIPE) == MANIFEST
     assert names(room) == {"manifest.json"}
+
+
+@pytest.mark.parametrize("add", [True, False])
+def test_who_lost_the_room_to_another_process_completes_nothing(room: Path, add: bool):
+    begin(str(room), RECIPE)
+    if add:
+        commit(str(room), MANIFEST)
+        rooms.begin_addition(str(room), RECIPE, MANIFEST)
+    (room / "writer.json").write_text('{"token": "another"}')
+    before = {path.name: path.read_bytes() for path in room.iterdir()}
+    with pytest.raises(InputError, match="another run took over this room meanwhile"):
+        if add:
+            rooms.commit_addition(str(room), replace(MANIFEST, counts={}), MANIFEST, "earlier.json")
+        else:
+            commit(str(room), MANIFEST)
+    assert {path.name: path.read_bytes() for path in room.iterdir()} == before

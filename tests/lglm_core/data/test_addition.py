@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lglm_core import rooms
+from lglm_core import lease, rooms
 from lglm_core.data.addition import Addition, leftovers
 from lglm_core.data.commit import commit_dataset
 from lglm_core.data.dataset import Dataset
@@ -250,3 +250,25 @@ def test_an_addition_to_what_changed_meanwhile_is_refused(first: Dataset, listed
     add(first, listed({"s7": ["b"]}))
     with pytest.raises(InputError, match="another run changed this room meanwhile"):
         add(first, listed({"s8": ["b"]}))
+
+
+@pytest.mark.parametrize("of_an_addition", [True, False])
+def test_who_lost_the_room_to_another_process_leaves_its_files_alone(
+    first: Dataset, listed: Listed, of_an_addition: bool
+):
+    """As after a network was gone for a while: another process took the room over, and completed it."""
+    url, source = first.url, listed({"s7": ["a"], "s8": ["b"]})
+    recipe = rooms.Recipe("dataset", source.inputs(), source.options())
+    if of_an_addition:
+        addition = Addition(source, first)
+        plan, base = make_plan(addition, 2, numbers=addition.numbers()), first.manifest
+        rooms.begin_addition(url, recipe, base)
+    else:
+        plan, base = make_plan(source, 2), None
+        rooms.begin(url, first.manifest.recipe)
+    receipts = [write_shard(shard, plan.labels, str(Path(url).parent / "elsewhere")) for shard in plan.shards]
+    (Path(url) / lease.FILE).write_text('{"token": "another"}')
+    before = contents(Path(url))
+    with pytest.raises(InputError, match="another run took over this room meanwhile"):
+        commit_dataset(url, recipe, plan, receipts, base=base)
+    assert contents(Path(url)) == before

@@ -266,7 +266,7 @@ def test_a_copy_that_fails_half_way_publishes_nothing(
     ours = rooted.filesystem
     with monkeypatch.context() as patch:
         patch.setattr(storage, "open_stream", lambda url: BreaksOff())
-        with pytest.raises(OSError, match="broken off"):
+        with pytest.raises(storage.UnreadableFile, match="broken off"):
             fs.copy_files(
                 rooted.path("x"), rooted.path("y"), source_filesystem=ours, destination_filesystem=ours
             )

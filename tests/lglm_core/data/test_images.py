@@ -1,6 +1,10 @@
 import struct
+import subprocess
+import sys
+import warnings
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -411,3 +415,24 @@ def test_flipped_bytes_are_read_or_refused_and_nothing_else(encode: Encode, form
                 read(bytes(data))
             except UnreadableImage as error:
                 assert error.reason in ("corrupt", "not_an_image", "too_large", "unsupported")
+
+
+def test_the_users_own_warnings_are_left_alone(encode: Encode):
+    """Pillow's are silenced; what does so for a block of code would do so for all threads, and for good."""
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(inspect, [tagged(encode, "JPEG", 6)] * 400))
+    assert warnings.filters == before
+
+
+def test_pillow_warns_nobody_of_what_is_odd_but_sound(encode: Encode):
+    """In processes of their own: pytest has filters of its own."""
+    palette = encode(PICTURE.convert("P"), "PNG", transparency=bytes([0, 99]))
+    ours = "import sys; from lglm_core.data.images import to_rgb; to_rgb(sys.stdin.buffer.read())"
+    plain = "import sys; from PIL import Image; Image.open(sys.stdin.buffer).convert('RGB')"
+    said = [
+        subprocess.run([sys.executable, "-c", script], input=palette, capture_output=True, check=True).stderr
+        for script in (ours, plain)
+    ]
+    assert b"Warning" not in said[0]
+    assert b"Warning" in said[1]

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lglm_core.data import intake
 from lglm_core.data.images import UnreadableImage, inspect, to_rgb
 from lglm_core.data.intake import Intake
 
@@ -97,15 +96,3 @@ def test_only_settings_other_than_the_defaults_are_told():
     assert Intake().options() == {}
     told = Intake(verify="header", max_side=64, quality=80).options()
     assert told == {"verify": "header", "max_side": 64, "quality": 80}
-
-
-def test_a_picture_of_more_bytes_than_a_tar_takes_is_refused_as_stored(
-    encode: Encode, monkeypatch: pytest.MonkeyPatch
-):
-    small, large = (encode(noise(side, side), "PNG") for side in (40, 400))
-    monkeypatch.setattr(intake, "LARGEST", len(small))
-    assert Intake().take(small)[0] is small
-    with pytest.raises(UnreadableImage, match=rf"{len(large)} bytes, at most {len(small)} taken") as caught:
-        Intake().take(large)
-    assert caught.value.reason == "too_large"
-    assert len(Intake(max_side=20).take(large)[0]) <= len(small)

@@ -1,5 +1,6 @@
 """Whatever byte of a dataset is changed or lost, checking it names the file, and reading it refuses."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -145,3 +146,16 @@ def test_a_picture_that_was_taken_by_its_header_and_does_not_decode_is_named(
 def test_a_file_that_does_not_belong_there_is_named(copy: Path):
     (copy / "shards/train/train-000009.tar").touch()
     assert foreign_files(str(copy), require(str(copy), "dataset")) == ["shards/train/train-000009.tar"]
+
+
+@pytest.mark.parametrize("name", ["shards/train/train-000000.tar", "receipts/train-000000.json"])
+def test_a_file_that_cannot_be_read_hides_no_other_damage(copy: Path, name: str):
+    url = str(copy)
+    manifest = require(url, "dataset")
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    other = copy / "labels.json"
+    other.write_bytes(other.read_bytes()[:-1] + b" ")
+    damages = check_everything(url, manifest)
+    assert {damage.file for damage in damages} == {name, "labels.json"}
+    assert f"{copy / name}: not a regular file" in [damage.problem for damage in damages]

@@ -63,3 +63,10 @@ def test_who_stops_reading_leaves_no_thread(urls: list[str]):
         if thread.name.startswith("reader"):
             thread.join(10)
     assert threading.active_count() == before
+
+
+def test_what_is_larger_than_asked_for_is_not_read_whole(urls: list[str]):
+    found = list(read_ahead(urls[:8], max_bytes=5))
+    assert found[:6] == [bytes(number) for number in range(6)]
+    assert all(isinstance(reason, UnreadableFile) and reason.too_large for reason in found[6:])
+    assert [str(reason) for reason in found[6:]] == [f"{url}: more than 5 bytes" for url in urls[6:8]]

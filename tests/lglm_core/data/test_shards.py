@@ -11,6 +11,7 @@ import pytest
 import webdataset
 from PIL import Image
 
+from lglm_core.data import shards
 from lglm_core.data.extents import Extents, with_stops
 from lglm_core.data.plan import ShardPlan
 from lglm_core.data.shards import Receipt, write_shard
@@ -265,3 +266,15 @@ def test_the_longest_key_fits_a_tar_header(raw: Path, dataset: Path):
     write_shard(plan, LABELS, str(dataset))
     with tarfile.open(shard(dataset)) as tar:
         assert tar.getnames() == [f"{key}.jpg", f"{key}.json"]
+
+
+def test_a_film_among_the_pictures_is_rejected_unread(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(shards, "MAX_BYTES", 1000)
+    with (raw / "film.jpg").open("wb") as film:
+        film.truncate(1001)
+    image = LabelledImage("film", "train", str(raw / "film.jpg"), "film.jpg", ())
+    receipt = write_shard(ShardPlan("train", 0, (image,), "x"), LABELS, str(tmp_path / "dataset"))
+    (reject,) = receipt.rejects
+    assert (reject.status, reject.error) == ("too_large", "more than 1000 bytes")

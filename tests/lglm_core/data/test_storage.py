@@ -1,7 +1,10 @@
 import io
 import os
+import resource
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lglm_core.data import storage
-from lglm_core.errors import InputError
+from lglm_core.data.disk import DiskPlace
+from lglm_core.errors import InputError, RunError
 
 
 @pytest.mark.parametrize(
@@ -18,6 +22,8 @@ from lglm_core.errors import InputError
         ("a/b.txt", "a/b.txt"),
         ("/a/b c.txt", "/a/b c.txt"),
         ("file:///a/b%20c.txt", "/a/b c.txt"),
+        ("file://localhost/a", "/a"),
+        ("file:a", "file:a"),
         ("C#/50%", "C#/50%"),
     ],
 )
@@ -28,6 +34,12 @@ def test_paths_and_file_urls_name_the_local_disk(url: str, path: str):
 @pytest.mark.parametrize("url", ["ftp://host/x", "gs://b/k", "gs://b/k.zip/x"])
 def test_another_scheme_is_refused_by_name(url: str):
     with pytest.raises(InputError, match="is not a place lglm can reach"):
+        storage.locate(url)
+
+
+@pytest.mark.parametrize("url", ["file://photos", "file://photos/2026", "file://server/share/x"])
+def test_a_file_of_another_machine_is_refused(url: str):
+    with pytest.raises(InputError, match=r"names a file of the machine .(photos|server)."):
         storage.locate(url)
 
 
@@ -50,6 +62,18 @@ def test_what_is_local_is_told_by_the_scheme(url: str, local: bool):
 )
 def test_of_a_web_address_what_may_be_secret_is_not_shown(url: str, shown: str):
     assert storage.shown(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://me:secret@h/x.zip?sig=secret: holds 2 texts", "http://h/x.zip: holds 2 texts"),
+        ("'https://h/x?sig=secret', row 3; see https://h:80/a.", "'https://h/x', row 3; see https://h:80/a."),
+        ("s3://b/k?x: no such object", "s3://b/k?x: no such object"),
+    ],
+)
+def test_nor_is_it_within_a_text(text: str, shown: str):
+    assert storage.shown_in(text) == shown
 
 
 def test_joining_takes_one_slash():
@@ -221,3 +245,83 @@ def test_a_range_of_a_named_pipe_is_refused(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(storage.UnreadableFile, match="pipe: cannot be read"):
         storage.read_range(str(tmp_path / "pipe"), 0, 1)
+
+
+def test_a_folder_is_listed_while_it_is_written_to(tmp_path: Path):
+    (tmp_path / "deep").mkdir()
+    for number in range(50):
+        (tmp_path / "deep" / str(number)).touch()
+    ended = threading.Event()
+
+    def write() -> None:
+        while not ended.is_set():
+            storage.write_bytes(f"{tmp_path}/writer.json", b"{}")
+            storage.write_bytes(f"{tmp_path}/passing", b"{}")
+            storage.remove(f"{tmp_path}/passing")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(300):
+            found = {file.name for file in storage.list_files(str(tmp_path))}
+            assert found - {"writer.json", "passing"} == {f"deep/{number}" for number in range(50)}
+    finally:
+        ended.set()
+        writer.join()
+
+
+def test_links_that_lead_nowhere_or_round_are_files(tmp_path: Path):
+    (tmp_path / "gone").symlink_to(tmp_path / "nothing")
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    assert [file.name for file in storage.list_files(str(tmp_path))] == ["gone", "round"]
+
+
+@pytest.mark.parametrize("read", [storage.read_bytes, storage.sha256])
+def test_a_disk_that_fails_makes_a_file_unreadable(read: Callable[[str], object]):
+    """Of this file the first bytes cannot be read, as of a bad sector."""
+    with pytest.raises(storage.UnreadableFile, match="/proc/self/mem: cannot be read"):
+        read("/proc/self/mem")
+
+
+@pytest.mark.parametrize("write", [storage.write_bytes, storage.create])
+def test_a_disk_that_takes_no_more_is_told_of_by_the_place(
+    tmp_path: Path, write: Callable[[str, bytes], object]
+):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"x: cannot be written \(File too large\); make room"):
+            write(f"{tmp_path}/x", bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_created_stands_though_another_one_was_removed_just_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    url, create = f"{tmp_path}/x", DiskPlace.create
+
+    def after_another(place: DiskPlace, staged: Path) -> bool:
+        monkeypatch.setattr(DiskPlace, "create", create)
+        return False  # that one is gone again when it is to be read
+
+    monkeypatch.setattr(DiskPlace, "create", after_another)
+    assert storage.create(url, b"ours") == b"ours" == storage.read_bytes(url)
+
+
+def test_without_hard_links_what_stands_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def no_links(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(os, "link", no_links)
+    url = f"{tmp_path}/x"
+    assert [storage.create(url, data) for data in (b"first", b"second")] == [b"first", b"first"]
+
+
+def test_of_a_linked_folder_the_content_is_removed_and_the_link_kept(tmp_path: Path):
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "real" / "deep" / "x").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    storage.remove(f"{tmp_path}/link")
+    assert (tmp_path / "link").is_symlink() and list((tmp_path / "real").iterdir()) == []
