@@ -28,6 +28,7 @@ SOURCES = {
     "ppmi": "label co-occurrence in the training split (PPMI; no GloVe file was given)",
 }
 ORIGINS = {"glove": "its name", "alias": "an alias", "cooccurrence": "co-occurrence", "zero": "zeros"}
+ROWS_SHOWN = 50
 WORDS_SHOWN = 3
 
 
@@ -141,7 +142,13 @@ def _summary(out: str, manifest: rooms.Manifest, status: str) -> str:
     first += SOURCES[details["source"]]
     if others := counts.get("vectors_of_no_label"):
         first += f"; {others} more are of no label"
-    return "\n".join([first, *(_table(details["of_note"]) if details["of_note"] else [])])
+    from lglm_core.label_embeddings import FILE
+
+    of_note = details["of_note"]
+    lines = [first, *(_table(of_note[:ROWS_SHOWN]) if of_note else [])]
+    if more := len(of_note[ROWS_SHOWN:]):
+        lines.append(f"  and {more} more labels: {storage.join(out, FILE)}")
+    return "\n".join(lines)
 
 
 def _table(of_note: Sequence[Mapping[str, Any]]) -> list[str]:

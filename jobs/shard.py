@@ -176,14 +176,21 @@ def _append(source: "Source", options: ShardFound) -> Outcome:
     plan = make_plan(
         addition, options.max_samples_per_shard, options.max_bytes_per_shard, numbers=addition.numbers()
     )
+    added_from = _recipe(addition.inputs(), source.options(), options)
     if not plan.planned:
-        return _outcome(options.out, base, f"nothing new, {addition.standing} pictures are in it already")
+        if rooms.is_unfinished(options.out):  # an addition that was stopped, of pictures that are gone
+            rooms.begin_addition(options.out, added_from, base)
+            _end_addition(options.out, base)
+        return _outcome(options.out, base, f"nothing new, {addition.standing} pictures are known already")
     with ray_cluster(options.ray_address):
-        rooms.begin_addition(options.out, _recipe(addition.inputs(), source.options(), options), base)
+        rooms.begin_addition(options.out, added_from, base)
         for name in leftovers(options.out, base, plan):
             storage.remove(storage.join(options.out, name))
         standing = {name: split.index for name, split in addition.splits.items()}
         receipts, duplicates = _write_shards(plan, options, standing)
+    if addition.retried == plan.planned and not any(len(receipt.index) for receipt in receipts):
+        _end_addition(options.out, base)
+        return _outcome(options.out, base, f"nothing new, {addition.retried} pictures still cannot be read")
     manifest = commit_dataset(
         options.out,
         recipe,
@@ -197,6 +204,15 @@ def _append(source: "Source", options: ShardFound) -> Outcome:
     )
     added = manifest.counts["written"] - base.counts["written"]
     return _outcome(options.out, manifest, f"done, {added} samples added to {base.counts['written']}")
+
+
+def _end_addition(out: str, base: rooms.Manifest) -> None:
+    """Leave a dataset as it was before an addition that came to nothing."""
+    from lglm_core.data.addition import leftovers
+
+    for name in leftovers(out, base):
+        storage.remove(storage.join(out, name))
+    rooms.end_addition(out)
 
 
 def _refuse_other_handling(out: str, base: rooms.Manifest, recipe: rooms.Recipe) -> None:

@@ -71,7 +71,7 @@ def _outcome(options: Verify, manifest: rooms.Manifest) -> Outcome:
     lines = [
         f"{options.dataset}: dataset, whole: {counts['written']} samples in {counts['shards']} shards, {how}"
     ]
-    if not storage.is_file(storage.join(options.dataset, rooms.UNFINISHED)):
+    if not rooms.is_unfinished(options.dataset):
         foreign = foreign_files(options.dataset, manifest)
         lines += [f"  no part of the dataset: {name}" for name in foreign]
     return Outcome("done", options.dataset, "\n".join(lines), counts=counts)

@@ -198,6 +198,16 @@ def begin_addition(room: str, recipe: Recipe, base: Manifest) -> None:
     storage.remove_unfinished(room)
 
 
+def end_addition(room: str) -> None:
+    """Give up an addition that came to nothing; the caller has removed what it wrote."""
+    _tidy(room)
+
+
+def is_unfinished(room: str) -> bool:
+    """Tell whether a room, or an addition to it, was begun and not completed."""
+    return storage.is_file(storage.join(room, UNFINISHED))
+
+
 def reopen(room: str) -> None:
     """Take the manifest off a room that was begun again, to be completed anew."""
     storage.remove(storage.join(room, MANIFEST))

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import NamedTuple
 
 from lglm_core.data.dataset import Dataset, Split
 from lglm_core.data.images import MAX_BYTES
@@ -14,14 +15,11 @@ from lglm_core.data.read_ahead import read_ahead
 from lglm_core.data.shards import DUPLICATE, Reject, shard_files
 from lglm_core.data.source import LabelledImage, Source
 from lglm_core.errors import InputError
-from lglm_core.labels import LabelVocabulary
 from lglm_core.rooms import Manifest, digest
 
 NAMED = 5
 LOOKED_AT = 20  # pictures that stand in the dataset: enough to know another folder by, and soon read
 WRITTEN = re.compile(r"shards/.*\.tar|receipts/.*\.json|index/.*\.parquet")
-Columns = tuple[tuple[int, ...], tuple[int, ...]]
-"""Of the labels of a sample, and of the unknown ones."""
 
 
 @dataclass
@@ -55,7 +53,12 @@ class Addition:
         """Those of the source, and the dataset as it is."""
         return {**self.source.inputs(), "added_to": self.dataset.manifest.fingerprint}
 
-    def labels(self) -> LabelVocabulary:
+    @property
+    def where(self) -> str:
+        """As the source has it."""
+        return self.source.where
+
+    def labels(self) -> Sequence[str]:
         """The dataset's, and those that are added to them.
 
         Raises:
@@ -69,7 +72,7 @@ class Addition:
                 f"{self.dataset.url}: has no label {', '.join(map(repr, new[:NAMED]))}{more}; mend "
                 "the names, or add them with --extend-labels: in all pictures that are there they are unknown"
             )
-        return LabelVocabulary([*self.dataset.labels, *new])
+        return [*self.dataset.labels, *new]
 
     def images(self) -> Iterator[LabelledImage]:
         """The pictures that are new, in the source's order.
@@ -113,14 +116,18 @@ class Addition:
         """What a picture is known by."""
         return (split if self.keys_per_split else "", key)
 
-    def _refuse_other_labels(self, image: LabelledImage, standing: Columns) -> None:
-        columns = {name: set(names) for name, names in (("labels", image.labels), ("unknown", image.unknown))}
-        for name, theirs in zip(("labels", "unknown"), standing, strict=True):
-            ours = {self.dataset.labels[column] for column in theirs}
-            if columns[name] != ours:
+    def _refuse_other_labels(self, image: LabelledImage, standing: "_Said") -> None:
+        # Labels that came later are unknown in it anyway.
+        unknown = {name for name in image.unknown if self._columns[name] < standing.known}
+        for what, before, now in (
+            ("labels", standing.labels, set(image.labels)),
+            ("unknown", standing.unknown, unknown),
+        ):
+            ours = {self.dataset.labels[column] for column in before}
+            if now != ours:
                 raise InputError(
-                    f"{image.source}: is in {self.dataset.url} already, with the {name} "
-                    f"{', '.join(sorted(ours)) or 'none'}, now {', '.join(sorted(columns[name])) or 'none'}; "
+                    f"{image.source}: is in {self.dataset.url} already, with the {what} "
+                    f"{', '.join(sorted(ours)) or 'none'}, now {', '.join(sorted(now)) or 'none'}; "
                     "adding leaves what is there as it is: leave such pictures out, or write a new dataset"
                 )
 
@@ -144,12 +151,16 @@ class Addition:
         }
 
     @cached_property
-    def _samples(self) -> dict[tuple[str, str], Columns]:
-        found: dict[tuple[str, str], Columns] = {}
+    def _columns(self) -> dict[str, int]:
+        return {name: column for column, name in enumerate(self.labels())}
+
+    @cached_property
+    def _samples(self) -> dict[tuple[str, str], "_Said"]:
+        found: dict[tuple[str, str], _Said] = {}
         for name, split in self.splits.items():
-            columns = [split.index.column(column).to_pylist() for column in ("key", "labels", "unknown")]
-            for key, labels, unknown in zip(*columns, strict=True):
-                found[self._name(name, key)] = (tuple(labels), tuple(unknown))
+            columns = [split.index.column(column).to_pylist() for column in ("key", *_Said._fields)]
+            for key, *said in zip(*columns, strict=True):
+                found[self._name(name, key)] = _Said(*said)
         return found
 
     @cached_property
@@ -158,12 +169,21 @@ class Addition:
         return {self._name(reject.split, reject.key): reject for reject in rejects}
 
 
-def leftovers(url: str, manifest: Manifest, plan: Plan) -> list[str]:
+class _Said(NamedTuple):
+    """Of a sample the columns of its labels and unknown ones, and how many were ``known`` at all then."""
+
+    labels: Sequence[int]
+    unknown: Sequence[int]
+    known: int
+
+
+def leftovers(url: str, manifest: Manifest, plan: Plan | None = None) -> list[str]:
     """Return the files that an addition to the dataset left behind, and that no part of it knows.
 
     Files of other names are somebody's own; of those that *plan* will write, the writer decides.
     """
-    planned = {name for shard in plan.shards for name in shard_files(shard.split, shard.name)}
+    shards = plan.shards if plan else ()
+    planned = {name for shard in shards for name in shard_files(shard.split, shard.name)}
     part = len(manifest.details["parts"])
     tables = {in_part(name, part) for name in ("labels.json", "rejects.parquet", "duplicates.parquet")}
     return [

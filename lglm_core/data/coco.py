@@ -5,9 +5,10 @@ import io
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import cached_property
+from posixpath import splitext
 from typing import Any, Literal
 
 from pycocotools.coco import COCO
@@ -15,7 +16,6 @@ from pycocotools.coco import COCO
 from lglm_core.data import storage
 from lglm_core.data.source import LabelledImage, key_of
 from lglm_core.errors import InputError
-from lglm_core.labels import LabelVocabulary
 from lglm_core.rooms import digest
 
 YEARS = ("2014", "2017")
@@ -55,6 +55,7 @@ class CocoSource:
         year: str | None = None,
     ) -> None:
         self.root = root
+        self.where = storage.shown(root)
         self.unlabelled = unlabelled
         self.crowds = crowds
         self.min_area = min_area
@@ -72,7 +73,7 @@ class CocoSource:
         filters |= {} if self.min_area == 0 else {"min_area": self.min_area}
         return {"source": "coco", "year": self.year, "unlabelled": self.unlabelled, **filters}
 
-    def labels(self) -> LabelVocabulary:
+    def labels(self) -> Sequence[str]:
         """The categories of the training file, by ascending id; both files must agree."""
         names = {split: tuple(self._categories(split).values()) for split in SPLITS}
         if names["train"] != names["val"]:
@@ -80,21 +81,24 @@ class CocoSource:
                 f"{self._url('val')}: its categories are not those of {self._url('train')}; "
                 "both must list the same names in the same order"
             )
-        return LabelVocabulary(names["train"])
+        return names["train"]
 
     def images(self) -> Iterator[LabelledImage]:
         """Every picture of both splits, by ascending image id."""
         self.dropped = 0
         for split in SPLITS:
             coco, categories = self._annotations[split], self._categories(split)
+            stems: dict[str, str] = {}  # a.jpg and a.png are two pictures
             for image_id in sorted(coco.imgs):
                 found = {a["category_id"] for a in coco.imgToAnns[image_id] if self._counts(a, split)}
                 if not found and self.unlabelled == "drop":
                     self.dropped += 1
                     continue
                 file_name = coco.imgs[image_id]["file_name"]
+                stem = splitext(file_name)[0]
+                name = stem if stems.setdefault(stem, file_name) == file_name else file_name
                 yield LabelledImage(
-                    key=key_of(file_name.rpartition(".")[0] or file_name),
+                    key=key_of(name),
                     split=split,
                     uri=storage.join(self.folders[split], file_name),
                     source=f"{split}{self.year}/{file_name}",

@@ -1,6 +1,6 @@
 """MIRFLICKR-25K: 25,000 pictures and one list of picture numbers per label."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -8,7 +8,6 @@ from lglm_core.data import storage
 from lglm_core.data.order import generator
 from lglm_core.data.source import LabelledImage
 from lglm_core.errors import InputError
-from lglm_core.labels import LabelVocabulary
 from lglm_core.rooms import digest
 
 IMAGES = 25_000
@@ -47,6 +46,7 @@ class MirflickrSource:
         images: int = IMAGES,
     ) -> None:
         self.root = root
+        self.where = storage.shown(root)
         self.names = sorted(POTENTIAL if labels == "24" else POTENTIAL + RELEVANT)
         self.unlabelled = unlabelled
         self.split_seed = split_seed
@@ -66,9 +66,9 @@ class MirflickrSource:
         """What becomes of unlabelled pictures, and the seed of the split; the lists say which labels."""
         return {"source": "mirflickr", "unlabelled": self.unlabelled, "split_seed": self.split_seed}
 
-    def labels(self) -> LabelVocabulary:
+    def labels(self) -> Sequence[str]:
         """The names of the lists, in alphabetical order."""
-        return LabelVocabulary(self.names)
+        return self.names
 
     def images(self) -> Iterator[LabelledImage]:
         """Every picture, by its number."""

@@ -57,13 +57,15 @@ def make_plan(
         numbers: Of each split's first shard, in a plan that adds to a dataset; default 0.
 
     Raises:
-        InputError: two pictures have one key, or there is none in the split ``train``.
+        InputError: two pictures have one key, or there is none in the split ``train``; or the labels make no
+            vocabulary.
     """
-    labels = source.labels()
+    labels = LabelVocabulary.found(source.labels(), source.where)
     splits = _by_split(source)
     if not splits.get("train") and numbers is None:
         raise InputError(
-            f"no picture is in the split 'train'; found {', '.join(sorted(splits)) or 'no picture at all'}"
+            f"{source.where}: no picture is in the split 'train', from which is learned; "
+            f"found {', '.join(sorted(splits)) or 'no picture at all'}"
         )
     numbers = numbers or {}
     divided = {

@@ -2,11 +2,9 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
-
-from lglm_core.labels import LabelVocabulary
 
 MAX_KEY_LENGTH = 80  # characters, of the 100 that a ustar header holds
 
@@ -29,13 +27,17 @@ class LabelledImage:
 
 
 class LabelledImages(Protocol):
-    """Pictures to be divided into shards."""
+    """Pictures to be divided into shards; ``where`` they are told of, for messages."""
+
+    @property
+    def where(self) -> str:
+        """A file or a folder."""
 
     @property
     def keys_per_split(self) -> bool:
         """Whether one key may name another picture in each split; else it names one picture."""
 
-    def labels(self) -> LabelVocabulary:
+    def labels(self) -> Sequence[str]:
         """All labels, in column order."""
 
     def images(self) -> Iterable[LabelledImage]:

@@ -103,6 +103,11 @@ def _is_web(url: str) -> bool:
     return url[:8].lower().startswith(WEB)
 
 
+def is_address(url: str) -> bool:
+    """Tell whether all of *url* is a web address, where ``%``, ``#`` and ``?`` have meanings of their own."""
+    return _is_web(url) and not ARCHIVE.search(url)
+
+
 def local_path(url: str) -> Path:
     """Return the path that *url* names on this machine's disk."""
     return Path(_local_name(url))
@@ -300,9 +305,26 @@ def parse_parquet(data: bytes, url: str, columns: list[str] | None = None) -> "p
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with _readable_parquet(url):
         file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(data)), pre_buffer=False)
         return file.read(columns=columns, use_threads=False)
+
+
+def parquet_names(data: bytes, url: str) -> list[str]:
+    """Return the names of the columns in the bytes of a Parquet file; *url* is for the error."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with _readable_parquet(url):
+        return list(pq.read_schema(pa.BufferReader(pa.py_buffer(data))).names)
+
+
+@contextmanager
+def _readable_parquet(url: str) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{shown(url)}: not a readable Parquet file ({error})") from error
 

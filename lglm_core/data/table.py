@@ -1,16 +1,15 @@
 """People's own pictures: a table of image paths and labels, as CSV, TSV, JSONL or Parquet."""
 
+import csv
 import io
 import json
 import math
 import os
-from codecs import BOM_UTF8
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
+from posixpath import splitext
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.csv
 
 from lglm_core.data import storage
 from lglm_core.data.source import MAX_KEY_LENGTH, LabelledImage, key_of, split_of
@@ -27,6 +26,7 @@ ONE_ROW = f"; all labels of a picture stand in one row, separated by {SEPARATOR!
 OTHER_SECRETS = (
     ", but for user, password, query and fragment, which enter no dataset; give each picture its own path"
 )
+HOW_TO_QUOTE = "a cell that begins with '\"' ends with one, and those within it are doubled"
 Columns = dict[str, list[Any]]
 
 
@@ -60,7 +60,7 @@ class TableSource:
                 f"the pictures of {storage.shown(table)} were expected there"
             )
         self.table = table
-        self.url = storage.shown(table)  # for messages, and for its suffix
+        self.where = storage.shown(table)  # its suffix tells what it is
         self.dropped = 0
         self.image_root = image_root
         self.validation_share = validation_share
@@ -76,18 +76,18 @@ class TableSource:
         """How the pictures are divided where the table names no split."""
         return {"source": "table", "validation_share": self.validation_share, "split_seed": self.split_seed}
 
-    def labels(self) -> LabelVocabulary:
+    def labels(self) -> Sequence[str]:
         """All labels, in the order given, or in alphabetical order."""
         occur = {name for column in ("labels", "unknown") for names in self._names(column) for name in names}
         if self._order is None:
-            return LabelVocabulary.found(sorted(occur), self.url)
+            return tuple(sorted(occur))
         if lacking := sorted(occur - set(self._order)):
             raise InputError(
-                f"{self.url}: {lacking[0]!r} is not among the {len(self._order)} labels of "
+                f"{self.where}: {lacking[0]!r} is not among the {len(self._order)} labels of "
                 f"{storage.shown(self.label_order or '')}"
                 + (f", nor are {len(lacking) - 1} more" if lacking[1:] else "")
             )
-        return self._order
+        return self._order.names
 
     def images(self) -> Iterator[LabelledImage]:
         """Every row, in the table's order."""
@@ -100,27 +100,29 @@ class TableSource:
         for row, (cell, labels, unknown, split) in enumerate(rows, start=1):
             image = self._text(cell, row, "image")
             if not image.strip():
-                raise InputError(f"{self.url}, row {row}: the column 'image' is empty")
+                raise InputError(f"{self.where}, row {row}: the column 'image' is empty")
             source = _source(image, self.image_root)
+            if wrong := _wrong_in_address(image, self.image_root):
+                raise InputError(f"{self.where}, row {row}: image {image.partition('?')[0]!r}: {wrong}")
             key = key_of(source)
             if key in seen:
                 others = ONE_ROW if image == str(images[seen[key] - 1]) else OTHER_SECRETS
                 raise InputError(
-                    f"{self.url}, row {row}: image {source!r} stands in row {seen[key]} already{others}"
+                    f"{self.where}, row {row}: image {source!r} stands in row {seen[key]} already{others}"
                 )
             seen[key] = row
             uri = _place(image, self.image_root)
-            if (first := places.setdefault(_normal(uri), row)) != row:
+            if (first := places.setdefault(self._normal(uri, row), row)) != row:
                 other = _source(str(images[first - 1]), self.image_root)
                 raise InputError(
-                    f"{self.url}, row {row}: image {source!r} is that of row {first}, {other!r}; "
+                    f"{self.where}, row {row}: image {source!r} is that of row {first}, {other!r}; "
                     "name each picture once"
                 )
             if both := set(labels) & set(unknown):
-                raise InputError(f"{self.url}, row {row}: {min(both)!r} is both a label and unknown")
+                raise InputError(f"{self.where}, row {row}: {min(both)!r} is both a label and unknown")
             named = self._split(split, row)
             if (spelt := spelling.setdefault(named.casefold(), named)) != named:
-                raise InputError(f"{self.url}, row {row}: split {named!r}; write {spelt!r}")
+                raise InputError(f"{self.where}, row {row}: split {named!r}; write {spelt!r}")
             yield LabelledImage(
                 key=key,
                 split=named or split_of(key, self.validation_share, self.split_seed),
@@ -136,20 +138,7 @@ class TableSource:
 
     @cached_property
     def _columns(self) -> Columns:
-        columns = _parse(self._bytes, self.url)
-        missing = [name for name in COLUMNS if name not in columns]
-        if missing:
-            raise InputError(
-                f"{self.url}: no column {missing[0]!r}; found {', '.join(map(repr, columns)) or 'none'}, "
-                "expected image, labels (all of a picture's in one cell) and, if you like, unknown and split"
-            )
-        for name in USED:
-            if name not in columns and (near := [other for other in columns if _bare(other) == _bare(name)]):
-                raise InputError(
-                    f"{self.url}: the column {near[0]!r} would be ignored; call it {name!r}, "
-                    "or something else if it is not that"
-                )
-        return columns
+        return _parse(self._bytes, self.where)
 
     def _names(self, column: str) -> list[tuple[str, ...]]:
         """The label names in each row of a column; none where there is no such column."""
@@ -160,7 +149,7 @@ class TableSource:
         items = cell if isinstance(cell, list) else self._text(cell, row, column).split(SEPARATOR)
         if isinstance(cell, str) and cell.strip()[:1] == "[" and cell.strip()[-1:] == "]":
             raise InputError(
-                f"{self.url}, row {row}, column {column!r}: {cell!r} is a list written as text; "
+                f"{self.where}, row {row}, column {column!r}: {cell!r} is a list written as text; "
                 f"separate labels by {SEPARATOR!r}, or bring lists as .parquet or .jsonl"
             )
         names = (self._text(item, row, column).strip() for item in items)
@@ -170,19 +159,30 @@ class TableSource:
         """The split that a cell names; "" where it names none."""
         name = self._text(cell, row, "split").strip()
         if name.casefold() in NO_SPLIT:
-            raise InputError(f"{self.url}, row {row}: split {name!r}; leave the cell empty where it is open")
+            raise InputError(
+                f"{self.where}, row {row}: split {name!r}; leave the cell empty where it is open"
+            )
         if key_of(name) != name:
             raise InputError(
-                f"{self.url}, row {row}: split {name!r}; "
+                f"{self.where}, row {row}: split {name!r}; "
                 f"a split is named in at most {MAX_KEY_LENGTH} letters, digits, '_' and '-'"
             )
         return name
+
+    def _normal(self, uri: str, row: int) -> str:
+        """The same for all ways to write where one file lies, but for links."""
+        try:
+            return os.path.normpath(storage.local_path(uri).absolute()) if storage.is_local(uri) else uri
+        except InputError as error:
+            raise InputError(f"{self.where}, row {row}: {error}") from error
 
     def _text(self, cell: Any, row: int, column: str) -> str:
         try:
             return _text_of(cell)
         except ValueError as error:
-            raise InputError(f"{self.url}, row {row}, column {column!r}: {error}; mend the table") from error
+            raise InputError(
+                f"{self.where}, row {row}, column {column!r}: {error}; mend the table"
+            ) from error
 
     @cached_property
     def _order(self) -> LabelVocabulary | None:
@@ -226,9 +226,17 @@ def _source(image: str, root: str) -> str:
     return shown if _has_address(image) else shown.removeprefix(storage.join(storage.shown(root), ""))
 
 
-def _normal(uri: str) -> str:
-    """The same for all ways to write where one file lies, but for links."""
-    return os.path.normpath(storage.local_path(uri).absolute()) if storage.is_local(uri) else uri
+def _wrong_in_address(image: str, root: str) -> str | None:
+    """What keeps a name below a web address from being one of its own, if anything does.
+
+    Of a name on a disk, in a bucket or in an archive every character is its own.
+    """
+    path = image.partition("?")[0]
+    if _has_address(image) or not storage.is_address(storage.join(root, path)):
+        return None
+    if "#" in path or re.search(r"%(?![0-9A-Fa-f]{2})", path):
+        return "below a web address it is part of that; write '#' as '%23' and '%' as '%25' in it"
+    return None
 
 
 def _bare(column: str) -> str:
@@ -240,51 +248,107 @@ def _has_address(image: str) -> bool:
 
 
 def _parse(data: bytes, url: str) -> Columns:
+    """Read those columns of a table that are used, cell by cell."""
     suffix = url.rpartition(".")[2].lower()
+    if suffix == "parquet":
+        return _parse_parquet(data, url)
+    if suffix not in ("csv", "tsv", "jsonl", "ndjson"):
+        raise InputError(f"{url}: a table ends in .csv, .tsv, .jsonl or .parquet, not in .{suffix}")
     try:
-        if suffix == "parquet":
-            return _to_columns(storage.parse_parquet(data, url), url)
-        if suffix in ("jsonl", "ndjson"):
-            return _parse_jsonl(data, url)
-        if suffix in ("csv", "tsv"):
-            by = pyarrow.csv.ParseOptions(delimiter="," if suffix == "csv" else "\t")
-            as_text = pyarrow.csv.ConvertOptions(  # a label that looks like a number is still a name
-                column_types=dict.fromkeys(USED, pa.string()),
-                strings_can_be_null=False,
-            )
-            table = pyarrow.csv.read_csv(io.BytesIO(data), parse_options=by, convert_options=as_text)
-            columns = _to_columns(table, url)
-            _refuse_line_breaks(columns, url)
-            return columns
-    except (pa.ArrowInvalid, UnicodeDecodeError, OSError) as error:
-        _refuse_other_encodings(data, suffix, url)
-        raise InputError(f"{url}: not a readable .{suffix} table ({error})") from error
-    raise InputError(f"{url}: a table ends in .csv, .tsv, .jsonl or .parquet, not in .{suffix}")
-
-
-def _refuse_other_encodings(data: bytes, suffix: str, url: str) -> None:
-    """Say so of a text that is in none of ours; how a reader stumbles over it tells nobody."""
-    try:
-        if suffix != "parquet":
-            data.decode("utf-8")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{url}: not UTF-8 text ({error}); save it as that") from error
+    if suffix in ("csv", "tsv"):
+        return _parse_csv(text, "," if suffix == "csv" else "\t", url)
+    return _parse_jsonl(text, url)
 
 
-def _to_columns(table: pa.Table, url: str) -> Columns:
-    _refuse_twice(table.column_names, url)
+def _parse_parquet(data: bytes, url: str) -> Columns:
+    table = storage.parse_parquet(data, url, columns=list(USED))
+    _refuse_names(storage.parquet_names(data, url), url)
     return table.to_pydict()
 
 
-def _refuse_line_breaks(columns: Columns, url: str) -> None:
-    """Refuse a cell that holds the rows behind it, as one does whose quotation mark is not closed."""
-    for name in USED:
-        for row, cell in enumerate(columns.get(name, ()), start=1):
-            if "\n" in cell or "\r" in cell:
+def _parse_csv(text: str, delimiter: str, url: str) -> Columns:
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # columns that nobody asked for may be long
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    row = lines = 0
+    try:
+        names = next(filter(None, reader), [])
+        _refuse_names(names, url)
+        used = [(column, names.index(column)) for column in USED if column in names]
+        columns: Columns = {column: [] for column, _ in used}
+        for row, cells in enumerate(filter(None, reader), start=1):
+            if len(cells) != len(names):
                 raise InputError(
-                    f"{url}, row {row}, column {name!r}: a cell goes on over several lines, "
-                    f"{cell.splitlines()[0]!r} and more; close its '\"', or leave that out"
+                    f"{url}, row {row}, line {reader.line_num}: {len(cells)} cells found, {len(names)} "
+                    "expected as in the first line; put a cell that holds the separator in quotation marks"
                 )
+            if reader.line_num > lines + 1:
+                _refuse_rows_within(dict(zip(names, cells, strict=True)), delimiter, f"{url}, row {row}")
+            lines = reader.line_num
+            for column, position in used:
+                columns[column].append(cells[position])
+    except csv.Error as error:  # a row would take others for its own
+        raise InputError(
+            f"{url}, row {row + 1}: not a readable .{url.rpartition('.')[2]} row ({error}); {HOW_TO_QUOTE}"
+        ) from error
+    return columns
+
+
+def _refuse_rows_within(cells: Mapping[str, str], delimiter: str, where: str) -> None:
+    """Refuse a cell that holds the rows behind it, as one does whose quotation mark is not closed.
+
+    Of the columns that are used none goes on over several lines; in others, captions may. A line of these
+    that has as many cells, and in its place a picture of this row's kind, is a row.
+    """
+    names = list(cells)
+    image, kind = names.index("image"), splitext(cells["image"])[1]
+    for column, (name, cell) in enumerate(cells.items()):
+        first, *others = re.split(r"[\r\n]+", cell)
+        for line in others:
+            taken = line.split(delimiter)
+            is_row = len(taken) > max(column, image) and kind and splitext(taken[image])[1] == kind
+            if name in USED or is_row:
+                raise InputError(
+                    f"{where}, column {name!r}: a cell goes on over several lines, {first!r}, {line!r}; "
+                    f"{HOW_TO_QUOTE}"
+                )
+
+
+def _parse_jsonl(text: str, url: str) -> Columns:
+    """Parse one JSON object per line; Arrow's own reader would take names for dates."""
+    rows = []
+    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
+        if not line.strip():
+            continue
+        where = f"{url}, line {number}"
+        try:
+            row = json.loads(line, object_pairs_hook=partial(_to_row, where=where))
+        except ValueError as error:
+            raise InputError(f"{where}: not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{where}: expected an object with the columns image and labels")
+        _refuse_near_misses(list(row), where)
+        rows.append(row)
+    _refuse_names(list(dict.fromkeys(name for row in rows for name in row)), url)
+    return {name: [row.get(name) for row in rows] for name in USED if any(name in row for row in rows)}
+
+
+def _to_row(pairs: Sequence[tuple[str, Any]], where: str) -> dict[str, Any]:
+    _refuse_twice([name for name, _ in pairs], where)
+    return dict(pairs)
+
+
+def _refuse_names(names: Sequence[str], where: str) -> None:
+    """Refuse a table whose columns are not those that are asked for, or only nearly."""
+    _refuse_twice(names, where)
+    if missing := [name for name in COLUMNS if name not in names]:
+        raise InputError(
+            f"{where}: no column {missing[0]!r}; found {', '.join(map(repr, names)) or 'none'}, "
+            "expected image, labels (all of a picture's in one cell) and, if you like, unknown and split"
+        )
+    _refuse_near_misses(names, where)
 
 
 def _refuse_twice(names: Sequence[str], where: str) -> None:
@@ -297,23 +361,10 @@ def _refuse_twice(names: Sequence[str], where: str) -> None:
             )
 
 
-def _parse_jsonl(data: bytes, url: str) -> Columns:
-    """Parse one JSON object per line; Arrow's own reader would take names for dates."""
-    rows = []
-    for number, line in enumerate(data.removeprefix(BOM_UTF8).splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line, object_pairs_hook=partial(_to_row, where=f"{url}, line {number}"))
-        except ValueError as error:
-            raise InputError(f"{url}, line {number}: not JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise InputError(f"{url}, line {number}: expected an object with the columns image and labels")
-        rows.append(row)
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
-
-
-def _to_row(pairs: Sequence[tuple[str, Any]], where: str) -> dict[str, Any]:
-    _refuse_twice([name for name, _ in pairs], where)
-    return dict(pairs)
+def _refuse_near_misses(names: Sequence[str], where: str) -> None:
+    for name in USED:
+        if name not in names and (near := [other for other in names if _bare(other) == _bare(name)]):
+            raise InputError(
+                f"{where}: the column {near[0]!r} would be ignored; call it {name!r}, "
+                "or something else if it is not that"
+            )

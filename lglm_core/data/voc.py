@@ -1,13 +1,12 @@
 """Pascal VOC, 2007 and 2012: per class and split a list that says yes, no, or difficult."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from lglm_core.data import storage
 from lglm_core.data.source import LabelledImage, key_of
 from lglm_core.errors import InputError
-from lglm_core.labels import LabelVocabulary
 from lglm_core.rooms import digest
 
 CLASSES = (
@@ -29,6 +28,7 @@ class VocSource:
 
     def __init__(self, root: str) -> None:
         self.root = root
+        self.where = storage.shown(root)
         self.dropped = 0
         tested = storage.is_file(self._url(CLASSES[0], "test"))
         self.lists = {"train": "trainval", "val": "test"} if tested else {"train": "train", "val": "val"}
@@ -50,9 +50,9 @@ class VocSource:
         """Which source it is; the lists say the rest."""
         return {"source": "voc"}
 
-    def labels(self) -> LabelVocabulary:
+    def labels(self) -> Sequence[str]:
         """The twenty classes, in alphabetical order."""
-        return LabelVocabulary(CLASSES)
+        return CLASSES
 
     def images(self) -> Iterator[LabelledImage]:
         """Every picture of both splits, in the order of the lists."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from lglm_core.data.remarks import FACTOR_APART, drifts, remarks
 from lglm_core.data.statistics import DatasetStatistics, SplitStatistics
-from lglm_core.gallery import Gallery, label_pictures
+from lglm_core.gallery import Gallery, ShownPicture, label_pictures
 from lglm_core.pages.heatmap import LEGEND, heat_map, ink
 from lglm_core.pages.rendering import render, script
 
@@ -96,6 +96,13 @@ class LogScale:
         return [f"{10.0**power:.{max(0, -power)}f}%" for power in range(self.first, self.last + 1)]
 
 
+def names(picture: ShownPicture) -> str:
+    """Name a picture's labels, and in question those unknown on it; the first, where they are many."""
+    told = [*(picture.labels or ["no label"]), *(f"{label}?" for label in picture.unknown)]
+    more = f" and {len(told) - NAMED_AT_MOST} more" if len(told) > NAMED_AT_MOST else ""
+    return f"{', '.join(told[:NAMED_AT_MOST])}{more}"
+
+
 def dataset_page(name: str, statistics: DatasetStatistics, gallery: Gallery) -> str:
     """Return the page as one HTML file that needs nothing beside it; the same dataset, the same text."""
     compared = statistics.splits[:COMPARED]
@@ -134,6 +141,7 @@ def dataset_page(name: str, statistics: DatasetStatistics, gallery: Gallery) -> 
             "More often than by chance": together.most_lifted(PAIRS_SHOWN),
         },
         gallery=gallery,
+        names=names,
         rejects=statistics.rejects.slice(0, REJECTS_SHOWN).to_pylist(),
         facts=facts(statistics),
     )

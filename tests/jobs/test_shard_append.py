@@ -92,6 +92,29 @@ def test_an_addition_that_was_killed_goes_on_or_gives_way(lglm: Commands, datase
     assert not [name for name in contents(killed) if "writer" in name or "unfinished" in name]
 
 
+def test_an_addition_that_comes_to_nothing_changes_nothing(lglm: Commands, dataset: Path, tmp_path: Path):
+    """A batch of one label alone, of which no picture can be read; tried again, and given up."""
+
+    def batch(*broken: int) -> tuple[object, ...]:
+        arguments = table(tmp_path, range(12))
+        rows = "".join(f"{number}.png,cow\n" for number in broken)
+        (tmp_path / "table.csv").write_text(f"image,labels\n{rows}")
+        for number in broken:
+            (tmp_path / "images" / f"{number}.png").write_bytes(b"no picture")
+        return ("shard", *arguments, "--out", dataset, "--append")
+
+    added = lglm.done(*batch(12, 13), "--max-rejected", 1)
+    assert (added["counts"]["written"], added["counts"]["rejected"]) == (12, 2)
+    before = contents(dataset)
+    again = lglm.done(*batch(12, 13), "--retry-rejected", "--max-rejected", 0)
+    assert (again["status"], contents(dataset)) == ("nothing new", before)
+
+    stopped = lglm(*batch(12, 13, 14))
+    assert stopped.code == 2 and contents(dataset).items() > before.items()
+    given_up = lglm.done(*batch(12, 13))
+    assert (given_up["status"], contents(dataset)) == ("nothing new", before)
+
+
 @pytest.mark.slow
 def test_of_two_writers_at_once_one_wins_and_the_other_stops(lglm: Commands, here: Here, tmp_path: Path):
     arguments, out = table(tmp_path, range(8)), tmp_path / "dataset"

@@ -60,6 +60,7 @@ class ListedSource:
     listed: tuple[LabelledImage, ...]
     dropped: int = 0
     keys_per_split: bool = False
+    where: str = "the list"
 
     def inputs(self) -> dict[str, str]:
         return {"list": rooms.digest([image.source for image in self.listed])}
@@ -67,8 +68,8 @@ class ListedSource:
     def options(self) -> dict[str, Any]:
         return {"source": "listed"}
 
-    def labels(self) -> LabelVocabulary:
-        return LabelVocabulary(self.names)
+    def labels(self) -> Sequence[str]:
+        return self.names
 
     def images(self) -> tuple[LabelledImage, ...]:
         return self.listed

@@ -13,7 +13,7 @@ from lglm_core.data.dataset import Dataset
 from lglm_core.data.statistics import DatasetStatistics, SplitStatistics, Together, Twins, describe
 from lglm_core.gallery import Gallery, ShownPicture, draw_gallery
 from lglm_core.labels import LabelVocabulary
-from lglm_core.pages.dataset import BARS_PER_END, REJECTS_SHOWN, LogScale, dataset_page, distributions
+from lglm_core.pages.dataset import BARS_PER_END, REJECTS_SHOWN, LogScale, dataset_page, distributions, names
 from lglm_core.pages.heatmap import block_order, heat_map
 from lglm_core.pages.rendering import share
 from lglm_core.rooms import Manifest
@@ -130,6 +130,13 @@ def test_a_picture_stands_with_its_labels_and_unknown_ones_are_questioned():
     assert 'alt="key_1: dog, cat, unicorn?"' in SMALL
     assert 'alt="key_2: no label"' in SMALL
     assert '<span class="soft">unicorn?</span>' in SMALL
+
+
+def test_of_a_picture_of_very_many_labels_the_first_are_named():
+    """Else hundreds of labels at each of thousands of pictures are megabytes."""
+    picture = ShownPicture("k", "train", b"", tuple(f"l{n}" for n in range(10)), ("u1", "u2", "u3"))
+    assert names(picture) == f"{', '.join(picture.labels)}, u1?, u2? and 1 more"
+    assert names(replace(picture, labels=(), unknown=("u1",))) == "no label, u1?"
 
 
 def test_a_picture_of_several_labels_is_there_once():

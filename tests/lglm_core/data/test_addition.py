@@ -176,6 +176,19 @@ def test_new_labels_are_refused_unless_they_are_allowed_and_then_unknown_before(
     assert second.manifest.details["splits"]["train"]["label_counts"] == [4, 0, 1]
 
 
+def test_that_later_labels_are_unknown_in_a_picture_may_be_said_of_it(first: Dataset, listed: Listed):
+    second = add(first, listed({"s7": ["c"]}, ("a", "b", "c")), extend_labels=True)
+    source = listed({"s0": ["a"], "s7": ["c"], "s8": ["b"]}, ("a", "b", "c", "d"))
+    source = replace(source, listed=tuple(replace(i, unknown=(*i.unknown, "d")) for i in source.listed[:-1]))
+    said_of_c = replace(source.listed[0], unknown=("c", "d"))
+    third = replace(source, listed=(said_of_c, *source.listed[1:]))
+    addition = Addition(third, second, extend_labels=True)
+    assert (list(addition.images()), addition.standing) == ([], 2)
+    said_of_b = replace(said_of_c, unknown=("b", "c"))
+    with pytest.raises(InputError, match=r"s0: is in .* already, with the unknown none, now b;"):
+        list(Addition(replace(source, listed=(said_of_b,)), second, extend_labels=True).images())
+
+
 def test_other_labels_for_a_picture_that_is_there_are_refused(first: Dataset, listed: Listed):
     with pytest.raises(InputError, match=r"s0: is in .* already, with the labels a, now b"):
         add(first, listed({"s0": ["b"]}))

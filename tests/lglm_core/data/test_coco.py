@@ -9,6 +9,7 @@ import pytest
 
 from lglm_core.data.coco import CocoSource
 from lglm_core.data.plan import make_plan
+from lglm_core.data.source import key_of
 from lglm_core.errors import InputError
 
 REAL = Path(__file__).parents[3].parent / "shared" / "data" / "coco"
@@ -68,7 +69,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def test_labels_are_the_categories_by_ascending_id(write: Write):
-    assert CocoSource(str(write())).labels().names == ("person", "cat", "dog")
+    assert CocoSource(str(write())).labels() == ("person", "cat", "dog")
 
 
 def test_a_picture_has_every_category_annotated_in_it_once(write: Write):
@@ -179,7 +180,7 @@ def test_categories_that_differ_between_the_splits_are_refused(write: Write):
 
 def test_the_order_in_which_categories_are_listed_does_not_matter(write: Write):
     turned = VAL | {"categories": CATEGORIES[::-1]}
-    assert CocoSource(str(write(val=turned))).labels().names == ("person", "cat", "dog")
+    assert CocoSource(str(write(val=turned))).labels() == ("person", "cat", "dog")
 
 
 def test_two_pictures_with_one_id_are_refused(write: Write):
@@ -195,6 +196,21 @@ def test_a_file_listed_under_two_ids_is_refused(write: Write):
     twice = TRAIN | {"images": [*TRAIN["images"], picture(9) | {"id": 10}]}
     with pytest.raises(InputError, match="000000000009"):
         make_plan(CocoSource(str(write(train=twice))), 10)
+
+
+def test_names_that_differ_by_more_than_a_suffix_are_different_keys(write: Write):
+    names = ["a.jpg", "a.png", "v1.0/i1", "v1.0/i2", "b.c.jpg"]
+    more = [picture(20 + number) | {"file_name": name} for number, name in enumerate(names)]
+    plan = make_plan(CocoSource(str(write(train=TRAIN | {"images": [*TRAIN["images"], *more]}))), 100)
+    (train,) = (shard for shard in plan.shards if shard.split == "train")
+    keys = {image.source: image.key for image in train.images}
+    assert [keys[f"train2017/{name}"] for name in names] == [
+        "a",
+        key_of("a.png"),
+        key_of("v1.0/i1"),
+        key_of("v1.0/i2"),
+        key_of("b.c"),
+    ]
 
 
 def test_inputs_are_the_digests_of_both_files_without_their_place(write: Write):
@@ -284,7 +300,7 @@ def test_real_coco_has_the_labels_of_an_independent_count(split: str, number: in
 @needs_real_coco
 def test_real_coco_has_80_labels_and_5_pictures_without():
     source = CocoSource(str(REAL))
-    labels = source.labels().names
+    labels = source.labels()
     assert (len(labels), labels[0], labels[-1]) == (80, "person", "toothbrush")
     assert sum(not image.labels for image in source.images()) == 5
 

@@ -325,7 +325,7 @@ def test_a_table_and_its_pictures_may_lie_on_web_servers(site: Website, tmp_path
     site.files["/labels.csv"] = text.getvalue().encode()
     source = TableSource(f"{site.url}/labels.csv?sig=1", f"{site.url}/p")
     (shard,) = make_plan(source, 10).shards
-    receipt = write_shard(shard, source.labels(), str(tmp_path))
+    receipt = write_shard(shard, LabelVocabulary(source.labels()), str(tmp_path))
     assert len(receipt.index) == 2
     assert [(reject.status, reject.error) for reject in receipt.rejects] == [
         ("missing", "the web server has no such file (404 Not Found)")
