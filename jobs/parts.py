@@ -5,7 +5,8 @@ its actors, so that a retried task repeats its part and nothing is lost or doubl
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -91,7 +92,8 @@ def write_parts(
     import ray.data
 
     parts = plan_parts(folder, total)
-    missing = [part.number for part in parts if not _is_made(part, recipe)]
+    made = made_parts(folder, parts, recipe)
+    missing = [part.number for part in parts if part.number not in made]
     if not missing:
         return
     actors = max(1, min(len(missing), gpus() or cpus()))
@@ -144,15 +146,26 @@ def plan_parts(folder: str, total: int) -> list[Part]:
     ]
 
 
-def _is_made(part: Part, recipe: str) -> bool:
-    if not storage.is_file(part.url):
-        return False
-    try:
-        table = storage.read_parquet(part.url, columns=[])
-    except InputError:  # broken, so it is made again
-        return False
-    metadata = table.schema.metadata or {}
-    return metadata.get(b"recipe") == recipe.encode() and table.num_rows == part.stop - part.start
+def made_parts(folder: str, parts: Sequence[Part], recipe: str) -> set[int]:
+    """Return the numbers of the parts that are there, whole and from the same recipe.
+
+    They are found by one listing, and of each its footer alone is read: there may be thousands, in a bucket.
+    """
+    listed = storage.list_files(folder) if storage.is_folder(folder) else []
+    sizes = {storage.join(folder, file.name): file.size for file in listed}
+
+    def is_made(part: Part) -> bool:
+        if part.url not in sizes:
+            return False
+        try:
+            footer = storage.read_parquet_footer(part.url, sizes[part.url])
+        except InputError:  # broken, so it is made again
+            return False
+        of_recipe = (footer.metadata or {}).get(b"recipe") == recipe.encode()
+        return of_recipe and footer.num_rows == part.stop - part.start
+
+    with ThreadPoolExecutor(storage.READERS, thread_name_prefix="footers") as pool:
+        return {part.number for part, made in zip(parts, pool.map(is_made, parts), strict=True) if made}
 
 
 def fixed_size_lists(values: np.ndarray) -> pa.FixedSizeListArray:

@@ -25,6 +25,7 @@ from lglm_core.errors import InputError, RunError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 __all__ = ["StoredFile", "UnreadableFile", "shown", "shown_in"]
 COPY_BYTES = 1 << 20
@@ -308,6 +309,17 @@ def parse_parquet(data: bytes, url: str, columns: list[str] | None = None) -> "p
     with _readable_parquet(url):
         file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(data)), pre_buffer=False)
         return file.read(columns=columns, use_threads=False)
+
+
+def read_parquet_footer(url: str, size: int) -> "pq.FileMetaData":
+    """Read what a Parquet file of *size* bytes says of itself, and no row of it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from lglm_core.data.archive_member import Ranges
+
+    with _readable_parquet(url):
+        return pq.read_metadata(pa.PythonFile(Ranges(locate(url), size), mode="r"))
 
 
 def parquet_names(data: bytes, url: str) -> list[str]:
