@@ -64,6 +64,10 @@ class Addition:
         Raises:
             InputError: the source has labels that the dataset does not, and they are not to be added.
         """
+        return self._labels
+
+    @cached_property
+    def _labels(self) -> Sequence[str]:
         known = set(self.dataset.labels)
         new = [name for name in self.source.labels() if name not in known]
         if new and not self.extend_labels:
@@ -152,7 +156,7 @@ class Addition:
 
     @cached_property
     def _columns(self) -> dict[str, int]:
-        return {name: column for column, name in enumerate(self.labels())}
+        return {name: column for column, name in enumerate(self._labels)}
 
     @cached_property
     def _samples(self) -> dict[tuple[str, str], "_Said"]:
