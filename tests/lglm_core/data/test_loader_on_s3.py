@@ -100,7 +100,7 @@ def test_stopped_at_a_random_step_and_restarted_on_another_world_size(dataset: D
 
 def test_the_connection_was_as_bad_as_it_should_be(dataset: Dataset, server: FaultyServer):
     """By itself, whichever tests ran here before."""
-    while server.requests < 200:
+    while server.requests < 200 or (len(server.proxy.faults) < 5 and server.requests < 2000):
         shown(loader_of(dataset, 1, 0).training_epoch(0))
     assert 0.04 < server.faults / server.requests < 0.2
     assert len(server.proxy.faults) >= 5
