@@ -285,7 +285,7 @@ def _parse_csv(text: str, delimiter: str, url: str) -> Columns:
                     "expected as in the first line; put a cell that holds the separator in quotation marks"
                 )
             if reader.line_num > lines + 1:
-                _refuse_rows_within(dict(zip(names, cells, strict=True)), delimiter, f"{url}, row {row}")
+                _refuse_rows_within(names, cells, delimiter, f"{url}, row {row}")
             lines = reader.line_num
             for column, position in used:
                 columns[column].append(cells[position])
@@ -296,15 +296,15 @@ def _parse_csv(text: str, delimiter: str, url: str) -> Columns:
     return columns
 
 
-def _refuse_rows_within(cells: Mapping[str, str], delimiter: str, where: str) -> None:
+def _refuse_rows_within(names: Sequence[str], cells: Sequence[str], delimiter: str, where: str) -> None:
     """Refuse a cell that holds the rows behind it, as one does whose quotation mark is not closed.
 
     Of the columns that are used none goes on over several lines; in others, captions may. A line of these
     that has as many cells, and in its place a picture of this row's kind, is a row.
     """
-    names = list(cells)
-    image, kind = names.index("image"), splitext(cells["image"])[1]
-    for column, (name, cell) in enumerate(cells.items()):
+    image = names.index("image")
+    kind = splitext(cells[image])[1]
+    for column, (name, cell) in enumerate(zip(names, cells, strict=True)):
         first, *others = re.split(r"[\r\n]+", cell)
         for line in others:
             taken = line.split(delimiter)
@@ -318,7 +318,8 @@ def _refuse_rows_within(cells: Mapping[str, str], delimiter: str, where: str) ->
 
 def _parse_jsonl(text: str, url: str) -> Columns:
     """Parse one JSON object per line; Arrow's own reader would take names for dates."""
-    rows = []
+    names: dict[str, None] = {}  # in order, each once
+    cells: Columns = {name: [] for name in USED}
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):
         if not line.strip():
             continue
@@ -330,9 +331,11 @@ def _parse_jsonl(text: str, url: str) -> Columns:
         if not isinstance(row, dict):
             raise InputError(f"{where}: expected an object with the columns image and labels")
         _refuse_near_misses(list(row), where)
-        rows.append(row)
-    _refuse_names(list(dict.fromkeys(name for row in rows for name in row)), url)
-    return {name: [row.get(name) for row in rows] for name in USED if any(name in row for row in rows)}
+        names.update(dict.fromkeys(row))
+        for name in USED:
+            cells[name].append(row.get(name))
+    _refuse_names(list(names), url)
+    return {name: cells[name] for name in USED if name in names}
 
 
 def _to_row(pairs: Sequence[tuple[str, Any]], where: str) -> dict[str, Any]:
