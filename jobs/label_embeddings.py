@@ -137,13 +137,13 @@ def _of_note(embeddings: "LabelEmbeddings") -> list[dict[str, Any]]:
 
 
 def _summary(out: str, manifest: rooms.Manifest, status: str) -> str:
+    from lglm_core.label_embeddings import FILE
+
     counts, details = manifest.counts, manifest.details
     first = f"{out}: label embeddings, {status}: {counts['labels']} labels, {counts['width']} wide, from "
     first += SOURCES[details["source"]]
     if others := counts.get("vectors_of_no_label"):
         first += f"; {others} more are of no label"
-    from lglm_core.label_embeddings import FILE
-
     of_note = details["of_note"]
     lines = [first, *(_table(of_note[:ROWS_SHOWN]) if of_note else [])]
     if more := len(of_note[ROWS_SHOWN:]):

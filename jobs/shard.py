@@ -11,7 +11,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -179,8 +179,9 @@ def _append(source: "Source", options: ShardFound) -> Outcome:
     added_from = _recipe(addition.inputs(), source.options(), options)
     if not plan.planned:
         if rooms.is_unfinished(options.out):  # an addition that was stopped, of pictures that are gone
-            rooms.begin_addition(options.out, added_from, base)
-            _end_addition(options.out, base)
+            with suppress(InputError):  # another process is there, just now
+                rooms.begin_addition(options.out, added_from, base)
+                _end_addition(options.out, base)
         return _outcome(options.out, base, f"nothing new, {addition.standing} pictures are known already")
     with ray_cluster(options.ray_address):
         rooms.begin_addition(options.out, added_from, base)
@@ -188,7 +189,7 @@ def _append(source: "Source", options: ShardFound) -> Outcome:
             storage.remove(storage.join(options.out, name))
         standing = {name: split.index for name, split in addition.splits.items()}
         receipts, duplicates = _write_shards(plan, options, standing)
-    if addition.retried == plan.planned and not any(len(receipt.index) for receipt in receipts):
+    if addition.retried == plan.planned == sum(len(receipt.unreadable) for receipt in receipts):
         _end_addition(options.out, base)
         return _outcome(options.out, base, f"nothing new, {addition.retried} pictures still cannot be read")
     manifest = commit_dataset(
@@ -210,6 +211,7 @@ def _end_addition(out: str, base: rooms.Manifest) -> None:
     """Leave a dataset as it was before an addition that came to nothing."""
     from lglm_core.data.addition import leftovers
 
+    lease.confirm(out)
     for name in leftovers(out, base):
         storage.remove(storage.join(out, name))
     rooms.end_addition(out)

@@ -160,7 +160,9 @@ def _read(url: str) -> dict[str, Any]:
     """The record; an empty one where there is none."""
     try:
         return _parse(storage.read_bytes(url))
-    except storage.UnreadableFile:
+    except storage.UnreadableFile as error:
+        if not error.missing:  # which is no sign that another process is there
+            raise
         return {}
 
 

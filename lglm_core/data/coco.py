@@ -90,13 +90,13 @@ class CocoSource:
             coco, categories = self._annotations[split], self._categories(split)
             stems: dict[str, str] = {}  # a.jpg and a.png are two pictures
             for image_id in sorted(coco.imgs):
+                file_name = coco.imgs[image_id]["file_name"]
+                stem = splitext(file_name)[0]
+                name = stem if stems.setdefault(stem, file_name) == file_name else file_name
                 found = {a["category_id"] for a in coco.imgToAnns[image_id] if self._counts(a, split)}
                 if not found and self.unlabelled == "drop":
                     self.dropped += 1
                     continue
-                file_name = coco.imgs[image_id]["file_name"]
-                stem = splitext(file_name)[0]
-                name = stem if stems.setdefault(stem, file_name) == file_name else file_name
                 yield LabelledImage(
                     key=key_of(name),
                     split=split,

@@ -1,5 +1,6 @@
 """Files on this machine's disk."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from lglm_core.data.place import Place, StoredFile, UnreadableFile
 from lglm_core.errors import InputError
 
 STAGING_PREFIX = ".partial-"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, or what one may have of it, is full
 
 
 class DiskPlace:
@@ -86,15 +88,19 @@ class DiskPlace:
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """Yield a scratch path on the same disk."""
+        """Yield a scratch path on the same disk; a full disk is an OSError."""
         parent = self.path.parent
         try:
             parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            if error.errno in NO_ROOM:
+                raise
             raise InputError(f"{parent}: cannot be made a folder ({error.strerror})") from error
         try:
             scratch = TemporaryDirectory(dir=parent, prefix=STAGING_PREFIX, ignore_cleanup_errors=True)
         except OSError as error:
+            if error.errno in NO_ROOM:
+                raise
             raise InputError(f"{parent}: cannot be written to ({error.strerror})") from error
         with scratch as folder:
             yield Path(folder, self.path.name)
@@ -118,8 +124,11 @@ class DiskPlace:
     def remove(self) -> None:
         """Delete the file, or the folder with all in it."""
         if self.path.is_symlink() and self.path.is_dir():
-            for child in self.path.iterdir():  # the link is somebody's own
-                DiskPlace(str(child), str(child)).remove()
+            for child in self.path.iterdir():  # the link is somebody's own, as are those in it
+                if child.is_dir() and not child.is_symlink():
+                    shutil.rmtree(child)
+                else:
+                    child.unlink()
         elif self.path.is_dir():
             shutil.rmtree(self.path)
         else:

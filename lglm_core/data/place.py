@@ -128,7 +128,8 @@ class ReadOnly:
         )
 
 
-IN_A_TEXT = re.compile(r"https?://[^\s'\"]+?(?=[.,:;)]*(?:[\s'\"]|$))", re.IGNORECASE)
+IN_A_TEXT = re.compile(r"https?://\S+", re.IGNORECASE)
+BEHIND = ".,:;)]}'\""  # of a text, not of the address in it
 
 
 def shown(url: str) -> str:
@@ -142,4 +143,9 @@ def shown(url: str) -> str:
 
 def shown_in(text: str) -> str:
     """Return *text* with all web addresses in it as they may be shown."""
-    return IN_A_TEXT.sub(lambda found: shown(found[0]), text)
+
+    def show(found: re.Match[str]) -> str:
+        address = found[0].rstrip(BEHIND)
+        return shown(address) + found[0][len(address) :]
+
+    return IN_A_TEXT.sub(show, text)

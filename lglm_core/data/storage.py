@@ -5,7 +5,6 @@ is published whole: a file that exists was written to its end. Only read are ``h
 and what lies in an archive, ``photos.zip/cats/1.jpg``, wherever the archive lies.
 """
 
-import errno
 import hashlib
 import io
 import re
@@ -15,11 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
-from lglm_core.data.disk import DiskPlace
+from lglm_core.data.disk import NO_ROOM, DiskPlace
 from lglm_core.data.place import Place, StoredFile, UnreadableFile, shown, shown_in
 from lglm_core.errors import InputError, RunError
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StoredFile", "UnreadableFile", "shown", "shown_in"]
 COPY_BYTES = 1 << 20
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+ATTEMPTS = 3
 WEB = ("http://", "https://")
 REMOTE = ("s3://", *WEB)
 # A segment that names an archive, with more behind it. What is packed as a whole can only be refused.
@@ -242,15 +241,16 @@ def write_whole(url: str) -> Iterator[Path]:
 @contextmanager
 def _staging(place: Place) -> Iterator[Path]:
     """Yield a scratch path of a place; a disk that takes no more is told of as such."""
-    with place.staging() as staged:
-        try:
+    where = place.url if isinstance(place, DiskPlace) else f"{gettempdir()}, on the way to {place.url}"
+    try:
+        with place.staging() as staged:
             yield staged
-        except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise
-            raise RunError(
-                f"{place.url}: cannot be written ({error.strerror}); make room and run the same again"
-            ) from error
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise RunError(
+            f"{where}: cannot be written ({error.strerror}); make room and run the same again"
+        ) from error
 
 
 def write_bytes(url: str, data: bytes) -> None:
@@ -268,11 +268,13 @@ def create(url: str, data: bytes) -> bytes:
     place = locate(url)
     with _staging(place) as staged:
         staged.write_bytes(data)
-        while not place.create(staged):
+        for attempt in range(1, ATTEMPTS + 1):
+            if place.create(staged):
+                break
             try:
                 return read_bytes(url)
             except UnreadableFile as error:
-                if not error.missing:  # else it was removed just now, and the place is free
+                if not error.missing or attempt == ATTEMPTS:  # else it was removed just now
                     raise
         return data
 

@@ -26,6 +26,7 @@ ONE_ROW = f"; all labels of a picture stand in one row, separated by {SEPARATOR!
 OTHER_SECRETS = (
     ", but for user, password, query and fragment, which enter no dataset; give each picture its own path"
 )
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 HOW_TO_QUOTE = "a cell that begins with '\"' ends with one, and those within it are doubled"
 Columns = dict[str, list[Any]]
 
@@ -272,6 +273,7 @@ def _parse_parquet(data: bytes, url: str) -> Columns:
 def _parse_csv(text: str, delimiter: str, url: str) -> Columns:
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # columns that nobody asked for may be long
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    names: list[str] = []
     row = lines = 0
     try:
         names = next(filter(None, reader), [])
@@ -290,8 +292,9 @@ def _parse_csv(text: str, delimiter: str, url: str) -> Columns:
             for column, position in used:
                 columns[column].append(cells[position])
     except csv.Error as error:  # a row would take others for its own
+        where = f"row {row + 1}" if names else "the first line"
         raise InputError(
-            f"{url}, row {row + 1}: not a readable .{url.rpartition('.')[2]} row ({error}); {HOW_TO_QUOTE}"
+            f"{url}, {where}: not a readable .{url.rpartition('.')[2]} row ({error}); {HOW_TO_QUOTE}"
         ) from error
     return columns
 
@@ -299,21 +302,28 @@ def _parse_csv(text: str, delimiter: str, url: str) -> Columns:
 def _refuse_rows_within(names: Sequence[str], cells: Sequence[str], delimiter: str, where: str) -> None:
     """Refuse a cell that holds the rows behind it, as one does whose quotation mark is not closed.
 
-    Of the columns that are used none goes on over several lines; in others, captions may. A line of these
-    that has as many cells, and in its place a picture of this row's kind, is a row.
+    Of the columns that are used none goes on over several lines. In others captions may: a line of these that
+    has enough cells, and a picture where the row has one, is a row. Of pictures without a suffix this is not
+    seen.
     """
     image = names.index("image")
-    kind = splitext(cells[image])[1]
+    kinds = {*SUFFIXES, splitext(cells[image])[1].casefold()} - {""}
+
+    def is_row(line: str, position: int, fewest: int) -> bool:
+        taken = line.split(delimiter)
+        return len(taken) >= fewest and splitext(taken[position])[1].casefold() in kinds
+
     for column, (name, cell) in enumerate(zip(names, cells, strict=True)):
         first, *others = re.split(r"[\r\n]+", cell)
-        for line in others:
-            taken = line.split(delimiter)
-            is_row = len(taken) > max(column, image) and kind and splitext(taken[image])[1] == kind
-            if name in USED or is_row:
-                raise InputError(
-                    f"{where}, column {name!r}: a cell goes on over several lines, {first!r}, {line!r}; "
-                    f"{HOW_TO_QUOTE}"
-                )
+        if others and (
+            name in USED
+            or (column < image and is_row(first, image - column, len(names) - column))  # the row's own rest
+            or any(is_row(line, image, max(column, image) + 1) for line in others)
+        ):
+            raise InputError(
+                f"{where}, column {name!r}: a cell goes on over several lines, {first!r}, {others[0]!r}; "
+                f"{HOW_TO_QUOTE}"
+            )
 
 
 def _parse_jsonl(text: str, url: str) -> Columns:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from jobs import label_embeddings
 from lglm_core.data.coco import CocoSource
 from lglm_core.label_embeddings import LabelEmbeddings
 from lglm_core.rooms import read_manifest
@@ -259,3 +260,13 @@ def test_nothing_can_be_held_out_that_extend_could_not_add(
     assert embed("--vectors", tmp_path / "v.json").code == 0
     result = train(here, tiny_dataset, out, tmp_path / "run", "--hold-out", "dog")
     assert_refused(result, out, "ready-made vectors", "--glove", out=tmp_path / "run")
+
+
+def test_of_very_many_labels_the_first_are_told(
+    embed: Embed, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(label_embeddings, "ROWS_SHOWN", 1)
+    short = write_glove(tmp_path / "short.txt", without("parking", "meter", "dog"))
+    told = embed("--glove", short, "--oov", "zero").stdout.splitlines()
+    assert told[-1] == f"  and 1 more labels: {out}/label_embeddings.parquet"
+    assert len(told) == 4  # what it is, the heads of the columns, one label, and this

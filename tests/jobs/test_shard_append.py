@@ -115,6 +115,65 @@ def test_an_addition_that_comes_to_nothing_changes_nothing(lglm: Commands, datas
     assert (given_up["status"], contents(dataset)) == ("nothing new", before)
 
 
+def test_who_loses_the_room_while_shards_are_written_stops(lglm: Commands, dataset: Path, tmp_path: Path):
+    grown = ("shard", *table(tmp_path, range(400)), "--max-samples-per-shard", 1)
+    with lglm.started(*grown, "--out", dataset, "--append") as running:
+        running.wait_until(lambda: len(list(dataset.glob("shards/*/*.tar"))) >= 20)
+        (dataset / "writer.json").write_text('{"token": "another"}')
+        assert running.wait(60).code == 2
+    assert len(list(dataset.glob("shards/*/*.tar"))) < 390
+    assert json.loads((dataset / "writer.json").read_text()) == {"token": "another"}
+
+
+def test_a_mended_picture_that_is_one_twice_is_no_longer_unreadable(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    arguments = (*table(tmp_path, range(8)), "--out", tmp_path / "dataset", "--duplicates", "drop")
+    monkeypatch.setattr(cluster, "ray_cluster", lambda _: nullcontext())
+    monkeypatch.setattr(cluster, "run_tasks", run_here)
+    broken = tmp_path / "images" / "7.png"
+    broken.write_bytes(b"no picture")
+    assert here("shard", *arguments).code == 0
+    shutil.copy(tmp_path / "images" / "1.png", broken)
+    result = here("shard", *arguments, "--append", "--retry-rejected")
+    assert (result.code, "done, 0 samples added" in result.stdout) == (0, True)
+    assert [row["status"] for row in Dataset.open(tmp_path / "dataset").rejects().to_pylist()] == [
+        "duplicate"
+    ]
+    again = here("shard", *arguments, "--append", "--retry-rejected")
+    assert "nothing new" in again.stdout
+
+
+def test_an_addition_given_up_removes_nothing_of_who_took_the_room_over(
+    here: Here, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "images" / "12.png").write_bytes(b"no picture")
+    (tmp_path / "table.csv").write_text("image,labels\n12.png,cow\n")
+    arguments = ("table", "--table", tmp_path / "table.csv", "--image-root", tmp_path / "images")
+    arguments = (*arguments, "--out", dataset, "--append", "--max-rejected", 1, "--max-samples-per-shard", 4)
+    monkeypatch.setattr(cluster, "ray_cluster", lambda _: nullcontext())
+    monkeypatch.setattr(cluster, "run_tasks", run_here)
+    assert here("shard", *arguments).code == 0
+    theirs = dataset / "shards" / "train" / "train-000009.tar"
+
+    def taken_over(*task: Any) -> list[Any]:
+        results = run_here(*task)
+        (dataset / "writer.json").write_text('{"token": "another"}')
+        theirs.touch()
+        return results
+
+    monkeypatch.setattr(cluster, "run_tasks", taken_over)
+    result = here("shard", *arguments, "--retry-rejected")
+    assert (result.code, "took over this room" in result.stderr, theirs.exists()) == (2, True, True)
+
+
+def run_here(
+    task: Callable[..., Any], calls: list[Any], progress: str, go_on: Callable[[], object]
+) -> list[Any]:
+    """As jobs.cluster.run_tasks does, without Ray."""
+    return [task(*call) for call in calls]
+
+
 @pytest.mark.slow
 def test_of_two_writers_at_once_one_wins_and_the_other_stops(lglm: Commands, here: Here, tmp_path: Path):
     arguments, out = table(tmp_path, range(8)), tmp_path / "dataset"
@@ -193,13 +252,11 @@ def test_duplicates_that_cannot_be_left_out_are_not_reported_as_dropped(
     shutil.copy(pictures / "1.png", pictures / "6.png")
     monkeypatch.setattr(cluster, "ray_cluster", lambda _: nullcontext())
 
-    def in_this_process(
-        task: Callable[..., Any], calls: list[Any], progress: str, go_on: Callable[[], object]
-    ) -> list[Any]:
-        if progress == "drop duplicates":
+    def in_this_process(*task: Any) -> list[Any]:
+        if "drop duplicates" in task:
             for path in pictures.iterdir():
                 path.rename(tmp_path / path.name)
-        return [task(*call) for call in calls]
+        return run_here(*task)
 
     monkeypatch.setattr(cluster, "run_tasks", in_this_process)
     result = here("shard", *arguments, "--out", out, "--duplicates", "drop")

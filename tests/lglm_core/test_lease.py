@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lglm_core import lease, rooms
+from lglm_core.data import storage
 from lglm_core.errors import InputError
 
 HOLD = """
@@ -184,3 +185,17 @@ def test_looking_at_a_room_leaves_it_to_who_writes_there(room: Path):
         assert sorted(path.name for path in room.iterdir()) == before
     rooms.find(str(room), recipe)
     assert [path.name for path in room.iterdir()] == [rooms.MANIFEST]
+
+
+def test_a_disk_that_fails_once_is_no_sign_of_another_process(room: Path, monkeypatch: pytest.MonkeyPatch):
+    lease.take(str(room))
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "read_bytes", fail)
+        with pytest.raises(storage.UnreadableFile, match="cannot be read"):
+            lease.confirm(str(room))
+    lease.confirm(str(room))
+    lease.release(str(room))
+
+
+def fail(url: str) -> bytes:
+    raise storage.UnreadableFile(f"{url}: cannot be read (Input/output error)")

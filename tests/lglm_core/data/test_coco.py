@@ -213,6 +213,19 @@ def test_names_that_differ_by_more_than_a_suffix_are_different_keys(write: Write
     ]
 
 
+def test_a_key_does_not_depend_on_which_pictures_have_labels(write: Write):
+    more = [
+        picture(20 + number) | {"file_name": f"a.{suffix}"} for number, suffix in enumerate(("png", "jpg"))
+    ]
+    root = str(write(train=TRAIN | {"images": [*TRAIN["images"], *more]}))
+    kept = {image.source: image.key for image in CocoSource(root).images()}
+    labelled = [*TRAIN["annotations"], annotation(99, 21, 1)]
+    root = str(write(train=TRAIN | {"images": [*TRAIN["images"], *more], "annotations": labelled}))
+    dropped = {image.source: image.key for image in CocoSource(root, unlabelled="drop").images()}
+    assert "train2017/a.png" not in dropped
+    assert dropped["train2017/a.jpg"] == kept["train2017/a.jpg"] == key_of("a.jpg")
+
+
 def test_inputs_are_the_digests_of_both_files_without_their_place(write: Write):
     import hashlib
 

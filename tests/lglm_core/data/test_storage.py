@@ -1,3 +1,4 @@
+import errno
 import io
 import os
 import resource
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lglm_core.data import storage
+from lglm_core.data import disk, storage
 from lglm_core.data.disk import DiskPlace
 from lglm_core.errors import InputError, RunError
 
@@ -70,7 +71,11 @@ def test_of_a_web_address_what_may_be_secret_is_not_shown(url: str, shown: str):
         ("http://me:secret@h/x.zip?sig=secret: holds 2 texts", "http://h/x.zip: holds 2 texts"),
         ("'https://h/x?sig=secret', row 3; see https://h:80/a.", "'https://h/x', row 3; see https://h:80/a."),
         ("s3://b/k?x: no such object", "s3://b/k?x: no such object"),
+        ("http://me:it's@h/x?sig=it's: gone", "http://h/x: gone"),
+        ("(http://[::1]:80/a?b), http://h/c?d", "(http://[::1]:80/a), http://h/c"),
+        ("http://" + ":" * 100_000 + "x", "http://" + ":" * 100_000 + "x"),
     ],
+    ids=range(6),
 )
 def test_nor_is_it_within_a_text(text: str, shown: str):
     assert storage.shown_in(text) == shown
@@ -310,6 +315,30 @@ def test_what_is_created_stands_though_another_one_was_removed_just_then(
     assert storage.create(url, b"ours") == b"ours" == storage.read_bytes(url)
 
 
+def test_at_a_link_that_leads_nowhere_nothing_is_created(tmp_path: Path):
+    (tmp_path / "x").symlink_to(tmp_path / "nothing")
+    with pytest.raises(storage.UnreadableFile, match="x: cannot be read"):
+        storage.create(f"{tmp_path}/x", b"ours")
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "said"),
+    [
+        (errno.ENOSPC, RunError, r"x: cannot be written \(.*\); make room"),
+        (errno.EROFS, InputError, "cannot be written to"),
+    ],
+)
+def test_a_disk_without_room_for_a_folder_is_full_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception], said: str
+):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(disk, "TemporaryDirectory", refuse)
+    with pytest.raises(kind, match=said):
+        storage.write_bytes(f"{tmp_path}/x", b"")
+
+
 def test_without_hard_links_what_stands_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def no_links(*_: object) -> None:
         raise OSError
@@ -322,6 +351,11 @@ def test_without_hard_links_what_stands_is_not_overwritten(tmp_path: Path, monke
 def test_of_a_linked_folder_the_content_is_removed_and_the_link_kept(tmp_path: Path):
     (tmp_path / "real" / "deep").mkdir(parents=True)
     (tmp_path / "real" / "deep" / "x").touch()
+    (tmp_path / "real" / "y").touch()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    (tmp_path / "real" / "photos").symlink_to(tmp_path / "photos")
     (tmp_path / "link").symlink_to(tmp_path / "real")
     storage.remove(f"{tmp_path}/link")
     assert (tmp_path / "link").is_symlink() and list((tmp_path / "real").iterdir()) == []
+    assert (tmp_path / "photos" / "a.jpg").exists()

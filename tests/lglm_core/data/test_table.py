@@ -267,6 +267,27 @@ def test_a_quotation_mark_in_another_column_costs_no_row(tmp_path: Path, others:
     assert len(list(csv(tmp_path, text.replace('"big', "big")).images())) == 40
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        'caption,image,labels\n"open,a.jpg,cat\nsize 5",b.jpg,dog\n',
+        'image,labels,caption\na.jpg,cat,"open\nb.PNG,dog,size 5"\n',
+        'image,labels,note,note\na.jpg,cat,"open\nb.jpg,dog,size 5",\n',
+        ',image,labels,\n,a.jpg,cat,"open\n,b.jpg,dog,size 5"\n',
+    ],
+)
+def test_a_row_within_a_cell_is_seen_wherever_its_picture_stands(tmp_path: Path, rows: str):
+    with pytest.raises(
+        InputError, match=r"labels\.csv, row 1, column '.*': a cell goes on over several lines"
+    ):
+        list(csv(tmp_path, rows).images())
+
+
+def test_a_header_that_cannot_be_read_is_named(tmp_path: Path):
+    with pytest.raises(InputError, match=r"labels\.csv, the first line: not a readable \.csv row"):
+        list(csv(tmp_path, '"image"x,labels\na.jpg,cat\n').images())
+
+
 def test_captions_of_several_lines_are_captions_however_long_the_table_is(tmp_path: Path):
     rows = 20_000  # 1.5 MB: readers that take a table in pieces cut them anywhere
     text = "".join(
