@@ -23,9 +23,9 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from jobs.options import Options
-from lglm_core import __version__, lease
-from lglm_core.data import storage
+from lglm_core import __version__, storage
 from lglm_core.errors import DamageError, InputError, RunError
+from lglm_core.rooms import lease
 
 OptionsType = TypeVar("OptionsType", bound=Options)
 Choices = Mapping[str, type[Options]]
@@ -253,7 +253,7 @@ def validate(
             raise InputError(f"{first['ctx']['error']}; see {command} --help") from error
         name = str(first["loc"][0])
         flag = _flag(name)
-        where = f"{storage.shown(places[name])}: " if places and name in places else ""
+        where = f"{storage.redact_url(places[name])}: " if places and name in places else ""
         if first["type"] == "missing":
             raise InputError(f"the option {flag} is required; see {command} --help") from error
         if first["type"] == "extra_forbidden":
@@ -296,5 +296,5 @@ def _last_line(error: Exception) -> str:
 
 
 def _fail(verb: str, message: str, code: int) -> int:
-    print(f"lglm {verb}: {storage.shown_in(message)}", file=sys.stderr, flush=True)
+    print(f"lglm {verb}: {storage.redact(message)}", file=sys.stderr, flush=True)
     return code

@@ -17,7 +17,7 @@ from lglm_core.errors import InputError
 from lglm_core.model.config import HeadConfig, head_config
 
 if TYPE_CHECKING:
-    from lglm_core.complexity import Complexity, PaperFigures, Setting
+    from lglm_core.inference.complexity import Complexity, PaperFigures, Setting
 
 COLUMNS = ("model", "parameters", "folded", "MACs", "label side's", "folded")
 PAPER_COLUMNS = ("paper: parameters", "FLOPs")
@@ -34,7 +34,7 @@ multiply-accumulates, the same for all three, so without what tells these apart.
 def run(options: Options) -> Outcome:
     """Count, and print a table."""
     named = [_head(text) for text in options.head]
-    from lglm_core.complexity import PAPER_SETTING, Setting, complexities, paper_figures
+    from lglm_core.inference.complexity import PAPER_SETTING, Setting, complexities, paper_figures
 
     setting = Setting(options.backbone, options.image_size, options.labels, options.vector_width)
     costs = complexities(setting, named)
@@ -75,7 +75,7 @@ def _overview(
     costs: "Sequence[Complexity]",
     setting: "Setting",
 ) -> list[str]:
-    from lglm_core.complexity import PAPER_SETTING, paper_figures
+    from lglm_core.inference.complexity import PAPER_SETTING, paper_figures
 
     as_in_paper = setting == PAPER_SETTING
     rows = [[*COLUMNS, *(PAPER_COLUMNS if as_in_paper else ())]]

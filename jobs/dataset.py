@@ -13,12 +13,12 @@ from jobs import command_line
 from jobs.columns import aligned, beside, fitted
 from jobs.command_line import Outcome
 from jobs.options import DescribeDataset
-from lglm_core.data import storage
+from lglm_core import storage
 from lglm_core.errors import InputError
 
 if TYPE_CHECKING:
-    from lglm_core.data.dataset import Dataset
-    from lglm_core.data.statistics import DatasetStatistics, Pair, SplitStatistics
+    from lglm_core.dataset.reader import Dataset
+    from lglm_core.dataset.statistics import DatasetStatistics, Pair, SplitStatistics
 
 COMPARED = 2  # splits whose counts stand beside each other
 NAME_WIDTH, PAIR_WIDTH, LINE_WIDTH = 22, 34, 110  # columns of a terminal
@@ -29,8 +29,8 @@ def run(options: DescribeDataset) -> Outcome:
     """Count, print, and write the page if asked."""
     if options.html:
         _refuse_page_in_the_way(options.html, options.dataset)
-    from lglm_core.data.dataset import Dataset
-    from lglm_core.data.statistics import describe
+    from lglm_core.dataset.reader import Dataset
+    from lglm_core.dataset.statistics import describe
 
     dataset = Dataset.open(options.dataset)
     statistics = describe(dataset)
@@ -49,8 +49,8 @@ def _refuse_page_in_the_way(page: str, dataset: str) -> None:
 
 
 def _write_page(page: str, dataset: "Dataset", statistics: "DatasetStatistics", examples: int) -> None:
-    from lglm_core.gallery import draw_gallery
     from lglm_core.pages.dataset import dataset_page
+    from lglm_core.pages.gallery import draw_gallery
 
     gallery = draw_gallery(dataset, [split.name for split in statistics.splits], examples)
     name = storage.absolute(dataset.url).rstrip("/").rpartition("/")[2]
@@ -63,7 +63,7 @@ def _summary(statistics: "DatasetStatistics", top: int) -> Iterator[str]:
         aligned(list(_split_rows(statistics.splits))),
         _most_and_least(statistics, top),
         _pairs(statistics, top),
-        list(_remarks(statistics, top)),
+        list(_findings(statistics, top)),
     ]
     for block in blocks:
         yield from ("", *block) if block else ()
@@ -135,13 +135,13 @@ def _pair_rows(heading: str, pairs: "Sequence[Pair]") -> list[list[str]]:
     return rows
 
 
-def _remarks(statistics: "DatasetStatistics", top: int) -> Iterator[str]:
-    from lglm_core.data.remarks import drifts, remarks
+def _findings(statistics: "DatasetStatistics", top: int) -> Iterator[str]:
+    from lglm_core.dataset.findings import drifts, findings
     from lglm_core.pages.rendering import share
 
     texts = [
-        (remark.text, [fitted(label, NAME_WIDTH) for label in remark.labels])
-        for remark in remarks(statistics)
+        (finding.text, [fitted(label, NAME_WIDTH) for label in finding.labels])
+        for finding in findings(statistics)
     ]
     differing = [
         f"{fitted(drift.label, NAME_WIDTH)} ({drift.split} {share(100 * drift.share)}, "
@@ -165,7 +165,7 @@ def _counts(statistics: "DatasetStatistics") -> dict[str, int]:
 
 
 def _metrics(statistics: "DatasetStatistics") -> dict[str, Any]:
-    from lglm_core.data.remarks import drifts, remarks
+    from lglm_core.dataset.findings import drifts, findings
 
     together = statistics.together
     return {
@@ -174,7 +174,7 @@ def _metrics(statistics: "DatasetStatistics") -> dict[str, Any]:
         "rejects": statistics.rejects_by_status(),
         "most_often_together": [asdict(pair) for pair in together.most_often(PAIRS_RECORDED)],
         "most_lifted": [asdict(pair) for pair in together.most_lifted(PAIRS_RECORDED)],
-        "remarks": [asdict(remark) for remark in remarks(statistics)],
+        "remarks": [asdict(finding) for finding in findings(statistics)],
         "drifts": [asdict(drift) for drift in drifts(statistics)],
     }
 

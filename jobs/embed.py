@@ -14,8 +14,7 @@ from jobs.command_line import Outcome
 from jobs.options import Embed
 from jobs.parts import fixed_size_lists, read_parts
 from jobs.split_scores import SplitTagger, open_inputs, write_split_parts
-from lglm_core import rooms
-from lglm_core.data import storage
+from lglm_core import rooms, storage
 
 
 class Embeddings(SplitTagger):
@@ -23,7 +22,7 @@ class Embeddings(SplitTagger):
 
     def table(self, start: int, stop: int) -> pa.Table:
         """Embed the rows *start* to *stop* of the split."""
-        features, scores = self.recognise(start, stop)
+        features, scores = self.predict(start, stop)
         return pa.table(
             {
                 "key": self.split.keys[start:stop],
@@ -38,19 +37,19 @@ class Embeddings(SplitTagger):
 def run(options: Embed) -> Outcome:
     """Embed the split, unless the same embeddings are complete."""
     inputs = open_inputs(options)
-    recipe = inputs.recipe("embeddings", options.split)
-    manifest = rooms.find(options.out, recipe)
+    provenance = inputs.provenance("embeddings", options.split)
+    manifest = rooms.find(options.out, provenance)
     status = "already complete" if manifest else "done"
     if manifest is None:
-        write_split_parts(Embeddings, options, inputs, recipe, options.out)
+        write_split_parts(Embeddings, options, inputs, provenance, options.out)
         width = read_parts(options.out, inputs.samples).schema.field("feature").type.list_size
         manifest = rooms.commit(
             options.out,
             rooms.Manifest(
                 kind="embeddings",
-                fingerprint=recipe.fingerprint,
-                inputs=recipe.inputs,
-                options=recipe.options,
+                fingerprint=provenance.fingerprint,
+                inputs=provenance.inputs,
+                options=provenance.options,
                 counts={"images": inputs.samples, "width": width},
                 details={"dataset_url": storage.absolute(options.dataset)},
             ),

@@ -14,8 +14,7 @@ from jobs.command_line import Outcome
 from jobs.options import Evaluate
 from jobs.parts import fixed_size_lists, matrix, read_parts
 from jobs.split_scores import SplitInputs, SplitTagger, open_inputs, write_split_parts
-from lglm_core import rooms
-from lglm_core.data import storage
+from lglm_core import rooms, storage
 
 HEADLINE = ("mAP", "CF1", "OF1")
 
@@ -25,7 +24,7 @@ class Predictions(SplitTagger):
 
     def table(self, start: int, stop: int) -> pa.Table:
         """Score the rows *start* to *stop* of the split."""
-        _, scores = self.recognise(start, stop)
+        _, scores = self.predict(start, stop)
         rows = self.split.index.select(["key", "labels", "unknown"]).slice(start, stop - start)
         return rows.append_column("scores", fixed_size_lists(scores[:, self.columns]))
 
@@ -33,11 +32,11 @@ class Predictions(SplitTagger):
 def run(options: Evaluate) -> Outcome:
     """Predict, measure and report, unless the same evaluation is complete."""
     inputs = open_inputs(options)
-    recipe = inputs.recipe("evaluation", options.split)
-    manifest = rooms.find(options.out, recipe)
+    provenance = inputs.provenance("evaluation", options.split)
+    manifest = rooms.find(options.out, provenance)
     status = "already complete" if manifest else "done"
     if manifest is None:
-        manifest = _evaluate(options, inputs, recipe)
+        manifest = _evaluate(options, inputs, provenance)
     metrics = rooms.read_json(storage.join(options.out, "metrics.json"))
     summary = (
         f"{options.out}: evaluation, {status}: {metrics['n_images']} pictures, "
@@ -56,14 +55,14 @@ def _never_trained(metrics: dict[str, Any]) -> str:
     return f"  on labels known by their names alone ({names}): mAP {metrics['untrained_mAP']:.1f}\n"
 
 
-def _evaluate(options: Evaluate, inputs: SplitInputs, recipe: rooms.Recipe) -> rooms.Manifest:
-    from lglm_core.data.dataset import Dataset
-    from lglm_core.evaluation import per_class_table, report
-    from lglm_core.metrics import evaluate
+def _evaluate(options: Evaluate, inputs: SplitInputs, provenance: rooms.Provenance) -> rooms.Manifest:
+    from lglm_core.dataset.reader import Dataset
+    from lglm_core.metrics.multi_label import evaluate
     from lglm_core.model.bundle import load_bundle
+    from lglm_core.pages.evaluation import per_class_table, report
 
     folder = storage.join(options.out, "predictions")
-    write_split_parts(Predictions, options, inputs, recipe, folder)
+    write_split_parts(Predictions, options, inputs, provenance, folder)
     predictions = read_parts(folder, inputs.samples)
     scores = matrix(predictions, "scores")
     dataset = Dataset.open(options.dataset, fingerprint=inputs.dataset.fingerprint)
@@ -85,9 +84,9 @@ def _evaluate(options: Evaluate, inputs: SplitInputs, recipe: rooms.Recipe) -> r
         options.out,
         rooms.Manifest(
             kind="evaluation",
-            fingerprint=recipe.fingerprint,
-            inputs=recipe.inputs,
-            options=recipe.options,
+            fingerprint=provenance.fingerprint,
+            inputs=provenance.inputs,
+            options=provenance.options,
             counts={"images": inputs.samples},
             details={"headline": {name: metrics[name] for name in (*HEADLINE, "prior_mAP")}},
         ),

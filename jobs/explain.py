@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.options import Explain
-from lglm_core import rooms
-from lglm_core.data import storage
+from lglm_core import rooms, storage
 from lglm_core.errors import InputError
-from lglm_core.labels import LabelVocabulary
+from lglm_core.labels.vocabulary import LabelVocabulary
 from lglm_core.model.config import HEADS
 
 if TYPE_CHECKING:
@@ -44,10 +43,10 @@ def run(options: Explain) -> Outcome:
     inputs["images"] = rooms.digest(
         [[name, hashlib.sha256(data).hexdigest()] for name, (_, data) in images.items()]
     )
-    recipe = rooms.Recipe("explanation", inputs, {"labels": list(labels)})
-    manifest = rooms.find(options.out, recipe)
+    provenance = rooms.Provenance("explanation", inputs, {"labels": list(labels)})
+    manifest = rooms.find(options.out, provenance)
     status = "already complete" if manifest else "done"
-    manifest = manifest or _explain(options.out, models, images, labels, recipe)
+    manifest = manifest or _explain(options.out, models, images, labels, provenance)
     return Outcome(status, options.out, _summary(options.out, manifest, status), counts=manifest.counts)
 
 
@@ -93,14 +92,14 @@ def _explain(
     models: Models,
     images: Mapping[str, tuple[str, bytes]],
     labels: Sequence[str],
-    recipe: rooms.Recipe,
+    provenance: rooms.Provenance,
 ) -> rooms.Manifest:
     from safetensors.numpy import save
 
-    from lglm_core.activation import Explainer
-    from lglm_core.data.images import UnreadableImage, inspect
-    from lglm_core.explanation import describe, explain
+    from lglm_core.images.codec import UnreadableImage, inspect
+    from lglm_core.inference.attribution import Explainer
     from lglm_core.pages.explanation import explanation_page
+    from lglm_core.pages.explanation_data import describe, explain
 
     for url, data in images.values():
         try:
@@ -108,7 +107,7 @@ def _explain(
         except UnreadableImage as error:
             raise InputError(f"{url}: cannot be read as a picture: {error}") from error
     explainers = {option: Explainer.load(url) for option, url in models.items()}
-    rooms.begin(out, recipe)
+    rooms.begin(out, provenance)
     pictures, rows, overlays = [], [], 0
     arrays: dict[str, np.ndarray] = {}
     for name, (_, data) in images.items():
@@ -120,16 +119,16 @@ def _explain(
         rows += [{"image": name, "label": label, **each} for label, each in explanation.probabilities.items()]
         overlays += len(explanation.overlays)
         logger.info("%s: %s", name, ", ".join(explanation.probabilities))
-    described = describe(explainers, recipe.inputs)
+    described = describe(explainers, provenance.inputs)
     storage.write_bytes(storage.join(out, "maps.safetensors"), save(arrays))
     storage.write_bytes(storage.join(out, PAGE), explanation_page(described, pictures).encode())
     return rooms.commit(
         out,
         rooms.Manifest(
             kind="explanation",
-            fingerprint=recipe.fingerprint,
-            inputs=recipe.inputs,
-            options=recipe.options,
+            fingerprint=provenance.fingerprint,
+            inputs=provenance.inputs,
+            options=provenance.options,
             counts={"images": len(images), "overlays": overlays},
             details={"models": [model.name for model in described], "probabilities": rows},
         ),

@@ -14,8 +14,7 @@ from typing import Any
 from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.options import Export
-from lglm_core import rooms
-from lglm_core.data import storage
+from lglm_core import rooms, storage
 from lglm_core.errors import InputError
 
 PACKAGES = ("onnx", "onnxscript")
@@ -27,10 +26,10 @@ def run(options: Export) -> Outcome:
     model = rooms.require(options.model, "model")
     thresholds = storage.sha256(storage.join(options.model, "thresholds.json"))  # people may edit them
     inputs = {"model": model.fingerprint, "thresholds": thresholds, **_evaluation(options, model)}
-    recipe = rooms.Recipe("model", inputs, {})
-    manifest = rooms.find(options.out, recipe)
+    provenance = rooms.Provenance("model", inputs, {})
+    manifest = rooms.find(options.out, provenance)
     status = "already complete" if manifest else "done"
-    manifest = manifest or _export(options, model, recipe)
+    manifest = manifest or _export(options, model, provenance)
     left, trained = manifest.counts["parameters"], model.counts["parameters"]
     summary = (
         f"{options.out}: model, {status}: {manifest.counts['labels']} labels, "
@@ -53,9 +52,9 @@ def _evaluation(options: Export, model: rooms.Manifest) -> dict[str, str]:
     return {"evaluation": evaluation.fingerprint}
 
 
-def _export(options: Export, trained: rooms.Manifest, recipe: rooms.Recipe) -> rooms.Manifest:
+def _export(options: Export, trained: rooms.Manifest, provenance: rooms.Provenance) -> rooms.Manifest:
     _refuse_without_onnx()
-    from lglm_core.export import folded, to_onnx
+    from lglm_core.inference.export import folded, to_onnx
     from lglm_core.model.bundle import load_bundle, save_bundle
 
     bundle = load_bundle(options.model)
@@ -72,12 +71,12 @@ def _export(options: Export, trained: rooms.Manifest, recipe: rooms.Recipe) -> r
         "model.onnx": f"`images` uint8 [N, 3, {size}, {size}], squashed, not standardised → `logits` "
         f"[N, {labels}] and `features` [N, {model.backbone.width}]; labels and thresholds in its metadata",
     }
-    rooms.begin(options.out, recipe)
+    rooms.begin(options.out, provenance)
     return save_bundle(
         options.out,
         model,
         bundle.labels,
-        recipe,
+        provenance,
         embeddings=None,
         preprocessing=bundle.preprocessing,
         facts=facts,

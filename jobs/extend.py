@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.options import Extend
-from lglm_core import rooms
-from lglm_core.aliases import parse_aliases, read_aliases, refuse_unknown
-from lglm_core.data import storage, unpacked
+from lglm_core import rooms, storage
 from lglm_core.errors import InputError
+from lglm_core.labels.aliases import parse_aliases, read_aliases, refuse_unknown
+from lglm_core.storage import compressed as unpacked
 
 if TYPE_CHECKING:
-    from lglm_core.label_embeddings import LabelEmbeddings
-    from lglm_core.labels import LabelVocabulary
+    from lglm_core.labels.embeddings import LabelEmbeddings
+    from lglm_core.labels.vocabulary import LabelVocabulary
     from lglm_core.model.bundle import Bundle
 
 
@@ -34,10 +34,10 @@ def run(options: Extend) -> Outcome:
         "thresholds": thresholds,
         "glove": unpacked.sha256(options.glove),
     }
-    recipe = rooms.Recipe("model", inputs, {"added": list(options.label), "alias": aliases})
-    manifest = rooms.find(options.out, recipe)
+    provenance = rooms.Provenance("model", inputs, {"added": list(options.label), "alias": aliases})
+    manifest = rooms.find(options.out, provenance)
     status = "already complete" if manifest else "done"
-    manifest = manifest or _extend(options, aliases, from_file, model, recipe)
+    manifest = manifest or _extend(options, aliases, from_file, model, provenance)
     added = ", ".join(options.label)
     summary = f"{options.out}: model, {status}: {manifest.counts['labels']} labels, of which by name: {added}"
     for name, words in _missing_words(options).items():
@@ -47,7 +47,7 @@ def run(options: Extend) -> Outcome:
 
 def _missing_words(options: Extend) -> dict[str, tuple[str, ...]]:
     """Per added label, the words of its name that it had to do without."""
-    from lglm_core.label_embeddings import FILE, LabelEmbeddings
+    from lglm_core.labels.embeddings import FILE, LabelEmbeddings
 
     embeddings = LabelEmbeddings.load(storage.join(options.out, FILE))
     missing = dict(zip(embeddings.labels, embeddings.missing, strict=True))
@@ -59,11 +59,11 @@ def _extend(
     aliases: dict[str, str],
     from_file: Iterable[str],
     trained: rooms.Manifest,
-    recipe: rooms.Recipe,
+    provenance: rooms.Provenance,
 ) -> rooms.Manifest:
     import torch
 
-    from lglm_core.labels import LabelVocabulary
+    from lglm_core.labels.vocabulary import LabelVocabulary
     from lglm_core.model.bundle import DEFAULT_THRESHOLD, load_bundle, save_bundle
     from lglm_core.model.extend import check_extensible, extend
 
@@ -71,7 +71,7 @@ def _extend(
     check_extensible(bundle.model)
     refuse_unknown(aliases, options.label, "--alias", of="labels to add")
     if options.alias_file:  # which may be the one that the model's own labels had theirs from
-        where = f"--alias-file {storage.shown(options.alias_file)}"
+        where = f"--alias-file {storage.redact_url(options.alias_file)}"
         refuse_unknown(from_file, [*bundle.labels, *options.label], where, of="labels, old and new")
     for name in options.label:
         if name in bundle.labels.names:
@@ -82,12 +82,12 @@ def _extend(
     labels = LabelVocabulary([*bundle.labels, *options.label])  # refuses a name that is given twice
     embeddings = _embeddings(options, aliases, bundle, labels)
     vectors = torch.from_numpy(embeddings.vectors[len(bundle.labels) :].copy())
-    rooms.begin(options.out, recipe)
+    rooms.begin(options.out, provenance)
     return save_bundle(
         options.out,
         extend(bundle.model, vectors),
         labels,
-        recipe,
+        provenance,
         embeddings=embeddings,
         preprocessing=bundle.preprocessing,
         facts=bundle.facts,
@@ -103,8 +103,8 @@ def _embeddings(
     """Return the vectors of all labels; refuse a file that is not the one the model was trained with."""
     import numpy as np
 
-    from lglm_core.glove import name_vectors
-    from lglm_core.label_embeddings import LabelEmbeddings
+    from lglm_core.labels.embeddings import LabelEmbeddings
+    from lglm_core.labels.glove import name_vectors
 
     before = bundle.embeddings
     if before is None or before.source != "glove":

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.options import MakeLabelEmbeddings
-from lglm_core import rooms
-from lglm_core.aliases import parse_aliases, read_aliases, refuse_unknown
-from lglm_core.data import storage, unpacked
-from lglm_core.data.parts import load_labels
+from lglm_core import rooms, storage
+from lglm_core.dataset.layout import load_labels
+from lglm_core.labels.aliases import parse_aliases, read_aliases, refuse_unknown
+from lglm_core.storage import compressed as unpacked
 
 if TYPE_CHECKING:
-    from lglm_core.data.dataset import Dataset
-    from lglm_core.label_embeddings import LabelEmbeddings
+    from lglm_core.dataset.reader import Dataset
+    from lglm_core.labels.embeddings import LabelEmbeddings
 
 SOURCES = {
     "glove": "GloVe word vectors",
@@ -38,10 +38,10 @@ def run(options: MakeLabelEmbeddings) -> Outcome:
     given = _aliases_by_place(options, dataset)
     aliases = {label: words for place in given.values() for label, words in place.items()}
     inputs = {"labels": dataset.details["labels"], **_inputs(options, dataset)}
-    recipe = rooms.Recipe("label-embeddings", inputs, {"alias": aliases, "oov": options.oov})
-    manifest = rooms.find(options.out, recipe)
+    provenance = rooms.Provenance("label-embeddings", inputs, {"alias": aliases, "oov": options.oov})
+    manifest = rooms.find(options.out, provenance)
     status = "already complete" if manifest else "done"
-    manifest = manifest or _make(options, given, aliases, recipe, dataset.fingerprint)
+    manifest = manifest or _make(options, given, aliases, provenance, dataset.fingerprint)
     return Outcome(status, options.out, _summary(options.out, manifest, status), counts=manifest.counts)
 
 
@@ -51,7 +51,7 @@ def _aliases_by_place(options: MakeLabelEmbeddings, dataset: rooms.Manifest) -> 
     if not file and not options.alias:
         return {}
     names = load_labels(options.dataset, dataset).names  # which may hold '=', or begin with '#'
-    from_file = {f"--alias-file {storage.shown(file)}": read_aliases(file, names)} if file else {}
+    from_file = {f"--alias-file {storage.redact_url(file)}": read_aliases(file, names)} if file else {}
     return from_file | {"--alias": parse_aliases(options.alias, names)}
 
 
@@ -70,25 +70,25 @@ def _make(
     options: MakeLabelEmbeddings,
     given: Mapping[str, Mapping[str, str]],
     aliases: dict[str, str],
-    recipe: rooms.Recipe,
+    provenance: rooms.Provenance,
     fingerprint: str,
 ) -> rooms.Manifest:
-    from lglm_core.data.dataset import Dataset
-    from lglm_core.label_embeddings import FILE
+    from lglm_core.dataset.reader import Dataset
+    from lglm_core.labels.embeddings import FILE
 
     dataset = Dataset.open(options.dataset, fingerprint=fingerprint)
     for place, labels in given.items():
         refuse_unknown(labels, dataset.labels.names, place)
     embeddings, counts = _embed(options, aliases, dataset)
-    rooms.begin(options.out, recipe)
+    rooms.begin(options.out, provenance)
     embeddings.save(storage.join(options.out, FILE))
     return rooms.commit(
         options.out,
         rooms.Manifest(
             kind="label-embeddings",
             fingerprint=embeddings.digest,
-            inputs=recipe.inputs,
-            options=recipe.options,
+            inputs=provenance.inputs,
+            options=provenance.options,
             counts=_counts(embeddings) | counts,
             details={"source": embeddings.source, "of_note": _of_note(embeddings)},
         ),
@@ -99,9 +99,9 @@ def _embed(
     options: MakeLabelEmbeddings, aliases: dict[str, str], dataset: "Dataset"
 ) -> "tuple[LabelEmbeddings, dict[str, int]]":
     """Make the vectors; with them come counts that are particular to their source."""
-    from lglm_core.cooccurrence import cooccurrence_embeddings, fill_by_cooccurrence
-    from lglm_core.glove import glove_embeddings
-    from lglm_core.ready_vectors import ready_made_embeddings
+    from lglm_core.labels.cooccurrence import cooccurrence_embeddings, fill_by_cooccurrence
+    from lglm_core.labels.glove import glove_embeddings
+    from lglm_core.labels.vector_table import ready_made_embeddings
 
     if options.vectors:
         embeddings, others = ready_made_embeddings(dataset.labels, options.vectors)
@@ -137,7 +137,7 @@ def _of_note(embeddings: "LabelEmbeddings") -> list[dict[str, Any]]:
 
 
 def _summary(out: str, manifest: rooms.Manifest, status: str) -> str:
-    from lglm_core.label_embeddings import FILE
+    from lglm_core.labels.embeddings import FILE
 
     counts, details = manifest.counts, manifest.details
     first = f"{out}: label embeddings, {status}: {counts['labels']} labels, {counts['width']} wide, from "

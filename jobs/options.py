@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from lglm_core.data import storage
+from lglm_core import storage
 from lglm_core.model.config import LearnedGraphConfig
-from lglm_core.recipe import PositiveInt, Seed, Share, TrainingRecipe, Weight
+from lglm_core.training.recipe import Fraction, PositiveInt, Seed, TrainingRecipe, Weight
 
 Unlabelled = Literal["keep", "drop"]
 MaxRejected = Annotated[float, Field(ge=0, le=1)]
@@ -20,14 +20,14 @@ ToySamples = Annotated[int, Field(ge=5, le=900_000)]
 
 
 @dataclass(frozen=True)
-class Place:
+class IsUrl:
     """Marks an option whose value is a path or URL; ``but_for`` are words that are none."""
 
     but_for: tuple[str, ...] = ()
 
 
-Url = Annotated[str, Place()]
-UrlOrNone = Annotated[str | None, Place()]
+Url = Annotated[str, IsUrl()]
+UrlOrNone = Annotated[str | None, IsUrl()]
 
 
 class Options(BaseModel):
@@ -41,7 +41,7 @@ class Options(BaseModel):
             name: value
             for name, info in type(self).model_fields.items()
             for mark in info.metadata
-            if isinstance(mark, Place) and (value := getattr(self, name)) and value not in mark.but_for
+            if isinstance(mark, IsUrl) and (value := getattr(self, name)) and value not in mark.but_for
         }
         absolute = {
             name: tuple(map(storage.absolute, value)) if isinstance(value, tuple) else storage.absolute(value)
@@ -75,7 +75,7 @@ class Shard(OnRay):
     duplicates: Literal["keep", "drop"] = "keep"
     """Pictures with the same bytes as another: keep and report them, or make rejects of all but one."""
     max_rejected: MaxRejected = 0.2
-    """Share of the pictures that may be unreadable; with more, the dataset is not completed."""
+    """Fraction of the pictures that may be unreadable; with more, the dataset is not completed."""
     retry_rejected: bool = False
     """Read the pictures again that could not be read before."""
 
@@ -107,7 +107,7 @@ class ShardFound(Shard):
 class ShardCoco(ShardFound):
     """Shard COCO, 2014 or 2017."""
 
-    source = "lglm_core.data.coco:CocoSource"
+    source = "lglm_core.sources.coco:CocoSource"
 
     root: Url
     """Folder with {train,val}20xx/ and annotations/instances_{train,val}20xx.json, or .json.gz."""
@@ -124,7 +124,7 @@ class ShardCoco(ShardFound):
 class ShardMirflickr(ShardFound):
     """Shard MIRFLICKR-25K."""
 
-    source = "lglm_core.data.mirflickr:MirflickrSource"
+    source = "lglm_core.sources.mirflickr:MirflickrSource"
 
     root: Url
     """Folder with mirflickr/im*.jpg and annotations/*.txt."""
@@ -139,7 +139,7 @@ class ShardMirflickr(ShardFound):
 class ShardVoc(ShardFound):
     """Shard Pascal VOC, 2007 (trainval and test) or 2012 (train and val)."""
 
-    source = "lglm_core.data.voc:VocSource"
+    source = "lglm_core.sources.voc:VocSource"
 
     root: Url
     """Folder VOC2007 or VOC2012, with JPEGImages/ and ImageSets/Main/."""
@@ -148,14 +148,14 @@ class ShardVoc(ShardFound):
 class ShardTable(ShardFound):
     """Shard your own pictures from a CSV, TSV, JSONL or Parquet table."""
 
-    source = "lglm_core.data.table:TableSource"
+    source = "lglm_core.sources.table:TableSource"
 
     table: Url
     """File with the columns image, labels (a list, or separated by |) and optionally unknown and split."""
     image_root: Url
     """Folder that the column image is relative to, where it holds no addresses."""
-    validation_share: Share = 0.2
-    """Share of the pictures that go to val, where the table has no column split."""
+    validation_share: Fraction = 0.2
+    """Fraction of the pictures that go to val, where the table has no column split."""
     split_seed: Seed = 0
     """Seed of that division; each picture's side depends on its name alone."""
     label_order: UrlOrNone = None
@@ -248,7 +248,7 @@ class MakeLabelEmbeddings(LabelVectors):
 class Recipe(TrainingRecipe, Options):
     """How to train: everything but what to train on."""
 
-    weights: Annotated[str, Place(but_for=("imagenet", "none"))] = "imagenet"
+    weights: Annotated[str, IsUrl(but_for=("imagenet", "none"))] = "imagenet"
     """Weights the backbone starts from: imagenet, none, or a file."""
 
 
@@ -384,7 +384,7 @@ class Explain(Options):
     """Model folder; its head must fold."""
     compare: UrlOrNone = None
     """Model folder to show beside it; labels, backbone and picture size may be others."""
-    image: Annotated[tuple[str, ...], Place(), Field(min_length=1)]
+    image: Annotated[tuple[str, ...], IsUrl(), Field(min_length=1)]
     """Image files."""
     label: tuple[str, ...] = ()
     """Labels to explain; default: what the model tags a picture with, else its three highest."""

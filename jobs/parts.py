@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from jobs.cluster import cpus, cpus_of_smallest_node, gpus, progress_bar
-from lglm_core.data import storage
+from lglm_core import storage
 from lglm_core.errors import DamageError, InputError, RunError
 
 IMAGES_PER_PART = 1000
@@ -50,11 +50,11 @@ class _WritePart:
     """
 
     def __init__(
-        self, maker: type[PartMaker], arguments: Mapping[str, Any], parts: list[Part], recipe: str
+        self, maker: type[PartMaker], arguments: Mapping[str, Any], parts: list[Part], provenance: str
     ) -> None:
         self.make = cache(lambda: maker(**arguments))
         self.parts = parts
-        self.recipe = recipe
+        self.provenance = provenance
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         (number,) = batch["part"]
@@ -68,7 +68,7 @@ class _WritePart:
         table = self.make().table(part.start, part.stop)
         if table.num_rows != part.stop - part.start:
             raise DamageError(f"{part.url}: {part.stop - part.start} rows expected, {table.num_rows} made")
-        storage.write_parquet(part.url, table.replace_schema_metadata({"recipe": self.recipe}))
+        storage.write_parquet(part.url, table.replace_schema_metadata({"recipe": self.provenance}))
 
 
 def write_parts(
@@ -77,7 +77,7 @@ def write_parts(
     *,
     folder: str,
     total: int,
-    recipe: str,
+    provenance: str,
     progress: str,
 ) -> None:
     """Write the rows of *total* pictures as ``part-*.parquet`` in *folder*, on the connected Ray cluster.
@@ -92,7 +92,7 @@ def write_parts(
     import ray.data
 
     parts = plan_parts(folder, total)
-    made = made_parts(folder, parts, recipe)
+    made = made_parts(folder, parts, provenance)
     missing = [part.number for part in parts if part.number not in made]
     if not missing:
         return
@@ -106,7 +106,7 @@ def write_parts(
         [{"part": number} for number in missing], override_num_blocks=len(missing)
     ).map_batches(
         _WritePart,
-        fn_constructor_args=(maker, {**arguments, "threads": threads}, parts, recipe),
+        fn_constructor_args=(maker, {**arguments, "threads": threads}, parts, provenance),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_cpus=threads,
@@ -146,7 +146,7 @@ def plan_parts(folder: str, total: int) -> list[Part]:
     ]
 
 
-def made_parts(folder: str, parts: Sequence[Part], recipe: str) -> set[int]:
+def made_parts(folder: str, parts: Sequence[Part], provenance: str) -> set[int]:
     """Return the numbers of the parts that are there, whole and from the same recipe.
 
     They are found by one listing, and of each its footer alone is read: there may be thousands, in a bucket.
@@ -161,7 +161,7 @@ def made_parts(folder: str, parts: Sequence[Part], recipe: str) -> set[int]:
             footer = storage.read_parquet_footer(part.url, sizes[part.url])
         except InputError:  # broken, so it is made again
             return False
-        of_recipe = (footer.metadata or {}).get(b"recipe") == recipe.encode()
+        of_recipe = (footer.metadata or {}).get(b"recipe") == provenance.encode()
         return of_recipe and footer.num_rows == part.stop - part.start
 
     with ThreadPoolExecutor(storage.READERS, thread_name_prefix="footers") as pool:

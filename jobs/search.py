@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING
 from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.options import Search
-from lglm_core import rooms
-from lglm_core.data import storage
+from lglm_core import rooms, storage
 from lglm_core.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from lglm_core.data.dataset import Split
+    from lglm_core.dataset.reader import Split
+    from lglm_core.inference.tagger import Tagger
     from lglm_core.pages.neighbours import Neighbour
-    from lglm_core.tagging import Tagger
 
 SCORES_SHOWN = 5
 QUERY_SIDE = 480  # pixels; the page draws the query larger than its neighbours
@@ -36,10 +35,10 @@ def run(options: Search) -> Outcome:
             f"{options.embeddings}: made with another model than {options.model}; run lglm embed with it"
         )
     data = storage.read_bytes(options.query)
-    from lglm_core.tagging import Tagger
+    from lglm_core.inference.tagger import Tagger
 
     tagger = Tagger.load(options.model)
-    recognition = tagger.recognise([data])
+    recognition = tagger.predict([data])
     for error in recognition.errors.values():
         raise InputError(f"{options.query}: cannot be read as a picture: {error}")
     neighbours = _nearest(options, manifest, tagger, recognition.features[0])
@@ -57,10 +56,10 @@ def _nearest(
     options: Search, manifest: rooms.Manifest, tagger: "Tagger", query: "np.ndarray"
 ) -> "list[Neighbour]":
     from jobs.parts import matrix, read_parts
-    from lglm_core.data.images import to_rgb
+    from lglm_core.images.codec import to_rgb
+    from lglm_core.inference.retrieval import nearest
     from lglm_core.pages.neighbours import Neighbour
     from lglm_core.pages.pictures import thumbnail
-    from lglm_core.retrieval import nearest
 
     table = read_parts(options.embeddings, manifest.counts["images"])
     hits = nearest(query, matrix(table, "feature"), table.column("norm").to_numpy(), options.k)
@@ -88,7 +87,7 @@ def _labels(split: "Split", row: int) -> tuple[str, ...]:
 
 def _split(embeddings: rooms.Manifest) -> "Split | None":
     """Open the dataset that was embedded, for its pictures and labels; None where it is gone or another."""
-    from lglm_core.data.dataset import Dataset
+    from lglm_core.dataset.reader import Dataset
 
     url = embeddings.details["dataset_url"]
     manifest = rooms.read_manifest(url)
@@ -105,7 +104,7 @@ def _highest(tagger: "Tagger", scores: "np.ndarray") -> dict[str, float]:
 def _write_page(
     out: str, query: str, data: bytes, scores: dict[str, float], neighbours: "list[Neighbour]"
 ) -> None:
-    from lglm_core.data.images import to_rgb
+    from lglm_core.images.codec import to_rgb
     from lglm_core.pages.neighbours import neighbours_page
     from lglm_core.pages.pictures import thumbnail
 

@@ -19,19 +19,19 @@ from typing import TYPE_CHECKING, Any
 from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.options import SOURCES, Shard, ShardFound, ShardToy
-from lglm_core import lease, rooms
-from lglm_core.data import storage
-from lglm_core.data.parts import load_labels
+from lglm_core import rooms, storage
+from lglm_core.dataset.layout import load_labels
 from lglm_core.errors import DamageError, InputError, RunError
+from lglm_core.rooms import lease
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from lglm_core.data.intake import Intake
-    from lglm_core.data.plan import Plan
-    from lglm_core.data.shards import Receipt
-    from lglm_core.data.source import Source
-    from lglm_core.labels import LabelVocabulary
+    from lglm_core.dataset.image_policy import ImagePolicy
+    from lglm_core.dataset.plan import Plan
+    from lglm_core.dataset.receipt import Receipt
+    from lglm_core.labels.vocabulary import LabelVocabulary
+    from lglm_core.sources.source import Source
 
 LABELS_TOLD = 6
 logger = logging.getLogger("lglm.shard")
@@ -45,8 +45,8 @@ def run(options: Shard) -> Outcome:
     source = _source(options)
     if options.append:
         return _append(source, options)
-    recipe = _recipe(source.inputs(), source.options(), options)
-    return _complete(recipe, options) or _write(source, recipe, options)
+    provenance = _provenance(source.inputs(), source.options(), options)
+    return _complete(provenance, options) or _write(source, provenance, options)
 
 
 def _source(options: ShardFound) -> "Source":
@@ -58,28 +58,28 @@ def _source(options: ShardFound) -> "Source":
     return source
 
 
-def _recipe(inputs: Mapping[str, str], of_source: Mapping[str, Any], options: Shard) -> rooms.Recipe:
+def _provenance(inputs: Mapping[str, str], of_source: Mapping[str, Any], options: Shard) -> rooms.Provenance:
     """What decides the bytes of the shards."""
     settings: dict[str, Any] = {**of_source, "max_samples_per_shard": options.max_samples_per_shard}
     if options.max_bytes_per_shard is not None:
         settings["max_bytes_per_shard"] = options.max_bytes_per_shard
     if options.duplicates == "drop":
         settings["duplicates"] = "drop"
-    return rooms.Recipe("dataset", inputs, {**settings, **_intake(options).options()})
+    return rooms.Provenance("dataset", inputs, {**settings, **_intake(options).options()})
 
 
-def _intake(options: Shard) -> "Intake":
-    from lglm_core.data.intake import QUALITY, Intake
+def _intake(options: Shard) -> "ImagePolicy":
+    from lglm_core.dataset.image_policy import QUALITY, ImagePolicy
 
-    return Intake(options.verify, options.max_side, options.quality or QUALITY)
+    return ImagePolicy(options.verify, options.max_side, options.quality or QUALITY)
 
 
-def _complete(recipe: rooms.Recipe, options: Shard) -> Outcome | None:
+def _complete(provenance: rooms.Provenance, options: Shard) -> Outcome | None:
     """What there is to say of a dataset that is complete; None if shards are to be written."""
-    manifest = rooms.find(options.out, recipe)
+    manifest = rooms.find(options.out, provenance)
     if manifest is None:
         return None
-    from lglm_core.data.integrity import check_sizes, told
+    from lglm_core.dataset.integrity import check_sizes, told
 
     damages = check_sizes(options.out, manifest)
     again = options.retry_rejected and _unreadable(manifest)
@@ -104,12 +104,12 @@ def _unreadable(manifest: rooms.Manifest) -> int:
 def _shard_toy(options: ShardToy) -> Outcome:
     """Draw, then shard as any other COCO; a complete dataset is recognised before anything is drawn."""
     drawn = {"source": "toy", "samples": options.samples, "seed": options.seed}
-    recipe = _recipe({}, drawn, options)
-    if outcome := _complete(recipe, options):
+    provenance = _provenance({}, drawn, options)
+    if outcome := _complete(provenance, options):
         return outcome
     from jobs.cluster import progress_bar
-    from lglm_core.data.coco import CocoSource
-    from lglm_core.data.toy import write_toy_coco
+    from lglm_core.sources.coco import CocoSource
+    from lglm_core.sources.toy.coco import write_toy_coco
 
     with _kept_or_temporary(options.root) as root:
         with progress_bar(options.samples, "draw") as bar:
@@ -119,13 +119,13 @@ def _shard_toy(options: ShardToy) -> Outcome:
                 bar.update(done - bar.n)
 
             write_toy_coco(root, samples=options.samples, seed=options.seed, progress=show)
-        return _write(CocoSource(root), recipe, options)
+        return _write(CocoSource(root), provenance, options)
 
 
-def _write(source: "Source", recipe: rooms.Recipe, options: Shard) -> Outcome:
+def _write(source: "Source", provenance: rooms.Provenance, options: Shard) -> Outcome:
     from jobs.cluster import ray_cluster
-    from lglm_core.data.commit import NothingReadable, commit_dataset, refuse_another
-    from lglm_core.data.plan import make_plan
+    from lglm_core.dataset.commit import NothingReadable, commit_dataset, refuse_another
+    from lglm_core.dataset.plan import make_plan
 
     plan = make_plan(source, options.max_samples_per_shard, options.max_bytes_per_shard)
     new, standing = storage.is_empty(options.out), rooms.read_manifest(options.out)
@@ -136,7 +136,7 @@ def _write(source: "Source", recipe: rooms.Recipe, options: Shard) -> Outcome:
             "--append --retry-rejected"
         )
     with ray_cluster(options.ray_address):
-        rooms.begin(options.out, recipe)
+        rooms.begin(options.out, provenance)
         if options.retry_rejected:
             rooms.reopen(options.out)
         receipts, duplicates = _write_shards(plan, options, {})
@@ -145,7 +145,7 @@ def _write(source: "Source", recipe: rooms.Recipe, options: Shard) -> Outcome:
     try:
         manifest = commit_dataset(
             options.out,
-            recipe,
+            provenance,
             plan,
             receipts,
             dropped=source.dropped,
@@ -163,20 +163,20 @@ def _write(source: "Source", recipe: rooms.Recipe, options: Shard) -> Outcome:
 def _append(source: "Source", options: ShardFound) -> Outcome:
     """Write what the source has and the dataset lacks as new shards; nothing that stands is touched."""
     from jobs.cluster import ray_cluster
-    from lglm_core.data.addition import Addition, leftovers
-    from lglm_core.data.commit import commit_dataset
-    from lglm_core.data.dataset import Dataset
-    from lglm_core.data.plan import make_plan
+    from lglm_core.dataset.append import NewImages, orphan_files
+    from lglm_core.dataset.commit import commit_dataset
+    from lglm_core.dataset.plan import make_plan
+    from lglm_core.dataset.reader import Dataset
 
     dataset = Dataset.open(options.out)
     base = dataset.manifest
-    recipe = _recipe(source.inputs(), source.options(), options)
-    _refuse_other_handling(options.out, base, recipe)
-    addition = Addition(source, dataset, options.extend_labels, options.retry_rejected)
+    provenance = _provenance(source.inputs(), source.options(), options)
+    _refuse_other_handling(options.out, base, provenance)
+    addition = NewImages(source, dataset, options.extend_labels, options.retry_rejected)
     plan = make_plan(
         addition, options.max_samples_per_shard, options.max_bytes_per_shard, numbers=addition.numbers()
     )
-    added_from = _recipe(addition.inputs(), source.options(), options)
+    added_from = _provenance(addition.inputs(), source.options(), options)
     if not plan.planned:
         if rooms.is_unfinished(options.out):  # an addition that was stopped, of pictures that are gone
             with suppress(InputError):  # another process is there, just now
@@ -185,7 +185,7 @@ def _append(source: "Source", options: ShardFound) -> Outcome:
         return _outcome(options.out, base, f"nothing new, {addition.standing} pictures are known already")
     with ray_cluster(options.ray_address):
         rooms.begin_addition(options.out, added_from, base)
-        for name in leftovers(options.out, base, plan):
+        for name in orphan_files(options.out, base, plan):
             storage.remove(storage.join(options.out, name))
         standing = {name: split.index for name, split in addition.splits.items()}
         receipts, duplicates = _write_shards(plan, options, standing)
@@ -194,7 +194,7 @@ def _append(source: "Source", options: ShardFound) -> Outcome:
         return _outcome(options.out, base, f"nothing new, {addition.retried} pictures still cannot be read")
     manifest = commit_dataset(
         options.out,
-        recipe,
+        provenance,
         plan,
         receipts,
         dropped=source.dropped,
@@ -209,20 +209,20 @@ def _append(source: "Source", options: ShardFound) -> Outcome:
 
 def _end_addition(out: str, base: rooms.Manifest) -> None:
     """Leave a dataset as it was before an addition that came to nothing."""
-    from lglm_core.data.addition import leftovers
+    from lglm_core.dataset.append import orphan_files
 
     lease.confirm(out)
-    for name in leftovers(out, base):
+    for name in orphan_files(out, base):
         storage.remove(storage.join(out, name))
     rooms.end_addition(out)
 
 
-def _refuse_other_handling(out: str, base: rooms.Manifest, recipe: rooms.Recipe) -> None:
+def _refuse_other_handling(out: str, base: rooms.Manifest, provenance: rooms.Provenance) -> None:
     """Refuse to add pictures that would be checked, scaled or compared in another way than those there."""
     differences = [
-        f"{name} was {base.options.get(name, 'not given')}, now {recipe.options.get(name, 'not given')}"
+        f"{name} was {base.options.get(name, 'not given')}, now {provenance.options.get(name, 'not given')}"
         for name in ("verify", "max_side", "quality", "duplicates")
-        if base.options.get(name) != recipe.options.get(name)
+        if base.options.get(name) != provenance.options.get(name)
     ]
     if differences:
         raise InputError(f"{out}: made with other options: {'; '.join(differences)}. Add with the same ones")
@@ -233,8 +233,8 @@ def _write_shards(
 ) -> "tuple[list[Receipt], pa.Table]":
     """Write all shards of a plan as Ray tasks; return their receipts, and the duplicates that are kept."""
     from jobs.cluster import run_tasks
-    from lglm_core.data.duplicates import find_duplicates, twins_by_shard, without_orphans
-    from lglm_core.data.shards import write_shard
+    from lglm_core.dataset.duplicates import find_duplicates, twins_by_shard, without_orphans
+    from lglm_core.dataset.shard_writer import write_shard
 
     where = (plan.labels, storage.absolute(options.out), _intake(options))
     shards = {shard.name: shard for shard in plan.shards}

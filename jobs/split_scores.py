@@ -8,11 +8,10 @@ import numpy as np
 from jobs.cluster import ray_cluster
 from jobs.options import Embed, Evaluate, OnSplit
 from jobs.parts import IMAGES_PER_BATCH, PartMaker, write_parts
-from lglm_core import rooms
-from lglm_core.data import storage
-from lglm_core.data.parts import load_labels
+from lglm_core import rooms, storage
+from lglm_core.dataset.layout import load_labels
 from lglm_core.errors import InputError
-from lglm_core.labels import LabelVocabulary
+from lglm_core.labels.vocabulary import LabelVocabulary
 
 
 @dataclass(frozen=True)
@@ -25,10 +24,10 @@ class SplitInputs:
     columns: tuple[int, ...]
     """Where the model has the dataset's labels."""
 
-    def recipe(self, kind: str, split: str) -> rooms.Recipe:
+    def provenance(self, kind: str, split: str) -> rooms.Provenance:
         """What a room made from the two is made from."""
         inputs = {"model": self.model.fingerprint, "dataset": self.dataset.fingerprint}
-        return rooms.Recipe(kind, inputs, {"split": split})
+        return rooms.Provenance(kind, inputs, {"split": split})
 
 
 def open_inputs(options: OnSplit) -> SplitInputs:
@@ -54,7 +53,11 @@ def open_inputs(options: OnSplit) -> SplitInputs:
 
 
 def write_split_parts(
-    maker: type[PartMaker], options: Evaluate | Embed, inputs: SplitInputs, recipe: rooms.Recipe, folder: str
+    maker: type[PartMaker],
+    options: Evaluate | Embed,
+    inputs: SplitInputs,
+    provenance: rooms.Provenance,
+    folder: str,
 ) -> None:
     """Write the rows that *maker* makes of every picture of the split, as parts in *folder*."""
     absolute = options.absolute()
@@ -66,14 +69,14 @@ def write_split_parts(
         "columns": inputs.columns,
     }
     with ray_cluster(options.ray_address):
-        rooms.begin(options.out, recipe)
+        rooms.begin(options.out, provenance)
         write_parts(
             maker,
             arguments,
             folder=storage.absolute(folder),
             total=inputs.samples,
-            recipe=recipe.fingerprint,
-            progress=recipe.kind,
+            provenance=provenance.fingerprint,
+            progress=provenance.kind,
         )
 
 
@@ -88,20 +91,20 @@ class SplitTagger:
     def __init__(
         self, model: str, dataset: str, fingerprint: str, split: str, columns: tuple[int, ...], threads: int
     ) -> None:
-        from lglm_core.data.dataset import Dataset
-        from lglm_core.tagging import Tagger
+        from lglm_core.dataset.reader import Dataset
+        from lglm_core.inference.tagger import Tagger
 
         self.tagger = Tagger.load(model, threads=threads)
         self.columns = list(columns)
         self.readers = ThreadPoolExecutor(storage.READERS, thread_name_prefix="reader")
         self.split = Dataset.open(dataset, fingerprint=fingerprint).split(split)
 
-    def recognise(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    def predict(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Return features float32 [n, D] and probabilities float32 [n, C] of rows *start* to *stop*."""
         features, scores = [], []
         for first in range(start, stop, IMAGES_PER_BATCH):
             rows = range(first, min(first + IMAGES_PER_BATCH, stop))
-            recognition = self.tagger.recognise(list(self.readers.map(self.split.read_image, rows)))
+            recognition = self.tagger.predict(list(self.readers.map(self.split.read_image, rows)))
             for position, error in recognition.errors.items():
                 raise self.split.undecodable(rows[position], error)
             features.append(recognition.features)

@@ -15,11 +15,10 @@ from jobs.cluster import ray_cluster
 from jobs.command_line import Outcome
 from jobs.options import Tag
 from jobs.parts import IMAGES_PER_BATCH, read_parts, write_parts
-from lglm_core import rooms
-from lglm_core.data import storage
-from lglm_core.data.images import MAX_BYTES
-from lglm_core.data.storage import StoredFile
+from lglm_core import rooms, storage
 from lglm_core.errors import InputError
+from lglm_core.images.codec import MAX_BYTES
+from lglm_core.storage.location import StoredFile
 
 SCHEMA = pa.schema(
     {
@@ -43,12 +42,12 @@ class TagRows:
     """
 
     def __init__(self, model: str, images: str, files: list[StoredFile], threads: int) -> None:
-        from lglm_core.tagging import Tagger
+        from lglm_core.inference.tagger import Tagger
 
         self.tagger = Tagger.load(model, threads=threads)
         self.readers = ThreadPoolExecutor(storage.READERS, thread_name_prefix="reader")
         self.images = images
-        self.shown = storage.shown(images)
+        self.shown = storage.redact_url(images)
         self.files = files
 
     def table(self, start: int, stop: int) -> pa.Table:
@@ -60,7 +59,7 @@ class TagRows:
 
     def _rows(self, files: list[StoredFile]) -> list[dict]:
         found = list(self.readers.map(self._read, files))
-        recognition = self.tagger.recognise([data if isinstance(data, bytes) else b"" for data in found])
+        recognition = self.tagger.predict([data if isinstance(data, bytes) else b"" for data in found])
         rows = [
             {
                 "uri": storage.join(self.shown, _printable(file.name)),
@@ -114,20 +113,25 @@ def run(options: Tag) -> Outcome:
     listing = rooms.digest([[file.name, file.size, file.etag] for file in files])
     thresholds = storage.sha256(storage.join(options.model, "thresholds.json"))  # people may edit them
     inputs = {"model": model.fingerprint, "thresholds": thresholds, "images": listing}
-    recipe = rooms.Recipe("tags", inputs, {})
-    manifest = rooms.find(options.out, recipe)
+    provenance = rooms.Provenance("tags", inputs, {})
+    manifest = rooms.find(options.out, provenance)
     status = "already complete" if manifest else "done"
-    manifest = manifest or _tag(options, images, files, recipe)
+    manifest = manifest or _tag(options, images, files, provenance)
     return Outcome(status, options.out, _summary(options.out, manifest, status), counts=manifest.counts)
 
 
-def _tag(options: Tag, images: str, files: list[StoredFile], recipe: rooms.Recipe) -> rooms.Manifest:
+def _tag(options: Tag, images: str, files: list[StoredFile], provenance: rooms.Provenance) -> rooms.Manifest:
     folder = storage.absolute(options.out)
     arguments = {"model": storage.absolute(options.model), "images": images, "files": files}
     with ray_cluster(options.ray_address):
-        rooms.begin(options.out, recipe)
+        rooms.begin(options.out, provenance)
         write_parts(
-            TagRows, arguments, folder=folder, total=len(files), recipe=recipe.fingerprint, progress="tag"
+            TagRows,
+            arguments,
+            folder=folder,
+            total=len(files),
+            provenance=provenance.fingerprint,
+            progress="tag",
         )
     table = read_parts(folder, len(files))
     statuses = Counter(table.column("status").to_pylist())
@@ -136,9 +140,9 @@ def _tag(options: Tag, images: str, files: list[StoredFile], recipe: rooms.Recip
         options.out,
         rooms.Manifest(
             kind="tags",
-            fingerprint=recipe.fingerprint,
-            inputs=recipe.inputs,
-            options=recipe.options,
+            fingerprint=provenance.fingerprint,
+            inputs=provenance.inputs,
+            options=provenance.options,
             counts={
                 "files": len(files),
                 **{f"status_{name}": count for name, count in sorted(statuses.items())},

@@ -19,17 +19,16 @@ from typing import TYPE_CHECKING, Any
 from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.options import Train
-from lglm_core import rooms
-from lglm_core.data import storage
+from lglm_core import rooms, storage
 from lglm_core.errors import InputError
 
 if TYPE_CHECKING:
-    from lglm_core.data.dataset import Dataset
-    from lglm_core.label_embeddings import LabelEmbeddings
+    from lglm_core.dataset.reader import Dataset
+    from lglm_core.labels.embeddings import LabelEmbeddings
     from lglm_core.model.recogniser import Recogniser
-    from lglm_core.recipe import FullRecipe
-    from lglm_core.run import TrainingRun
-    from lglm_core.training import EpochEnd, Step, Within
+    from lglm_core.training.loop import EpochEnd, EpochProgress, Step
+    from lglm_core.training.recipe import FullRecipe
+    from lglm_core.training.run import TrainingRun
 
 CACHE_GB = 100.0
 SECONDS_BETWEEN_STEP_LINES = 15.0
@@ -39,7 +38,7 @@ logger = logging.getLogger("lglm.train")
 def run(options: Train) -> Outcome:
     """Train, here or on Ray, unless the same run is complete; then save the model."""
     dataset = rooms.require(options.dataset, "dataset")
-    recipe = rooms.Recipe(
+    recipe = rooms.Provenance(
         "run",
         {
             "dataset": dataset.fingerprint,
@@ -75,9 +74,9 @@ def _options_that_matter(options: Train) -> dict[str, Any]:
     return {**values, **head, "hold_out": sorted(options.hold_out)}
 
 
-def _train(options: Train, recipe: rooms.Recipe) -> rooms.Manifest:
+def _train(options: Train, recipe: rooms.Provenance) -> rooms.Manifest:
     from jobs.cluster import refuse_more_workers_than_cpus
-    from lglm_core.run import build_model, label_knowledge
+    from lglm_core.training.run import build_model, label_knowledge
 
     refuse_more_workers_than_cpus(options.num_workers, options.ray_address)
     workers = max(1, options.num_workers)
@@ -101,12 +100,14 @@ def _train(options: Train, recipe: rooms.Recipe) -> rooms.Manifest:
 
 def _open_inputs(options: Train, fingerprint: str) -> "tuple[Dataset, LabelEmbeddings | None, FullRecipe]":
     """Open what every worker needs, the dataset as its fingerprint was; refuse embeddings of another."""
-    from lglm_core.data.dataset import Dataset
-    from lglm_core.label_embeddings import FILE, LabelEmbeddings
+    from lglm_core.dataset.reader import Dataset
+    from lglm_core.labels.embeddings import FILE, LabelEmbeddings
 
     whole = Dataset.open(options.dataset, fingerprint=fingerprint)
     if options.cache:
-        whole = whole.cached(options.cache, int((options.cache_gb or CACHE_GB) * 1e9))
+        from lglm_core.loading.cache import with_cache
+
+        whole = with_cache(whole, options.cache, int((options.cache_gb or CACHE_GB) * 1e9))
     held = {*options.hold_out} & {*whole.labels}
     if len(whole.labels) - len(held) < 2:
         raise InputError(
@@ -164,7 +165,7 @@ def _train_here(
     """Train in this process, without Ray; goes on from its last checkpoint."""
     import torch
 
-    from lglm_core.run import CHECKPOINT_FILE, TrainingRun
+    from lglm_core.training.run import CHECKPOINT_FILE, TrainingRun
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     training = TrainingRun(dataset, model, settings, device=device, threads=torch.get_num_threads())
@@ -180,8 +181,8 @@ def _train_here(
 
     for end in training.epochs(
         _step_lines(training, logger.info),
-        pause_steps=options.checkpoint_steps,
-        on_pause=lambda within: save(),
+        checkpoint_steps=options.checkpoint_steps,
+        on_checkpoint=lambda within: save(),
     ):
         logger.info(_epoch_line(end, settings.epochs))
         save()
@@ -189,13 +190,13 @@ def _train_here(
     return training.history
 
 
-def _train_on_ray(options: Train, recipe: rooms.Recipe, model: "Recogniser") -> "list[EpochEnd]":
+def _train_on_ray(options: Train, recipe: rooms.Provenance, model: "Recogniser") -> "list[EpochEnd]":
     """Train on Ray workers, and load what they learned into *model*.
 
     The run's name carries the recipe, so that the same one resumes and no other ever does.
     """
     from jobs.cluster import gpus, lines_from_workers, ray_cluster
-    from lglm_core.run import CHECKPOINT_FILE, load_trained
+    from lglm_core.training.run import CHECKPOINT_FILE, load_trained
 
     with ray_cluster(options.ray_address), lines_from_workers(logger.info) as lines:
         rooms.begin(options.out, recipe)
@@ -227,7 +228,7 @@ def _ray_storage(url: str) -> dict[str, Any]:
     """Where Ray Train puts checkpoints; in a bucket, through our own storage."""
     if storage.is_local(url):
         return {"storage_path": str(storage.local_path(url))}
-    from lglm_core.data.filesystem import storage_filesystem
+    from lglm_core.storage.arrow_filesystem import storage_filesystem
 
     scheme, _, path = url.partition("//")
     return {"storage_path": path, "storage_filesystem": storage_filesystem(f"{scheme}//")}
@@ -239,7 +240,7 @@ def _worker(config: dict[str, Any]) -> None:
     import torch
     from ray.train.torch import get_device, prepare_model
 
-    from lglm_core.run import CHECKPOINT_FILE, TrainingRun, build_model, label_knowledge
+    from lglm_core.training.run import CHECKPOINT_FILE, TrainingRun, build_model, label_knowledge
 
     context = ray.train.get_context()
     options = Train(**config["options"])
@@ -266,14 +267,14 @@ def _worker(config: dict[str, Any]) -> None:
         if first:
             say(_resumed_line(training))
 
-    def report_within(within: "Within") -> None:
+    def report_within(within: "EpochProgress") -> None:
         name = f"epoch-{within.state.epoch + 1:04d}-step-{within.steps:08d}"
         _report(training, {"epoch": within.state.epoch, "steps": within.steps}, name, first)
 
     for end in training.epochs(
         _step_lines(training, say) if first else None,
-        pause_steps=options.checkpoint_steps,
-        on_pause=report_within,
+        checkpoint_steps=options.checkpoint_steps,
+        on_checkpoint=report_within,
     ):
         if first:
             say(_epoch_line(end, settings.epochs))
@@ -284,7 +285,7 @@ def _report(training: "TrainingRun", metrics: dict[str, Any], name: str, first: 
     """Report where training is; the first worker attaches the checkpoint, of that name."""
     import ray.train
 
-    from lglm_core.run import CHECKPOINT_FILE
+    from lglm_core.training.run import CHECKPOINT_FILE
 
     if not first:
         ray.train.report(metrics)
@@ -305,7 +306,7 @@ def _report(training: "TrainingRun", metrics: dict[str, Any], name: str, first: 
 
 def _save(
     options: Train,
-    recipe: rooms.Recipe,
+    recipe: rooms.Provenance,
     model: "Recogniser",
     history: "list[EpochEnd]",
     dataset: "Dataset",
@@ -335,7 +336,7 @@ def _save(
         place,
         model.cpu(),
         dataset.labels,
-        rooms.Recipe("model", recipe.inputs, recipe.options),
+        rooms.Provenance("model", recipe.inputs, recipe.options),
         embeddings=embeddings,
         preprocessing=model.backbone.preprocessing(settings.image_size),
         facts=facts,

@@ -12,19 +12,18 @@ from typing import TYPE_CHECKING
 from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.options import Verify
-from lglm_core import rooms
-from lglm_core.data import storage
+from lglm_core import rooms, storage
 from lglm_core.errors import DamageError
 
 if TYPE_CHECKING:
-    from lglm_core.data.integrity import Damage
+    from lglm_core.dataset.integrity import Damage
 
 logger = logging.getLogger("lglm.verify")
 
 
 def run(options: Verify) -> Outcome:
     """Check, and name on stderr everything that is damaged."""
-    from lglm_core.data.integrity import (
+    from lglm_core.dataset.integrity import (
         NEVER_DECODED,
         REMEDY,
         check_files,
@@ -53,8 +52,8 @@ def run(options: Verify) -> Outcome:
 def _check_shards(options: Verify, manifest: rooms.Manifest) -> "list[Damage]":
     """Check every shard, as Ray tasks."""
     from jobs.cluster import ray_cluster, run_tasks
-    from lglm_core.data.dataset import shards_with_rows
-    from lglm_core.data.integrity import check_shard
+    from lglm_core.dataset.integrity import check_shard
+    from lglm_core.dataset.reader import shards_with_rows
 
     url = storage.absolute(options.dataset)
     calls = [(url, shard, index) for shard, index in shards_with_rows(url, manifest)]
@@ -64,7 +63,7 @@ def _check_shards(options: Verify, manifest: rooms.Manifest) -> "list[Damage]":
 
 
 def _outcome(options: Verify, manifest: rooms.Manifest) -> Outcome:
-    from lglm_core.data.integrity import foreign_files
+    from lglm_core.dataset.integrity import untracked_files
 
     how = "every byte is as it was written" if options.full else "names and sizes are as they were written"
     counts = {**manifest.counts, "shards": len(manifest.details["shards"])}
@@ -72,7 +71,7 @@ def _outcome(options: Verify, manifest: rooms.Manifest) -> Outcome:
         f"{options.dataset}: dataset, whole: {counts['written']} samples in {counts['shards']} shards, {how}"
     ]
     if not rooms.is_unfinished(options.dataset):
-        foreign = foreign_files(options.dataset, manifest)
+        foreign = untracked_files(options.dataset, manifest)
         lines += [f"  no part of the dataset: {name}" for name in foreign]
     return Outcome("done", options.dataset, "\n".join(lines), counts=counts)
 

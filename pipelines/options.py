@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from jobs.options import (
+    Fraction,
     LabelVectors,
     MaxRejected,
     Options,
     Recipe,
-    Share,
     ToySamples,
     Unlabelled,
     Url,
@@ -43,12 +43,12 @@ class TrainLglm(LabelVectors, Recipe, Cluster):
     unlabelled: Unlabelled = "keep"
     """With source coco or mirflickr: pictures without any label."""
     max_rejected: MaxRejected = 0.2
-    """Share of the pictures that may be unreadable; with more, nothing is trained."""
+    """Fraction of the pictures that may be unreadable; with more, nothing is trained."""
     table: UrlOrNone = None
     """With source table: a CSV, TSV, JSONL or Parquet file with the columns image and labels."""
     image_root: UrlOrNone = None
     """With source table: the folder that the column image is relative to."""
-    validation_share: Share = 0.2
+    validation_share: Fraction = 0.2
     """With source table: share of the pictures that go to val, where the table names no split."""
     samples: ToySamples = 1000
     """With source toy: scenes to draw."""

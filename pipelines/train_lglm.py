@@ -17,8 +17,7 @@ from prefect.artifacts import create_markdown_artifact
 from jobs import options as jobs
 from jobs.command_line import Outcome
 from jobs.options import LabelVectors, Options, Recipe
-from lglm_core import rooms
-from lglm_core.data import storage
+from lglm_core import rooms, storage
 from lglm_core.errors import InputError
 from pipelines.form import with_form
 from pipelines.launch import run_job

@@ -12,9 +12,9 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from lglm_core.data import storage
-from lglm_core.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from lglm_core import storage
 from lglm_core.errors import InputError
+from lglm_core.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 TIMM = "timm/"  # begins the names of timm's networks
 NOT_CNNS = ("vit_", "swin_", "swin3d", "maxvit")

@@ -11,19 +11,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from lglm_core.data import storage
-from lglm_core.data.transforms import Preprocessing
+from lglm_core import storage
 from lglm_core.errors import DamageError, InputError
-from lglm_core.label_embeddings import FILE as EMBEDDINGS_FILE
-from lglm_core.label_embeddings import LabelEmbeddings
-from lglm_core.labels import LabelVocabulary
+from lglm_core.images.transforms import Preprocessing
+from lglm_core.labels.embeddings import FILE as EMBEDDINGS_FILE
+from lglm_core.labels.embeddings import LabelEmbeddings
+from lglm_core.labels.vocabulary import LabelVocabulary
 from lglm_core.model.backbone import Backbone
 from lglm_core.model.card import model_card
 from lglm_core.model.config import head_config
 from lglm_core.model.head import LabelKnowledge
 from lglm_core.model.heads import build_head
 from lglm_core.model.recogniser import Recogniser
-from lglm_core.rooms import Manifest, Recipe, commit, digest, read_json, require, to_json
+from lglm_core.rooms.canonical import digest, to_json
+from lglm_core.rooms.manifest import Manifest, Provenance, read_json, require
+from lglm_core.rooms.room import commit
 
 DEFAULT_THRESHOLD = 0.5
 
@@ -51,7 +53,7 @@ def save_bundle(
     url: str,
     model: Recogniser,
     labels: LabelVocabulary,
-    recipe: Recipe,
+    provenance: Provenance,
     *,
     embeddings: LabelEmbeddings | None,
     preprocessing: Preprocessing,
@@ -108,8 +110,8 @@ def save_bundle(
         Manifest(
             kind="model",
             fingerprint=digest([digest(weights), description, labels.digest]),
-            inputs=recipe.inputs,
-            options=recipe.options,
+            inputs=provenance.inputs,
+            options=provenance.options,
             counts={
                 "labels": len(labels),
                 "untrained_labels": len(untrained),

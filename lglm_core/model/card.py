@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lglm_core.label_embeddings import LabelEmbeddings
-from lglm_core.labels import LabelVocabulary
+from lglm_core.labels.embeddings import LabelEmbeddings
+from lglm_core.labels.vocabulary import LabelVocabulary
 
 VECTORS = {
     "glove": "GloVe word vectors",

@@ -19,7 +19,7 @@ LabelReduction = Literal["sum", "mean"]
 GraphReduction = Literal["mean", "frobenius", "sum"]
 LabelLoss = Literal["bce", "asymmetric"]
 Width = Annotated[int, Field(ge=1, le=65536)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
 
 
@@ -62,8 +62,8 @@ class GraphConfig(HeadConfig):
     conditioning: Conditioning = "conditioned"
     """conditioned: standardised feature, label vectors of unit length, per-label biases that start at the
     label's log-odds, small first scores; text: none of it."""
-    feature_dropout: Share = 0.0
-    """Share of the pooled feature dropped in training; 0.7 suits hundreds of pictures."""
+    feature_dropout: Fraction = 0.0
+    """Fraction of the pooled feature dropped in training; 0.7 suits hundreds of pictures."""
 
 
 class LearnedGraphConfig(GraphConfig):
@@ -100,8 +100,8 @@ class LglmConfig(LearnedGraphConfig):
     """Width of the fused vectors (Fig. 6)."""
     group: Width = 2
     """g: how many products are summed into one (Fig. 7); divides m."""
-    fusion_dropout: Share = 0.0
-    """Share of the m products dropped in training, the same ones for all labels of a picture."""
+    fusion_dropout: Fraction = 0.0
+    """Fraction of the m products dropped in training, the same ones for all labels of a picture."""
     residual: bool = False
     """Not in the paper: beside the fusion, each label has D weights of its own, of which labels with similar
     vectors take a share; better where pictures are few."""
@@ -127,9 +127,9 @@ class MlGcnConfig(GraphConfig):
 
     activation: Activation = "leaky"
     """leaky (0.2) between the graph layers, as published; or relu behind every one."""
-    threshold: Share = 0.4
+    threshold: Fraction = 0.4
     """Conditional probabilities below it are no edge."""
-    reweighting: Share = 0.25
+    reweighting: Fraction = 0.25
     """Weight of a label's neighbours together, beside 1 for itself."""
 
 
@@ -139,8 +139,8 @@ class PlainConfig(HeadConfig):
     pooling: Pooling = "max"
     """How the feature map becomes one feature; published baselines of 77 (average) and 82 (max) differ in
     this alone."""
-    feature_dropout: Share = 0.0
-    """Share of the pooled feature dropped in training."""
+    feature_dropout: Fraction = 0.0
+    """Fraction of the pooled feature dropped in training."""
 
 
 class ProbeConfig(HeadConfig):
@@ -148,8 +148,8 @@ class ProbeConfig(HeadConfig):
 
     pooling: Pooling = "max"
     """How the feature map becomes one feature."""
-    feature_dropout: Share = 0.0
-    """Share of the pooled feature dropped in training; 0.8 suits hundreds of pictures."""
+    feature_dropout: Fraction = 0.0
+    """Fraction of the pooled feature dropped in training; 0.8 suits hundreds of pictures."""
 
 
 class RidgeConfig(HeadConfig):
@@ -174,8 +174,8 @@ class AddGcnConfig(HeadConfig):
     conditioning: Conditioning = "conditioned"
     """conditioned: standardised feature map, means over positions and labels, first scores at the labels'
     log-odds; text: sums, none of it."""
-    feature_dropout: Share = 0.0
-    """Share of the map's channels dropped in training; not published."""
+    feature_dropout: Fraction = 0.0
+    """Fraction of the map's channels dropped in training; not published."""
 
 
 class SsGrlConfig(HeadConfig):
@@ -198,8 +198,8 @@ class SsGrlConfig(HeadConfig):
     conditioning: Conditioning = "conditioned"
     """conditioned: standardised feature map, scaled word vectors, means over labels, first scores at the
     labels' log-odds; text: none of it."""
-    feature_dropout: Share = 0.0
-    """Share of the map's channels dropped in training; not published."""
+    feature_dropout: Fraction = 0.0
+    """Fraction of the map's channels dropped in training; not published."""
 
 
 class VacitConfig(HeadConfig):
@@ -212,8 +212,8 @@ class VacitConfig(HeadConfig):
     """both: head and backbone; backbone: it alone (public code), so nothing where that is frozen."""
     conditioning: Conditioning = "conditioned"
     """conditioned: standardised feature map, weights from 0, biases from log-odds; text: none of it."""
-    feature_dropout: Share = 0.0
-    """Share of the pooled feature dropped in training; not published."""
+    feature_dropout: Fraction = 0.0
+    """Fraction of the pooled feature dropped in training; not published."""
 
     def penalty_weight(self, reduction: LabelReduction, labels: int, loss: LabelLoss = "bce") -> float:
         """See :attr:`consistency_weight`."""

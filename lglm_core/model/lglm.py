@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lglm_core import losses
+from lglm_core.model import losses
 from lglm_core.model.config import AGcnConfig, GraphConfig, LearnedGraphConfig, LglmConfig, MlGcnConfig
 from lglm_core.model.fusion import FusedLabels, FusedScores, ScaledLabels
 from lglm_core.model.graph import CountedGraph, GraphLayers, LearnedGraph

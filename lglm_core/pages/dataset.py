@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lglm_core.data.remarks import FACTOR_APART, drifts, remarks
-from lglm_core.data.statistics import DatasetStatistics, SplitStatistics
-from lglm_core.gallery import Gallery, ShownPicture, label_pictures
+from lglm_core.dataset.findings import FACTOR_APART, drifts, findings
+from lglm_core.dataset.statistics import DatasetStatistics, SplitStatistics
+from lglm_core.pages.gallery import Gallery, ShownPicture, label_pictures
 from lglm_core.pages.heatmap import LEGEND, heat_map, ink
 from lglm_core.pages.rendering import render, script
 
@@ -125,9 +125,9 @@ def dataset_page(name: str, statistics: DatasetStatistics, gallery: Gallery) -> 
         scale=scale,
         table_open=len(rows) <= TABLE_OPEN_UP_TO,
         with_unknown=any(row.unknown for row in rows),
-        remarks=[
-            (remark, remark.labels[:NAMED_AT_MOST], max(0, len(remark.labels) - NAMED_AT_MOST))
-            for remark in remarks(statistics)
+        findings=[
+            (finding, finding.labels[:NAMED_AT_MOST], max(0, len(finding.labels) - NAMED_AT_MOST))
+            for finding in findings(statistics)
         ],
         drifts=drifted[:DRIFTS_SHOWN],
         drifts_unnamed=max(0, len(drifted) - DRIFTS_SHOWN),

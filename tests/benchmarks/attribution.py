@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from lglm_core.activation import Explainer
-from lglm_core.labels import LabelVocabulary
+from lglm_core.inference.attribution import Explainer
+from lglm_core.labels.vocabulary import LabelVocabulary
 from lglm_core.model.backbone import Backbone
 from lglm_core.model.bundle import Bundle
 from lglm_core.model.config import LglmConfig, Pooling
@@ -39,7 +39,7 @@ def _error(cnn: Backbone, pooling: Pooling, image_size: int, labels: int) -> tup
     knowledge = LabelKnowledge(labels, torch.randn(labels, 300))
     head = build_head("lglm", LglmConfig(pooling=pooling, conditioning="text"), cnn.width, knowledge)
     explainer = Explainer(_bundle(Recogniser(cnn, head), image_size, labels), torch.device("cpu"))
-    view = explainer.see(_picture(image_size))
+    view = explainer.explain(_picture(image_size))
     logits = head.double()(view.feature_map).logits[0].numpy()
     shown = explainer.maps(view, explainer.labels.names)
     explained = np.array([one.attribution.sum(dtype=np.float64) + one.bias for one in shown])

@@ -6,16 +6,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lglm_core.data.loader import Batch
+from lglm_core.loading.loader import Batch
 from lglm_core.model.config import LglmConfig
 from lglm_core.model.graph import GraphLayers
 from lglm_core.model.head import Head, LabelKnowledge
 from lglm_core.model.heads import build_head
 from lglm_core.model.lglm import LabelSide
 from lglm_core.model.recogniser import Recogniser
-from lglm_core.optim import make_optimizer, make_schedule
-from lglm_core.recipe import TrainingRecipe
-from lglm_core.training import Trainer
+from lglm_core.training.loop import Trainer
+from lglm_core.training.optim import make_optimizer, make_schedule
+from lglm_core.training.recipe import TrainingRecipe
 from tests.benchmarks.registry import Measured, benchmark
 from tests.benchmarks.timing import in_turns
 
@@ -38,7 +38,7 @@ def label_side_per_step(
         schedule=make_schedule(optimizer, recipe, steps_per_epoch=1000),
         device=torch.device("cpu"),
         penalty_weight=1.0,
-        reads_maps=True,
+        takes_features=True,
     )
     maps, targets = torch.rand(images, width, 1, 1), torch.randint(0, 2, (images, labels), dtype=torch.int8)
     batch = Batch(maps, targets, torch.ones(images), images, np.arange(images))

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.metrics import average_precision_score
 
-from lglm_core.metrics import measure
+from lglm_core.metrics.multi_label import measure
 from tests.benchmarks.registry import Measured, benchmark
 from tests.benchmarks.timing import in_turns
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from lglm_core.data.coco import CocoSource
-from lglm_core.data.plan import make_plan
+from lglm_core.dataset.plan import make_plan
+from lglm_core.sources.coco import CocoSource
 from tests.benchmarks.registry import Measured, benchmark
 
 LIMIT_S, LIMIT_GB = 120.0, 6.0

@@ -18,14 +18,14 @@ import psutil
 import torch
 
 from lglm_core import rooms
-from lglm_core.data.commit import commit_dataset
-from lglm_core.data.dataset import Dataset, Split
-from lglm_core.data.images import decode
-from lglm_core.data.intake import Intake
-from lglm_core.data.loader import Loader
-from lglm_core.data.plan import Plan
-from lglm_core.data.shards import write_shard
-from lglm_core.data.transforms import Augmentation, squash
+from lglm_core.dataset.commit import commit_dataset
+from lglm_core.dataset.image_policy import ImagePolicy
+from lglm_core.dataset.plan import Plan
+from lglm_core.dataset.reader import Dataset, Split
+from lglm_core.dataset.shard_writer import write_shard
+from lglm_core.images.codec import decode
+from lglm_core.images.transforms import Augmentation, squash
+from lglm_core.loading.loader import Loader
 from tests.benchmarks.pictures import folder
 from tests.benchmarks.registry import Measured, benchmark
 from tests.benchmarks.sharding import LABELS, cores, plans
@@ -44,8 +44,8 @@ def dataset(total_bytes: int) -> Dataset:
     out = mkdtemp(prefix="lglm-bench-")
     atexit.register(shutil.rmtree, out, ignore_errors=True)
     shards = tuple(plans(pictures))
-    receipts = [write_shard(shard, LABELS, out, Intake("header")) for shard in shards]
-    commit_dataset(out, rooms.Recipe("dataset", {}, {}), Plan(LABELS, shards, "benchmark"), receipts)
+    receipts = [write_shard(shard, LABELS, out, ImagePolicy("header")) for shard in shards]
+    commit_dataset(out, rooms.Provenance("dataset", {}, {}), Plan(LABELS, shards, "benchmark"), receipts)
     return Dataset.open(out)
 
 

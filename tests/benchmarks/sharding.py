@@ -14,11 +14,11 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from lglm_core.data.intake import Intake
-from lglm_core.data.plan import ShardPlan
-from lglm_core.data.shards import write_shard
-from lglm_core.data.source import LabelledImage
-from lglm_core.labels import LabelVocabulary
+from lglm_core.dataset.image_policy import ImagePolicy
+from lglm_core.dataset.plan import ShardPlan
+from lglm_core.dataset.shard_writer import write_shard
+from lglm_core.labels.vocabulary import LabelVocabulary
+from lglm_core.sources.source import LabelledImage
 from tests.benchmarks.pictures import folder
 from tests.benchmarks.registry import Measured, benchmark
 
@@ -41,7 +41,7 @@ def plans(pictures: Path) -> list[ShardPlan]:
 
 def write(out: Path, plan: ShardPlan) -> None:
     """One shard as ``lglm shard --verify header`` writes it."""
-    write_shard(plan, LABELS, str(out), Intake("header"))
+    write_shard(plan, LABELS, str(out), ImagePolicy("header"))
 
 
 def cores() -> int:

@@ -23,20 +23,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from lglm_core.bootstrap import compare
-from lglm_core.data.dataset import Dataset, Split
-from lglm_core.data.loader import Loader
-from lglm_core.data.order import generator
-from lglm_core.features import Features
-from lglm_core.label_embeddings import FILE, LabelEmbeddings
-from lglm_core.metrics import average_precisions
+from lglm_core import seeds
+from lglm_core.dataset.reader import Dataset, Split
+from lglm_core.labels.embeddings import FILE, LabelEmbeddings
+from lglm_core.loading.loader import Loader
+from lglm_core.metrics.bootstrap import compare
+from lglm_core.metrics.multi_label import average_precisions
 from lglm_core.model.backbone import Backbone
 from lglm_core.model.extend import extend
 from lglm_core.model.fold import fold
 from lglm_core.model.head import PooledSide, pool
-from lglm_core.recipe import TrainingRecipe
-from lglm_core.run import TrainingRun, build_model, label_knowledge
-from lglm_core.training import score
+from lglm_core.training.features import Features
+from lglm_core.training.loop import score
+from lglm_core.training.recipe import TrainingRecipe
+from lglm_core.training.run import TrainingRun, build_model, label_knowledge
 
 BACKBONE, IMAGE_SIZE = "mobilenet_v2", 224
 STEPS = 300
@@ -195,7 +195,7 @@ def draws(samples: int, size: int, count: int) -> list[tuple[tuple[int, ...], tu
     """Draw *count* times *size* of the training pictures; the rest is held."""
     found = []
     for number in range(count):
-        order = generator("draw", samples, size, number).permutation(samples)
+        order = seeds.rng("draw", samples, size, number).permutation(samples)
         found.append((tuple(map(int, order[:size])), tuple(map(int, order[size:]))))
     return found
 
@@ -266,7 +266,7 @@ def never_trained(study: Study, system: System, choice: dict[str, Any]) -> dict[
     samples = len(study.dataset.split("train"))
     found: dict[str, list[float]] = {"word vectors": [], "permuted vectors": [], "random scores": []}
     for seed in range(SEEDS):
-        rng = generator("never trained", seed)
+        rng = seeds.rng("never trained", seed)
         held = sorted(rng.choice(len(names), HELD_OUT, replace=False))
         rest = study.part(range(samples)).without([names[column] for column in held])
         shuffled = replace(study.embeddings, vectors=rng.permutation(study.embeddings.vectors))

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lglm_core.data.loader import Batch
-from lglm_core.losses import multi_label_loss
+from lglm_core.loading.loader import Batch
 from lglm_core.model.head import LabelKnowledge
+from lglm_core.model.losses import multi_label_loss
 from lglm_core.model.recogniser import ImagePath, Recogniser
-from lglm_core.optim import make_optimizer, make_schedule
-from lglm_core.recipe import FullRecipe, TrainingRecipe
-from lglm_core.run import build_model
-from lglm_core.training import Trainer
+from lglm_core.training.loop import Trainer
+from lglm_core.training.optim import make_optimizer, make_schedule
+from lglm_core.training.recipe import FullRecipe, TrainingRecipe
+from lglm_core.training.run import build_model
 from tests.benchmarks.registry import Measured, NotRun, benchmark
 from tests.benchmarks.timing import in_turns
 

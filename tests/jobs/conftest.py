@@ -74,7 +74,7 @@ def coco(made_once: Callable) -> Path:
 @pytest.fixture(scope="session")
 def tiny_dataset(made_once: Callable, coco: Path) -> Path:
     """The dataset room of that COCO, made without a command."""
-    from lglm_core.data.coco import CocoSource
+    from lglm_core.sources.coco import CocoSource
 
     with made_once("tiny-dataset") as out:
         return out if out.exists() else make_dataset(CocoSource(str(coco)), out)

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from jobs.columns import aligned, beside, fitted, width
-from lglm_core.data.coco import CocoSource
-from lglm_core.data.table import TableSource
+from lglm_core.sources.coco import CocoSource
+from lglm_core.sources.table import TableSource
 from tests.jobs.commands import COCO_LABELS, Result, contents, make_dataset, write_coco
 
 Here = Callable[..., Result]

@@ -29,8 +29,8 @@ def save_model(
     """A model room with weights as drawn."""
     import torch
 
-    from lglm_core.data.transforms import Preprocessing
-    from lglm_core.labels import LabelVocabulary
+    from lglm_core.images.transforms import Preprocessing
+    from lglm_core.labels.vocabulary import LabelVocabulary
     from lglm_core.model.backbone import Backbone
     from lglm_core.model.bundle import save_bundle
     from lglm_core.model.config import head_config
@@ -46,7 +46,7 @@ def save_model(
         str(out),
         model,
         LabelVocabulary(labels),
-        rooms.Recipe("model", {"dataset": "d" * 64}, {}),
+        rooms.Provenance("model", {"dataset": "d" * 64}, {}),
         embeddings=None,
         preprocessing=Preprocessing(size),
         facts={},
@@ -161,11 +161,11 @@ def test_what_is_complete_is_known_without_torch(
 
 
 def test_scores_are_those_that_tagging_gives(here: Here, tiny_model: Path, image: Path, out: Path):
-    from lglm_core.tagging import Tagger
+    from lglm_core.inference.tagger import Tagger
 
     result = here("explain", "--model", tiny_model, "--image", image, "--label", *COCO_LABELS, "--out", out)
     assert result.code == 0, result.stderr
-    (scores,) = Tagger.load(str(tiny_model), threads=1).recognise([image.read_bytes()]).scores
+    (scores,) = Tagger.load(str(tiny_model), threads=1).predict([image.read_bytes()]).scores
     assert [row["label"] for row in rows_of(out)] == list(COCO_LABELS)
     assert [row["model"] for row in rows_of(out)] == pytest.approx(list(map(float, scores)), abs=1e-5)
 

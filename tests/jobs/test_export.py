@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from jobs import export as job
-from lglm_core.data.images import decode
-from lglm_core.data.transforms import squash
-from lglm_core.label_embeddings import LabelEmbeddings
-from lglm_core.labels import LabelVocabulary
+from lglm_core.images.codec import decode
+from lglm_core.images.transforms import squash
+from lglm_core.labels.embeddings import LabelEmbeddings
+from lglm_core.labels.vocabulary import LabelVocabulary
 from lglm_core.model import bundle as bundles
 from lglm_core.model.bundle import load_bundle, save_bundle
 from lglm_core.model.config import HEADS, head_config
@@ -25,7 +25,8 @@ from lglm_core.model.extend import extend
 from lglm_core.model.head import LabelKnowledge
 from lglm_core.model.heads import BUILDERS, build_head
 from lglm_core.model.recogniser import Recogniser
-from lglm_core.rooms import Recipe, digest
+from lglm_core.rooms.canonical import digest
+from lglm_core.rooms.manifest import Provenance
 from tests.jobs.commands import Commands, Result, contents
 
 pytestmark = pytest.mark.timeout(900)  # the first test to ask for a room waits until it is made
@@ -185,7 +186,7 @@ def test_a_model_with_labels_added_by_name_is_exported_with_them(
         str(tmp_path / "model"),
         extend(before.model, torch.from_numpy(added)),
         labels,
-        Recipe("model", {}, {}),
+        Provenance("model", {}, {}),
         embeddings=embeddings,
         preprocessing=before.preprocessing,
         facts={"epochs": 1},
@@ -295,7 +296,7 @@ def test_a_head_that_does_not_fold_is_refused(here: Here, tiny_model: Path, tmp_
         str(tmp_path / "model"),
         Recogniser(backbone, build_head(name, head_config(name), backbone.width, knowledge)),
         before.labels,
-        Recipe("model", {}, {}),
+        Provenance("model", {}, {}),
         embeddings=before.embeddings if HEADS[name].needs_vectors else None,
         preprocessing=before.preprocessing,
         facts={},

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lglm_core.data.dataset import Dataset
-from lglm_core.label_embeddings import LabelEmbeddings
+from lglm_core.dataset.reader import Dataset
+from lglm_core.labels.embeddings import LabelEmbeddings
 from tests.jobs.commands import Commands, Result
 from tests.jobs.conftest import TINY_RECIPE
 

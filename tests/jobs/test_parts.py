@@ -9,8 +9,9 @@ import pytest
 
 from jobs import parts
 from jobs.parts import PartMaker, made_parts, plan_parts, read_parts
-from lglm_core.data import storage
+from lglm_core import storage
 from lglm_core.errors import DamageError, InputError, RunError
+from lglm_core.storage.disk import DiskLocation
 
 TOTAL = 25
 
@@ -82,13 +83,13 @@ def test_of_a_part_that_is_made_already_its_footer_alone_is_read(
 
     write(tmp_path, [0], Wide)
     read: list[int] = []
-    read_range = storage.DiskPlace.read_range
+    read_range = DiskLocation.read_range
 
-    def counted(place: storage.DiskPlace, offset: int, size: int) -> bytes:
+    def counted(place: DiskLocation, offset: int, size: int) -> bytes:
         read.append(size)
         return read_range(place, offset, size)
 
-    monkeypatch.setattr(storage.DiskPlace, "read_range", counted)
+    monkeypatch.setattr(DiskLocation, "read_range", counted)
     monkeypatch.setattr(storage, "read_bytes", lambda _: pytest.fail("read whole"))
     assert made(tmp_path) == {0}
     assert 0 < sum(read) < 1 << 18

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 
-from lglm_core.data.coco import CocoSource
-from lglm_core.data.table import TableSource
+from lglm_core.sources.coco import CocoSource
+from lglm_core.sources.table import TableSource
 from tests.jobs.commands import Commands, contents, make_dataset, picture, write_coco
 
 PER_SHARD = 4

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import cluster
-from lglm_core.data.dataset import Dataset
-from lglm_core.data.table import TableSource
+from lglm_core.dataset.reader import Dataset
+from lglm_core.sources.table import TableSource
 from tests.jobs.commands import Commands, Result, contents, make_dataset, picture
 
 Here = Callable[..., Result]

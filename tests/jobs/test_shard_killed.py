@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lglm_core.data.table import TableSource
+from lglm_core.sources.table import TableSource
 from tests.jobs.commands import Commands, contents, make_dataset, picture, vanish
 
 SHARDS, PER_SHARD = 5, 6

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from jobs.tag import TagRows
-from lglm_core.data import storage
-from lglm_core.data.storage import StoredFile
+from lglm_core import storage
+from lglm_core.storage.location import StoredFile
 
 
 def test_pictures_in_an_archive_get_the_tags_that_they_get_in_a_folder(

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from lglm_core import rooms
-from lglm_core.data.coco import CocoSource
-from lglm_core.data.source import LabelledImage
+from lglm_core.sources.coco import CocoSource
+from lglm_core.sources.source import LabelledImage
 from tests.jobs.commands import COCO_LABELS, Result, make_dataset, write_coco
 from tests.jobs.conftest import TINY_RECIPE
 from tests.jobs.test_wrong_input import assert_refused

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from lglm_core import lease, rooms
+from lglm_core import rooms
+from lglm_core.rooms import lease
 from tests.jobs.commands import COCO_LABELS, Result, contents, make_dataset, picture, write_coco
 from tests.jobs.conftest import TINY_RECIPE
 
@@ -273,7 +274,7 @@ def train(here: Here, dataset: Path, labels: Path, out: Path, *more: object) -> 
 
 
 def test_label_embeddings_of_another_data_set(here: Here, tiny_dataset: Path, tmp_path: Path, out: Path):
-    from lglm_core.data.coco import CocoSource
+    from lglm_core.sources.coco import CocoSource
 
     others = write_coco(tmp_path / "coco", labels=("person", "parking meter", "cell phone", "cat"))
     dataset = make_dataset(CocoSource(str(others)), tmp_path / "dataset")
@@ -284,7 +285,7 @@ def test_label_embeddings_of_another_data_set(here: Here, tiny_dataset: Path, tm
 
 
 def test_label_embeddings_of_fewer_labels(here: Here, tiny_dataset: Path, tmp_path: Path, out: Path):
-    from lglm_core.data.coco import CocoSource
+    from lglm_core.sources.coco import CocoSource
 
     others = write_coco(tmp_path / "coco", labels=COCO_LABELS[:3])
     dataset = make_dataset(CocoSource(str(others)), tmp_path / "dataset")
@@ -404,7 +405,7 @@ def test_a_split_that_is_not_there(here: Here, tiny_dataset: Path, tiny_model: P
 
 
 def test_a_dataset_of_other_labels_than_the_models(here: Here, tiny_model: Path, tmp_path: Path, out: Path):
-    from lglm_core.data.coco import CocoSource
+    from lglm_core.sources.coco import CocoSource
 
     others = write_coco(tmp_path / "coco", labels=("person", "parking meter", "cell phone", "cat"))
     dataset = make_dataset(CocoSource(str(others)), tmp_path / "dataset")
@@ -549,7 +550,7 @@ def test_a_room_of_another_kind_is_not_written_over(here: Here, tiny_dataset: Pa
 def test_a_room_begun_with_other_options_is_not_gone_on_with(
     here: Here, tiny_dataset: Path, tiny_labels: Path, out: Path
 ):
-    begun = rooms.Recipe("run", {}, {"epochs": 50})
+    begun = rooms.Provenance("run", {}, {"epochs": 50})
     rooms.begin(str(out), begun)
     lease.release(str(out))  # as the command that began it does when it is interrupted
     before = contents(out)
@@ -563,7 +564,7 @@ def test_a_room_begun_with_other_options_is_not_gone_on_with(
 def test_cooccurrence_vectors_of_another_data_set_with_the_same_labels(
     here: Here, tiny_dataset: Path, tmp_path: Path, out: Path
 ):
-    from lglm_core.data.coco import CocoSource
+    from lglm_core.sources.coco import CocoSource
 
     others = write_coco(tmp_path / "coco", samples=9)
     dataset = make_dataset(CocoSource(str(others)), tmp_path / "dataset")

@@ -12,21 +12,21 @@ import torch
 from PIL import Image
 
 from lglm_core import rooms
-from lglm_core.data.commit import commit_dataset
-from lglm_core.data.dataset import Dataset
-from lglm_core.data.intake import Intake
-from lglm_core.data.plan import make_plan
-from lglm_core.data.shards import write_shard
-from lglm_core.data.source import LabelledImage
-from lglm_core.data.transforms import Preprocessing
-from lglm_core.label_embeddings import LabelEmbeddings
-from lglm_core.labels import LabelVocabulary
+from lglm_core.dataset.commit import commit_dataset
+from lglm_core.dataset.image_policy import ImagePolicy
+from lglm_core.dataset.plan import make_plan
+from lglm_core.dataset.reader import Dataset
+from lglm_core.dataset.shard_writer import write_shard
+from lglm_core.images.transforms import Preprocessing
+from lglm_core.labels.embeddings import LabelEmbeddings
+from lglm_core.labels.vocabulary import LabelVocabulary
 from lglm_core.model.backbone import Backbone
 from lglm_core.model.bundle import save_bundle
 from lglm_core.model.config import LglmConfig
 from lglm_core.model.head import LabelKnowledge
 from lglm_core.model.heads import build_head
 from lglm_core.model.recogniser import Recogniser
+from lglm_core.sources.source import LabelledImage
 
 Encode = Callable[..., bytes]
 
@@ -93,7 +93,7 @@ def write_dataset() -> Callable[..., Dataset]:
         labels: Sequence[str],
         rows: Sequence[tuple[str, bytes | None, Sequence[str], Sequence[str]]],
         per_shard: int = 4,
-        intake: Intake | None = None,
+        policy: ImagePolicy | None = None,
     ) -> Dataset:
         raw = folder / "raw"
         raw.mkdir(parents=True)
@@ -108,9 +108,9 @@ def write_dataset() -> Callable[..., Dataset]:
         source = ListedSource(tuple(labels), tuple(images))
         plan = make_plan(source, per_shard)
         url = str(folder / "dataset")
-        recipe = rooms.Recipe("dataset", source.inputs(), source.options())
+        recipe = rooms.Provenance("dataset", source.inputs(), source.options())
         rooms.begin(url, recipe)
-        receipts = [write_shard(shard, plan.labels, url, intake or Intake()) for shard in plan.shards]
+        receipts = [write_shard(shard, plan.labels, url, policy or ImagePolicy()) for shard in plan.shards]
         commit_dataset(url, recipe, plan, receipts)
         return Dataset.open(url)
 
@@ -211,7 +211,7 @@ def model_room(
 ) -> Path:
     """The model room of ``trained_model``; copy it before changing anything."""
     url = tmp_path_factory.mktemp("model") / "model"
-    recipe = rooms.Recipe("model", {"dataset": "d" * 64}, {"seed": 0})
+    recipe = rooms.Provenance("model", {"dataset": "d" * 64}, {"seed": 0})
     save_bundle(
         str(url),
         trained_model,

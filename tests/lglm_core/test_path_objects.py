@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from lglm_core import Dataset, LabelEmbeddings, LabelVocabulary, Tagger, load_bundle
+from lglm_core.loading.cache import with_cache
 
 
 def test_a_dataset(numbered: Dataset, tmp_path: Path):
     dataset = Dataset.open(Path(numbered.url))
     assert dataset == numbered
-    cached = dataset.cached(tmp_path, 1 << 20).split("train")
+    cached = with_cache(dataset, tmp_path, 1 << 20).split("train")
     assert cached.read_image(3) == numbered.split("train").read_image(3)
     assert any(tmp_path.iterdir())
 

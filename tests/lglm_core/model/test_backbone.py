@@ -9,8 +9,8 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lglm_core.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from lglm_core.errors import InputError
+from lglm_core.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from lglm_core.model.backbone import Backbone, check_backbone, read_weights
 
 

@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from lglm_core import rooms
-from lglm_core.data.transforms import Preprocessing
 from lglm_core.errors import DamageError, InputError
-from lglm_core.label_embeddings import LabelEmbeddings
-from lglm_core.labels import LabelVocabulary
+from lglm_core.images.transforms import Preprocessing
+from lglm_core.labels.embeddings import LabelEmbeddings
+from lglm_core.labels.vocabulary import LabelVocabulary
 from lglm_core.model.backbone import Backbone
 from lglm_core.model.bundle import load_bundle, save_bundle
 from lglm_core.model.config import HEADS
 from lglm_core.model.head import LabelKnowledge
 from lglm_core.model.recogniser import Recogniser
-from tests.lglm_core.small_heads import VARIANTS, small_head
+from tests.lglm_core.model.small_heads import VARIANTS, small_head
 
-RECIPE = rooms.Recipe("model", {"dataset": "d" * 64}, {"seed": 0})
+RECIPE = rooms.Provenance("model", {"dataset": "d" * 64}, {"seed": 0})
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from lglm_core.errors import InputError
 from lglm_core.model.config import HEADS
 from lglm_core.model.fold import fold
 from lglm_core.model.head import Head, ImageSide, PooledSide, pool
-from tests.lglm_core.small_heads import FOLDABLE, VARIANTS, draw_knowledge, small_head
+from tests.lglm_core.model.small_heads import FOLDABLE, VARIANTS, draw_knowledge, small_head
 
 KNOWLEDGE = draw_knowledge(9, 16)
 NOT_FOLDABLE = [variant for variant, (name, _) in VARIANTS.items() if not HEADS[name].foldable]

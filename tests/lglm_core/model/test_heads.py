@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from lglm_core.errors import InputError
-from lglm_core.losses import multi_label_loss
 from lglm_core.model.config import HEADS, head_config
 from lglm_core.model.head import Head, LabelKnowledge, PooledSide, Prediction
 from lglm_core.model.heads import BUILDERS, build_head
-from tests.lglm_core.small_heads import VARIANTS, draw_knowledge, small_head
+from lglm_core.model.losses import multi_label_loss
+from tests.lglm_core.model.small_heads import VARIANTS, draw_knowledge, small_head
 
 C, D, VECTOR_WIDTH = 7, 20, 9  # C unlike any other width, so that it tells which dimensions are the labels'
 KNOWLEDGE = draw_knowledge(C, VECTOR_WIDTH)

@@ -7,7 +7,7 @@ from lglm_core.model.backbone import Backbone
 from lglm_core.model.config import PlainConfig
 from lglm_core.model.head import Head, ImageSide, Prediction
 from lglm_core.model.recogniser import ImagePath, Recogniser
-from tests.lglm_core.small_heads import draw_knowledge, small_head
+from tests.lglm_core.model.small_heads import draw_knowledge, small_head
 
 KNOWLEDGE = draw_knowledge(3, 8)
 

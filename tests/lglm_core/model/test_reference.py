@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from lglm_core import losses
-from lglm_core.data.loader import Batch
+from lglm_core.loading.loader import Batch
+from lglm_core.model import losses
 from lglm_core.model.config import GraphConfig, LearnedGraphConfig, LglmConfig, MlGcnConfig, head_config
 from lglm_core.model.graph import CountedGraph, LearnedGraph
 from lglm_core.model.head import Head, LabelKnowledge
 from lglm_core.model.heads import build_head
-from lglm_core.recipe import TrainingRecipe
-from lglm_core.training import Trainer
+from lglm_core.training.loop import Trainer
+from lglm_core.training.recipe import TrainingRecipe
 from tests.lglm_core.model import paper
 
 WIDTH = 4  # of the label vectors

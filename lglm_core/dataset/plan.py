@@ -1,0 +1,131 @@
+"""The sharding plan: which picture goes into which shard, fixed before any is opened."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from lglm_core import storage
+from lglm_core.errors import InputError
+from lglm_core.labels.vocabulary import LabelVocabulary
+from lglm_core.rooms.canonical import to_json
+from lglm_core.sources.source import LabelledImage, LabelledImages
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """The pictures of one shard, in order; ``fingerprint`` stands for them and for the whole plan."""
+
+    split: str
+    number: int
+    images: tuple[LabelledImage, ...]
+    fingerprint: str
+
+    @property
+    def name(self) -> str:
+        """The shard's name, without folder or suffix."""
+        return f"{self.split}-{self.number:06d}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All shards of a dataset, and the vocabulary their labels are of."""
+
+    labels: LabelVocabulary
+    shards: tuple[ShardPlan, ...]
+    fingerprint: str
+
+    @property
+    def planned(self) -> int:
+        """How many pictures the plan holds."""
+        return sum(len(shard.images) for shard in self.shards)
+
+
+def make_plan(
+    source: LabelledImages,
+    max_samples_per_shard: int,
+    max_bytes_per_shard: int | None = None,
+    *,
+    numbers: Mapping[str, int] | None = None,
+) -> Plan:
+    """Divide a source's pictures into shards, in source order.
+
+    Args:
+        max_samples_per_shard: The most pictures in a shard.
+        max_bytes_per_shard: The most bytes of pictures in a shard, by their size where they lie now; one that
+            is larger alone is a shard of its own. None: their sizes are not looked up.
+        numbers: Of each split's first shard, in a plan that adds to a dataset; default 0.
+
+    Raises:
+        InputError: two pictures have one key, or there is none in the split ``train``; or the labels make no
+            vocabulary.
+    """
+    labels = LabelVocabulary.found(source.labels(), source.where)
+    splits = _by_split(source)
+    if not splits.get("train") and numbers is None:
+        raise InputError(
+            f"{source.where}: no picture is in the split 'train', from which is learned; "
+            f"found {', '.join(sorted(splits)) or 'no picture at all'}"
+        )
+    numbers = numbers or {}
+    divided = {
+        split: list(_divide(images, max_samples_per_shard, max_bytes_per_shard))
+        for split, images in sorted(splits.items())
+    }
+    fingerprint = _fingerprint(labels, divided, numbers)
+    shards = tuple(
+        ShardPlan(split, number, images, fingerprint)
+        for split, parts in divided.items()
+        for number, images in enumerate(parts, start=numbers.get(split, 0))
+    )
+    return Plan(labels, shards, fingerprint)
+
+
+def _by_split(source: LabelledImages) -> dict[str, list[LabelledImage]]:
+    splits: dict[str, list[LabelledImage]] = defaultdict(list)
+    seen: dict[tuple[str, str], str] = {}
+    for image in source.images():
+        place = (image.split if source.keys_per_split else "", image.key)
+        if place in seen:
+            raise InputError(
+                f"{image.source} and {seen[place]} both get the key {image.key!r}; "
+                "name each picture once, and differently"
+            )
+        seen[place] = image.source
+        splits[image.split].append(image)
+    return splits
+
+
+def _divide(
+    images: list[LabelledImage], max_samples: int, max_bytes: int | None
+) -> Iterator[tuple[LabelledImage, ...]]:
+    if max_bytes is None:
+        for start in range(0, len(images), max_samples):
+            yield tuple(images[start : start + max_samples])
+        return
+    part: list[LabelledImage] = []
+    filled = 0
+    for image, size in zip(images, storage.sizes([image.uri for image in images]), strict=True):
+        if part and (len(part) == max_samples or filled + size > max_bytes):
+            yield tuple(part)
+            part, filled = [], 0
+        part.append(image)
+        filled += size
+    if part:
+        yield tuple(part)
+
+
+def _fingerprint(
+    labels: LabelVocabulary,
+    divided: Mapping[str, Sequence[Sequence[LabelledImage]]],
+    numbers: Mapping[str, int],
+) -> str:
+    """Digest what decides the bytes of the shards; where the raw folder stands does not."""
+    described = hashlib.sha256(to_json([list(labels), numbers]))
+    for split, parts in divided.items():
+        for number, images in enumerate(parts):
+            for image in images:
+                described.update(
+                    to_json([split, number, image.key, image.source, image.labels, image.unknown])
+                )
+    return described.hexdigest()

@@ -1,0 +1,118 @@
+"""From scores to the tables and the page that people look at."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from lglm_core import seeds
+from lglm_core.dataset.reader import Dataset, Split
+from lglm_core.images.codec import to_rgb
+from lglm_core.labels.vocabulary import LabelVocabulary
+from lglm_core.metrics.multi_label import measure
+from lglm_core.model.bundle import Bundle
+from lglm_core.pages.pictures import thumbnail
+from lglm_core.pages.report import EpochRow, Example, LabelResult, Report, report_page
+from lglm_core.rooms.manifest import Manifest
+
+EXAMPLES = 12
+SCORES_SHOWN = 6
+EDGES_SHOWN = 40
+
+
+def per_class_table(scores: np.ndarray, targets: np.ndarray, labels: LabelVocabulary) -> pa.Table:
+    """One row per label: positives, ap (null without positives), precision, recall, f1 and prior, in percent.
+
+    Args:
+        scores: Probabilities [N, C].
+        targets: [N, C] of 1, 0, -1.
+    """
+    result = measure(scores, targets)
+    counts, ap = result.counts, 100 * result.average_precision
+    return pa.table(
+        {
+            "label": list(labels),
+            "positives": counts.positives,
+            "ap": pa.array(ap, mask=np.isnan(ap)),
+            "precision": 100 * counts.precision,
+            "recall": 100 * counts.recall,
+            "f1": 100 * counts.f1,
+            "prior": 100 * result.prevalence,
+        }
+    )
+
+
+def report(
+    bundle: Bundle,
+    model: Manifest,
+    dataset: Dataset,
+    split: Split,
+    scores: np.ndarray,
+    metrics: Mapping[str, Any],
+    per_class: pa.Table,
+) -> str:
+    """Write the report page: some pictures by chance, and those with the largest loss."""
+    chosen = seeds.rng("examples", split.name, len(split)).permutation(len(split))[:EXAMPLES]
+    hardest = np.argsort(-_loss(scores, split.targets), kind="stable")[:EXAMPLES]
+    head = bundle.model.head.name
+    source = bundle.embeddings.source if bundle.embeddings else None
+    vectors = {
+        "glove": ", vectors from GloVe",
+        "vectors": ", ready-made vectors",
+        "ppmi": ", vectors from co-occurrence (PPMI)",
+        None: "",
+    }[source]
+    return report_page(
+        Report(
+            title=f"{bundle.model.backbone.name} + {head}",
+            split=split.name,
+            metrics=metrics,
+            labels=[LabelResult(**row) for row in per_class.to_pylist()],
+            examples=[_example(split, scores, int(row)) for row in chosen],
+            hardest=[_example(split, scores, int(row)) for row in hardest],
+            history=[EpochRow(**epoch) for epoch in model.details["history"]],
+            graph=strongest_edges(bundle),
+            facts={
+                "Model": f"{head} on {bundle.model.backbone.name}",
+                "Parameters": f"{model.counts['parameters'] / 1e6:.1f} M",
+                "Pictures": f"squashed to {bundle.preprocessing.image_size} pixels square, one view",
+                "Labels": f"{len(bundle.labels)}{vectors}",
+                "Model fingerprint": bundle.fingerprint[:16],
+                "Trained on": str(bundle.facts.get("trained on", "not recorded")),
+                "Evaluated on dataset": dataset.manifest.fingerprint[:16],
+            },
+        )
+    )
+
+
+@torch.no_grad()
+def strongest_edges(bundle: Bundle) -> list[tuple[str, str, float]]:
+    """The largest off-diagonal entries of the label graph, by absolute weight; none without a graph."""
+    side = bundle.model.head.label_weights()
+    if side is None:
+        return []
+    graph = side.graph.cpu().numpy().copy()
+    np.fill_diagonal(graph, 0.0)
+    flat = np.argsort(-np.abs(graph), axis=None, kind="stable")[:EDGES_SHOWN]
+    rows, columns = np.unravel_index(flat, graph.shape)
+    names = bundle.labels.names
+    return [(names[r], names[c], float(graph[r, c])) for r, c in zip(rows, columns, strict=True)]
+
+
+def _loss(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Cross-entropy per image in nats, from probabilities [N, C]; unknown labels add nothing."""
+    probability = np.clip(np.where(targets == 1, scores, 1 - scores), 1e-7, 1.0)
+    return (-np.log(probability) * (targets >= 0)).sum(axis=1)
+
+
+def _example(split: Split, scores: np.ndarray, row: int) -> Example:
+    names = split.labels.names
+    highest = np.argsort(-scores[row], kind="stable")[:SCORES_SHOWN]
+    return Example(
+        key=split.keys[row],
+        jpeg=thumbnail(to_rgb(split.read_image(row))),
+        labels=tuple(names[column] for column in np.flatnonzero(split.targets[row] == 1)),
+        scores={names[column]: float(scores[row, column]) for column in highest},
+    )

@@ -1,0 +1,73 @@
+"""Files come whole and in order, wherever each of them lies."""
+
+import os
+import threading
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from lglm_core.storage.files import READERS
+from lglm_core.storage.location import UnreadableFile
+from lglm_core.storage.prefetch import read_ahead
+
+FILES = 5 * READERS
+
+
+@pytest.fixture
+def urls(tmp_path: Path) -> list[str]:
+    """As many on disk as in an archive, taking turns; number n holds n bytes."""
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
+        for number in range(0, FILES, 2):
+            archive.writestr(str(number), bytes(number))
+    for number in range(1, FILES, 2):
+        (tmp_path / str(number)).write_bytes(bytes(number))
+    return [str(tmp_path / ("" if number % 2 else "packed.zip") / str(number)) for number in range(FILES)]
+
+
+def test_in_order_from_anywhere(urls: list[str]):
+    assert list(read_ahead(urls)) == [bytes(number) for number in range(FILES)]
+
+
+def test_in_place_of_what_cannot_be_read_there_is_the_reason(urls: list[str], tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    missing = [str(tmp_path / name) for name in ("missing", "packed.zip/missing")]
+    odd = [str(tmp_path / name) for name in ("pipe", "folder")]
+    first, *found, last = read_ahead([urls[3], *missing, *odd, urls[4]])
+    assert (first, last) == (bytes(3), bytes(4))
+    assert all(isinstance(reason, UnreadableFile) for reason in found)
+    assert [str(reason).partition(": ")[0] for reason in found] == missing + odd
+    assert [reason.missing for reason in found] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "a\0b", "\ud800", "http://[oops/x.jpg", "ftp://host/x", "//[x"])
+def test_an_impossible_name_is_a_reason_as_well(urls: list[str], tmp_path: Path, name: str):
+    url = name if "//" in name else f"{tmp_path}/{name}"
+    first, reason, last = read_ahead([urls[3], url, urls[4]])
+    assert (first, last) == (bytes(3), bytes(4))
+    assert isinstance(reason, UnreadableFile) and str(reason)
+
+
+def test_a_failing_disk_is_a_reason_as_well():
+    """Of this file the first bytes cannot be read, as of a bad sector."""
+    (reason,) = read_ahead(["/proc/self/mem"])
+    assert isinstance(reason, UnreadableFile) and "cannot be read" in str(reason)
+
+
+def test_who_stops_reading_leaves_no_thread(urls: list[str]):
+    before = threading.active_count()
+    reading = read_ahead(urls)
+    next(reading)
+    reading.close()
+    for thread in threading.enumerate():
+        if thread.name.startswith("reader"):
+            thread.join(10)
+    assert threading.active_count() == before
+
+
+def test_what_is_larger_than_asked_for_is_not_read_whole(urls: list[str]):
+    found = list(read_ahead(urls[:8], max_bytes=5))
+    assert found[:6] == [bytes(number) for number in range(6)]
+    assert all(isinstance(reason, UnreadableFile) and reason.too_large for reason in found[6:])
+    assert [str(reason) for reason in found[6:]] == [f"{url}: more than 5 bytes" for url in urls[6:8]]
