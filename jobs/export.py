@@ -14,6 +14,7 @@ from typing import Any
 from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.options import Export
+from jobs.tag import CARD_USAGE
 from lglm_core import rooms, storage
 from lglm_core.errors import InputError
 
@@ -54,11 +55,11 @@ def _evaluation(options: Export, model: rooms.Manifest) -> dict[str, str]:
 
 def _export(options: Export, trained: rooms.Manifest, provenance: rooms.Provenance) -> rooms.Manifest:
     _refuse_without_onnx()
-    from lglm_core.inference.export import folded, to_onnx
+    from lglm_core.inference.export import folded_model, to_onnx
     from lglm_core.model.bundle import load_bundle, save_bundle
 
     bundle = load_bundle(options.model)
-    model = folded(bundle.model)
+    model = folded_model(bundle.model)
     metrics: dict[str, Any] | None = None
     if options.evaluation is not None:
         metrics = rooms.read_json(storage.join(options.evaluation, "metrics.json"))
@@ -85,6 +86,7 @@ def _export(options: Export, trained: rooms.Manifest, provenance: rooms.Provenan
         history=trained.details["history"],
         metrics=metrics,
         extra_files=files,
+        usage=CARD_USAGE,
     )
 
 

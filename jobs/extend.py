@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.options import Extend
+from jobs.tag import CARD_USAGE
 from lglm_core import rooms, storage
 from lglm_core.errors import InputError
 from lglm_core.labels.aliases import parse_aliases, read_aliases, refuse_unknown
@@ -94,6 +95,7 @@ def _extend(
         thresholds=[*bundle.thresholds, *[DEFAULT_THRESHOLD] * len(options.label)],
         untrained=[*bundle.untrained, *options.label],
         history=trained.details["history"],
+        usage=CARD_USAGE,
     )
 
 

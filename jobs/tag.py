@@ -20,6 +20,8 @@ from lglm_core.errors import InputError
 from lglm_core.images.codec import MAX_BYTES
 from lglm_core.storage.location import StoredFile
 
+CARD_USAGE = "lglm tag --model . --images FOLDER --out TAGS"
+"""How a model card shows the use of the model beside it."""
 SCHEMA = pa.schema(
     {
         "uri": pa.string(),

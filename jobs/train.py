@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.options import Train
+from jobs.tag import CARD_USAGE
 from lglm_core import rooms, storage
 from lglm_core.errors import InputError
 
@@ -349,6 +350,7 @@ def _save(
             }
             for end in history
         ],
+        usage=CARD_USAGE,
     )
     return rooms.commit(
         options.out,
@@ -377,7 +379,7 @@ def _epoch_line(end: "EpochEnd", epochs: int) -> str:
 
 def _resumed_line(training: "TrainingRun") -> str:
     place = f"after {len(training.history)} of {training.recipe.epochs} epochs"
-    if within := training.within:
+    if within := training.progress:
         place += f" and {within.steps} of {training.training.steps} steps"
     return f"goes on {place}"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lglm_core.pages.charts import EDGES_AT_MOST, epoch_ticks, ring, round_ticks, seating
+from lglm_core.pages.charts import EDGES_AT_MOST, epoch_ticks, ring, ring_order, round_ticks
 from lglm_core.pages.neighbours import Neighbour, neighbours_page
 from lglm_core.pages.pictures import thumbnail
 from lglm_core.pages.report import (
@@ -294,7 +294,7 @@ def test_the_graph_draws_the_strongest_edges_only():
 
 
 def test_linked_labels_sit_together():
-    assert seating([("a", "b", 0.9), ("x", "y", 0.8), ("b", "c", 0.7)]) == ["a", "b", "c", "x", "y"]
+    assert ring_order([("a", "b", 0.9), ("x", "y", 0.8), ("b", "c", 0.7)]) == ["a", "b", "c", "x", "y"]
 
 
 @pytest.mark.parametrize("edges", [[], [("a", "a", 1.0)], [("a", "b", 0.0)], [("a", "b", float("nan"))]])
