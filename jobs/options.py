@@ -4,9 +4,9 @@ Imports nothing heavy, so that help, refusals and flows start fast.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
 from lglm_core import storage
 from lglm_core.model.config import LearnedGraphConfig
@@ -57,8 +57,8 @@ class OnRay(Options):
     """Ray cluster to run on; default $RAY_ADDRESS, else a local Ray of its own."""
 
 
-class Shard(OnRay):
-    """What all sources of labelled pictures share."""
+class WriteDataset(OnRay):
+    """What the verbs that write a dataset share."""
 
     out: Url
     """Dataset folder to write."""
@@ -67,7 +67,7 @@ class Shard(OnRay):
     max_bytes_per_shard: PositiveInt | None = None
     """Bytes of pictures per tar file, at most; by their size where they lie now."""
     verify: Literal["decode", "header"] = "decode"
-    """Decode every picture to its end, or look at its header and its last bytes alone, which is faster."""
+    """Decode every picture to its end, or check its header and its last bytes alone, which is faster."""
     max_side: PositiveInt | None = None
     """Scale pictures with a longer side down to it, in pixels, as JPEGs; default: all keep their bytes."""
     quality: Annotated[int, Field(ge=1, le=95)] | None = None
@@ -76,8 +76,6 @@ class Shard(OnRay):
     """Pictures with the same bytes as another: keep and report them, or make rejects of all but one."""
     max_rejected: MaxRejected = 0.2
     """Fraction of the pictures that may be unreadable; with more, the dataset is not completed."""
-    retry_rejected: bool = False
-    """Read the pictures again that could not be read before."""
 
     @model_validator(mode="after")
     def _quality_is_of_jpegs(self) -> Self:
@@ -86,28 +84,17 @@ class Shard(OnRay):
         return self
 
 
-class ShardFound(Shard):
-    """What sources share that are found, and may grow; a source's own options are its class's arguments."""
+class Source(Options):
+    """Where labelled pictures are found; the options of each source are its class's arguments."""
 
-    source: ClassVar[str]
+    source_class: ClassVar[str]
     """Where the source's class is: ``module:name``, loaded when it is needed."""
 
-    append: bool = False
-    """Add what the source has and the complete dataset lacks, as new shards; what stands in it stays."""
-    extend_labels: bool = False
-    """When adding, allow labels that the dataset does not have; they are unknown in older pictures."""
 
-    @model_validator(mode="after")
-    def _only_additions_extend(self) -> Self:
-        if self.extend_labels and not self.append:
-            raise ValueError("--extend-labels is for adding to a dataset; it needs --append")
-        return self
+class Coco(Source):
+    """COCO, 2014 or 2017."""
 
-
-class ShardCoco(ShardFound):
-    """Shard COCO, 2014 or 2017."""
-
-    source = "lglm_core.sources.coco:CocoSource"
+    source_class = "lglm_core.sources.coco:CocoSource"
 
     root: Url
     """Folder with {train,val}20xx/ and annotations/instances_{train,val}20xx.json, or .json.gz."""
@@ -121,10 +108,10 @@ class ShardCoco(ShardFound):
     """Which COCO, where the root holds both."""
 
 
-class ShardMirflickr(ShardFound):
-    """Shard MIRFLICKR-25K."""
+class Mirflickr(Source):
+    """MIRFLICKR-25K."""
 
-    source = "lglm_core.sources.mirflickr:MirflickrSource"
+    source_class = "lglm_core.sources.mirflickr:MirflickrSource"
 
     root: Url
     """Folder with mirflickr/im*.jpg and annotations/*.txt."""
@@ -136,19 +123,19 @@ class ShardMirflickr(ShardFound):
     """Seed of the split: one half for train, the other for val."""
 
 
-class ShardVoc(ShardFound):
-    """Shard Pascal VOC, 2007 (trainval and test) or 2012 (train and val)."""
+class Voc(Source):
+    """Pascal VOC, 2007 (trainval and test) or 2012 (train and val)."""
 
-    source = "lglm_core.sources.voc:VocSource"
+    source_class = "lglm_core.sources.voc:VocSource"
 
     root: Url
     """Folder VOC2007 or VOC2012, with JPEGImages/ and ImageSets/Main/."""
 
 
-class ShardTable(ShardFound):
-    """Shard your own pictures from a CSV, TSV, JSONL or Parquet table."""
+class Table(Source):
+    """Your own pictures, from a CSV, TSV, JSONL or Parquet table."""
 
-    source = "lglm_core.sources.table:TableSource"
+    source_class = "lglm_core.sources.table:TableSource"
 
     table: Url
     """File with the columns image, labels (a list, or separated by |) and optionally unknown and split."""
@@ -162,7 +149,7 @@ class ShardTable(ShardFound):
     """File with all labels in the order wanted, a JSON list or one a line; default: alphabetical."""
 
 
-class ShardToy(Shard):
+class ShardToy(WriteDataset):
     """Draw scenes in COCO's format and shard them."""
 
     samples: ToySamples = 1000
@@ -173,13 +160,37 @@ class ShardToy(Shard):
     """Folder to keep the drawn COCO-format files in; default: a temporary one."""
 
 
-SOURCES: dict[str, type[Shard]] = {
-    "coco": ShardCoco,
-    "mirflickr": ShardMirflickr,
-    "voc": ShardVoc,
-    "table": ShardTable,
-    "toy": ShardToy,
-}
+class ShardSource(WriteDataset, Source):
+    """Write the labelled pictures of a source as a sharded dataset."""
+
+
+class AppendSource(WriteDataset, Source):
+    """Add what a source has and a complete dataset lacks, as new shards; no existing file changes."""
+
+    extend_labels: bool = False
+    """Allow labels that the dataset does not have; they are unknown in older pictures."""
+
+
+class RetrySource(WriteDataset, Source):
+    """Read the pictures again that could not be read when a dataset was written."""
+
+
+OwnSource = TypeVar("OwnSource", bound=WriteDataset)
+
+
+def _by_source(verb: type[OwnSource]) -> dict[str, type[OwnSource]]:
+    """Return the options of a verb for each source: those of the verb, and those of the source."""
+    return {
+        source.__name__.lower(): create_model(
+            f"{verb.__name__}{source.__name__}", __base__=(verb, source), __doc__=source.__doc__
+        )
+        for source in (Coco, Mirflickr, Voc, Table)
+    }
+
+
+SHARD: dict[str, type[WriteDataset]] = {**_by_source(ShardSource), "toy": ShardToy}
+APPEND = _by_source(AppendSource)
+RETRY = _by_source(RetrySource)
 
 
 class Verify(OnRay):
