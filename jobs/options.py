@@ -1,6 +1,6 @@
-"""The options of every job: one class each, from which command line, config file and form derive.
+"""The options of every job: one class each, from which command line, config file and form are derived.
 
-Imports nothing heavy, so that help, refusals and flows start fast.
+The module imports nothing heavy, so that help, refusals and flows start fast.
 """
 
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ ToySamples = Annotated[int, Field(ge=5, le=900_000)]
 
 @dataclass(frozen=True)
 class IsUrl:
-    """Marks an option whose value is a path or URL; ``but_for`` are words that are none."""
+    """Mark an option whose value is a path or URL, or one of ``keywords``."""
 
-    but_for: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()
 
 
 Url = Annotated[str, IsUrl()]
@@ -31,21 +31,21 @@ UrlOrNone = Annotated[str | None, IsUrl()]
 
 
 class Options(BaseModel):
-    """What all options have in common: they are frozen, and an unknown one is refused."""
+    """Base of all options: they are frozen, and an unknown one is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     def absolute(self) -> Self:
-        """Return the same options, meaning the same in a process with another working directory."""
-        places = {
+        """Return the same options with absolute paths, for processes in another working directory."""
+        urls = {
             name: value
             for name, info in type(self).model_fields.items()
             for mark in info.metadata
-            if isinstance(mark, IsUrl) and (value := getattr(self, name)) and value not in mark.but_for
+            if isinstance(mark, IsUrl) and (value := getattr(self, name)) and value not in mark.keywords
         }
         absolute = {
             name: tuple(map(storage.absolute, value)) if isinstance(value, tuple) else storage.absolute(value)
-            for name, value in places.items()
+            for name, value in urls.items()
         }
         return self.model_copy(update=absolute)
 
@@ -194,33 +194,33 @@ RETRY = _by_source(RetrySource)
 
 
 class Verify(OnRay):
-    """Check a dataset against what was written."""
+    """Check that the files of a dataset are as they were written."""
 
     dataset: Url
     """Dataset folder."""
     full: bool = False
-    """Read every byte and decode every picture; otherwise names and sizes are compared."""
+    """Read every byte and decode every picture; by default, only names and sizes are compared."""
 
 
 class DescribeDataset(Options):
-    """Tell what is in a dataset: its splits, labels, sizes and rejects, as text and as a page."""
+    """Describe a dataset: its splits, labels, sizes and rejects, as text and as a page."""
 
     dataset: Url
     """Dataset folder."""
     html: UrlOrNone = None
     """HTML page to write, with pictures."""
     examples: Annotated[int, Field(ge=1, le=1000)] = 36
-    """Pictures of each split that the page shows, drawn by chance."""
+    """Number of pictures of each split that the page shows, chosen at random."""
     top: PositiveInt = 10
-    """How many labels and pairs the text names of each kind."""
+    """Number of labels and pairs of each kind that the text names."""
 
 
 class LabelVectors(Options):
     """Where the labels' vectors come from."""
 
     glove: UrlOrNone = None
-    """GloVe text file, also in gzip or as ARCHIVE.zip/NAME; with neither this nor ready-made vectors, they
-    come from label co-occurrence in the training split."""
+    """GloVe text file, also in gzip or as ARCHIVE.zip/NAME; with neither this nor ready-made vectors, the
+    vectors come from label co-occurrence in the training split."""
     vectors: UrlOrNone = None
     """Ready-made vectors by label name: .parquet (label, vector), .json, or .csv with a header."""
     alias: tuple[str, ...] = ()
@@ -229,13 +229,13 @@ class LabelVectors(Options):
     """File of such aliases, a JSON object or one 'label=words' a line ('# …' is a comment); --alias wins
     over it."""
     oov: Literal["error", "zero", "cooccurrence"] = "error"
-    """A label none of whose words GloVe holds: refuse, take a zero vector, or the mean of the labels that it
-    goes together with in the training split."""
+    """For a label without any word in GloVe: refuse it, take a zero vector, or the mean vector of the labels
+    that it co-occurs with in the training split."""
 
     @model_validator(mode="after")
     def _sources_go_together(self) -> Self:
         if self.glove and self.vectors:
-            raise ValueError("--glove and --vectors both say where the label vectors come from; give one")
+            raise ValueError("--glove and --vectors both give label vectors; give one of them")
         for_words = {
             "--alias": repr(self.alias[0]) if self.alias else None,
             "--alias-file": self.alias_file,
@@ -248,57 +248,57 @@ class LabelVectors(Options):
 
 
 class MakeLabelEmbeddings(LabelVectors):
-    """Embed the labels of a dataset."""
+    """Make a vector for each label of a dataset."""
 
     dataset: Url
-    """Dataset folder whose labels to embed."""
+    """Dataset folder with the labels."""
     out: Url
     """Label embeddings folder to write."""
 
 
-class Recipe(TrainingRecipe, Options):
-    """How to train: everything but what to train on."""
+class RecipeOptions(TrainingRecipe, Options):
+    """How to train, without what to train on."""
 
-    weights: Annotated[str, IsUrl(but_for=("imagenet", "none"))] = "imagenet"
+    weights: Annotated[str, IsUrl(keywords=("imagenet", "none"))] = "imagenet"
     """Weights the backbone starts from: imagenet, none, or a file."""
 
 
-class Train(Recipe, OnRay):
+class Train(RecipeOptions, OnRay):
     """Train a model on a dataset."""
 
     dataset: Url
     """Dataset folder."""
     label_embeddings: UrlOrNone = None
-    """Label embeddings folder, made for the same labels; needed by heads that read label vectors."""
+    """Label embeddings folder for the same labels; needed by heads that read label vectors."""
     out: Url
     """Run folder to write; the model is in its folder model."""
     hold_out: tuple[str, ...] = ()
-    """Labels not to train, as if nobody had labelled them; lglm extend adds them by name afterwards."""
+    """Labels to leave out of the training, as if no picture had them; lglm extend adds them by name later."""
     num_workers: Annotated[int, Field(ge=0)] = 1
     """Ray Train workers; 0 trains in this process, without Ray."""
     cache: UrlOrNone = None
-    """Folder on each worker's own disk to keep pictures in once they were read, as from a bucket."""
+    """Folder on each worker's own disk that keeps pictures once they are read from a bucket."""
     cache_gb: Annotated[float, Field(gt=0)] | None = None
-    """The most that the dataset may take up there, in units of 10^9 bytes; copies of others make room;
+    """Limit of the cache's size, in units of 10^9 bytes; copies of other datasets are removed to make room;
     default 100."""
     checkpoint_steps: Annotated[int, Field(ge=0)] = 1000
-    """Steps between checkpoints within an epoch, from which an interrupted training goes on; 0: none but
-    those at the ends of epochs."""
+    """Steps between checkpoints within an epoch, from which an interrupted training resumes; 0: checkpoints
+    at the ends of epochs only."""
 
     @model_validator(mode="after")
-    def _size_is_of_a_cache(self) -> Self:
+    def _cache_size_needs_a_cache(self) -> Self:
         if self.cache_gb is not None and self.cache is None:
             raise ValueError(f"--cache-gb {self.cache_gb:g} is the size of a cache; it needs --cache")
         return self
 
     @model_validator(mode="after")
-    def _held_labels_can_be_added(self) -> Self:
+    def _held_out_labels_can_be_added(self) -> Self:
         if self.hold_out and not isinstance(self.head_config, LearnedGraphConfig):
-            raise ValueError(f"--hold-out is for labels that lglm extend adds; it cannot to {self.head}")
+            raise ValueError(f"--hold-out is for labels that lglm extend adds; it adds none to {self.head}")
         return self
 
     @model_validator(mode="after")
-    def _vectors_are_named(self) -> Self:
+    def _vectors_are_given(self) -> Self:
         if self.head_config.needs_vectors and not self.label_embeddings:
             raise ValueError(f"the head {self.head} reads label vectors; name them with --label-embeddings")
         return self
@@ -308,44 +308,44 @@ class Extend(Options):
     """Add labels to a model by their names alone; no picture needs to be labelled with them."""
 
     model: Url
-    """Model folder; one that learned its label graph from GloVe vectors."""
+    """Model folder, of a model that learned its label graph from GloVe vectors."""
     label: Annotated[tuple[str, ...], Field(min_length=1)]
     """Names of the labels to add."""
     glove: Url
-    """The GloVe text file that the model's label vectors came from, also in gzip or as ARCHIVE.zip/NAME."""
+    """GloVe text file that the model's label vectors come from, also in gzip or as ARCHIVE.zip/NAME."""
     alias: tuple[str, ...] = ()
     """'label=words': use other words for an added label; may be given several times."""
     alias_file: UrlOrNone = None
     """File of such aliases, a JSON object or one 'label=words' a line ('# …' is a comment); --alias wins
-    over it. What it says of labels that the model has already does not count."""
+    over it. Aliases of labels that the model already has are ignored."""
     out: Url
     """Model folder to write."""
 
 
 class Export(Options):
-    """Write a model folded, to a backbone and one linear layer, and as ONNX."""
+    """Write a model folded into a backbone and one linear layer, and as ONNX."""
 
     model: Url
     """Model folder."""
     evaluation: UrlOrNone = None
-    """Evaluation folder of this model, for the metrics on the model card."""
+    """Evaluation folder of this model; its metrics go on the model card."""
     out: Url
     """Model folder to write."""
 
 
 class Complexity(Options):
-    """Count parameters and multiply-accumulates of models; needs no data and no weights."""
+    """Count the parameters and multiply-accumulates of models, without data or weights."""
 
     head: tuple[str, ...] = ("ml-gcn", "a-gcn", "lglm")
-    """Heads; one with options of its own in quotes, as 'lglm m=358 group=358'."""
+    """Heads to compare; a head with options is given in quotes, as 'lglm m=358 group=358'."""
     backbone: str = "resnet101"
     """Any classification CNN of torchvision's, by name, or of timm's as timm/NAME."""
     image_size: Annotated[int, Field(ge=32)] = 448
     """Side of the square picture, in pixels."""
     labels: PositiveInt = 80
-    """How many labels."""
+    """Number of labels."""
     vector_width: PositiveInt = 300
-    """Width of the labels' vectors."""
+    """Width of the label vectors."""
 
 
 class OnSplit(OnRay):
@@ -356,7 +356,7 @@ class OnSplit(OnRay):
     dataset: Url
     """Dataset folder."""
     split: str = "val"
-    """Split of the dataset."""
+    """Name of the split."""
 
 
 class Evaluate(OnSplit):
@@ -374,31 +374,31 @@ class Embed(OnSplit):
 
 
 class Search(Options):
-    """Find the pictures of an embeddings folder that are nearest to a given one."""
+    """Find the pictures of an embeddings folder that are nearest to a given picture."""
 
     model: Url
-    """Model folder that the embeddings were made with."""
+    """Folder of the model that made the embeddings."""
     embeddings: Url
     """Embeddings folder."""
     query: Url
-    """Image file."""
+    """Image file whose neighbours to find."""
     k: PositiveInt = 5
-    """How many neighbours."""
+    """Number of neighbours."""
     out: UrlOrNone = None
     """HTML page to write."""
 
 
 class Explain(Options):
-    """Show where in pictures the scores of a model, or of two side by side, come from."""
+    """Show where in pictures a model's scores come from; two models can be compared."""
 
     model: Url
-    """Model folder; its head must fold."""
+    """Model folder; its head must be one that folds."""
     compare: UrlOrNone = None
-    """Model folder to show beside it; labels, backbone and picture size may be others."""
+    """Folder of a second model to show beside it; its labels, backbone and picture size may differ."""
     image: Annotated[tuple[str, ...], IsUrl(), Field(min_length=1)]
     """Image files."""
     label: tuple[str, ...] = ()
-    """Labels to explain; default: what the model tags a picture with, else its three highest."""
+    """Labels to explain; default: the tags of a picture, or its three highest scores if it has none."""
     out: Url
     """Folder to write: explain.html, the overlays as PNG files, and maps.safetensors."""
 
