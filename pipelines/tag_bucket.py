@@ -6,6 +6,7 @@ prefect deployment run tag-bucket/default --param model=s3://… --param images=
 
 import os
 import sys
+from collections import Counter
 
 if __name__ == "__main__":  # before Prefect is imported, with other settings than an embedded run needs
     os.execv(sys.executable, [sys.executable, "-m", "pipelines.cli", "flow", "tag-bucket", *sys.argv[1:]])
@@ -49,20 +50,20 @@ def run(options: TagBucket) -> Outcome:
                 f"tags        {options.out}",
             ]
         ),
-        counts=rooms.require(options.out, "tags").counts,
+        counts=rooms.require(options.out, rooms.TagsManifest).counts,
     )
 
 
 def _counts(tags: str) -> tuple[Counts, Counts]:
     """Rows per status and per label, the commonest first."""
-    manifest = rooms.require(tags, "tags")
+    manifest = rooms.require(tags, rooms.TagsManifest)
     statuses = {
         name.removeprefix("status_"): count
         for name, count in manifest.counts.items()
         if name.startswith("status_")
     }
     by_count = sorted(statuses.items(), key=lambda pair: -pair[1])
-    return dict(by_count), dict(manifest.details["labels"])
+    return dict(by_count), dict(Counter(manifest.labels).most_common())
 
 
 def _artifact(options: TagBucket) -> str:
