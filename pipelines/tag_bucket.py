@@ -14,9 +14,9 @@ if __name__ == "__main__":  # before Prefect is imported, with other settings th
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from jobs import options as jobs
 from jobs.command_line import Outcome
 from lglm_core import rooms
+from pipelines.flow_jobs import tagging_job
 from pipelines.form import with_form
 from pipelines.launch import run_job
 from pipelines.options import TagBucket
@@ -28,7 +28,7 @@ Counts = dict[str, int]
 @with_form("tag-bucket", TagBucket)
 def tag_bucket(options: TagBucket) -> None:
     """Tag every object, and publish the counts per status and per label as an artifact."""
-    run_job("tag", jobs.Tag(model=options.model, images=options.images, out=options.out), options)
+    run_job(tagging_job(options), options)
     create_markdown_artifact(
         key="tag-bucket", markdown=_artifact(options), description=f"Tags of {options.images}"
     )
@@ -55,7 +55,7 @@ def run(options: TagBucket) -> Outcome:
 
 
 def _counts(tags: str) -> tuple[Counts, Counts]:
-    """Rows per status and per label, the commonest first."""
+    """Return the number of rows per status and per label, the most frequent first."""
     manifest = rooms.require(tags, rooms.TagsManifest)
     statuses = {
         name.removeprefix("status_"): count
