@@ -64,7 +64,7 @@ def new_images(source: Source, dataset: Dataset, *, extend_labels: bool = False)
             "all pictures that are there they are unknown"
         )
     comparison = _Comparison(source, dataset, [*dataset.labels, *new])
-    listed = [image for image in comparison.unseen() if comparison.reject(image) is None]
+    listed = [image for image in comparison.unseen() if comparison.is_new(image)]
     return comparison.to_append(listed)
 
 
@@ -113,14 +113,21 @@ class _Comparison:
         """Return why the dataset has no sample of this image, if it has seen it."""
         return self._rejects.get(self._name(image.split, image.key))
 
+    def is_new(self, image: LabelledImage) -> bool:
+        """Tell whether the dataset has not seen an image that is none of its samples."""
+        return self._is_dropped(image) or self.reject(image) is None
+
     def unseen(self) -> list[LabelledImage]:
-        """Return the images that are no samples of the dataset; refuse those that are and have changed."""
+        """Return the images that are no samples of the dataset; refuse those that are and have changed.
+
+        Unlabelled images that the plan will drop are among them, and are compared with nothing.
+        """
         every = max(1, len(self._samples) // COMPARED)
         columns = {name: column for column, name in enumerate(self._labels)}
         unseen, compared, seen = [], [], 0
         for image in self._source.images():
             name = self._name(image.split, image.key)
-            if name not in self._samples:
+            if name not in self._samples or self._is_dropped(image):
                 unseen.append(image)
                 continue
             if seen % every == 0:
@@ -142,6 +149,9 @@ class _Comparison:
             listed,
             self._seen - len(listed),
         )
+
+    def _is_dropped(self, image: LabelledImage) -> bool:
+        return image.is_unlabelled and self._source.unlabelled == "drop"
 
     def _name(self, split: str, key: str) -> tuple[str, str]:
         """Return what an image is known by."""

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from lglm_core import storage
 from lglm_core.dataset.layout import (
+    DUPLICATES_SCHEMA,
     REJECTS_SCHEMA,
     Reject,
     earlier_manifest,
@@ -48,7 +49,7 @@ class Written:
 
     plan: Plan
     receipts: Sequence[Receipt]
-    duplicates: pa.Table
+    duplicates: pa.Table = field(default_factory=DUPLICATES_SCHEMA.empty_table)
     retried: int = 0
 
     @property

@@ -129,7 +129,9 @@ def require(room: str, kind: type[M]) -> M:
     if manifest is None:
         raise MissingRoom(f"{room}: no complete {kind.kind} room there (no {MANIFEST})", kind.kind)
     if not isinstance(manifest, kind):
-        raise InputError(f"{room}: {a_kind(manifest.kind)} room was found where {a_kind(kind.kind)} room was expected")
+        raise InputError(
+            f"{room}: {a_kind(manifest.kind)} room was found where {a_kind(kind.kind)} room was expected"
+        )
     return manifest
 
 

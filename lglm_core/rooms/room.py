@@ -200,7 +200,8 @@ class Room(Generic[M]):
         wanted = self.provenance
         if wanted.kind != found.kind:
             raise InputError(
-                f"{self.url}: holds {a_kind(found.kind)} room; {a_kind(wanted.kind)} room needs a folder of its own"
+                f"{self.url}: holds {a_kind(found.kind)} room; {a_kind(wanted.kind)} room needs a folder of "
+                "its own"
             )
         differences = [
             f"{name} was {_brief(before.get(name))}, now {_brief(now.get(name))}"

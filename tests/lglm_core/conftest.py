@@ -12,11 +12,9 @@ import torch
 from PIL import Image
 
 from lglm_core import rooms
-from lglm_core.dataset.commit import commit_dataset
 from lglm_core.dataset.image_policy import ImagePolicy
-from lglm_core.dataset.plan import make_plan
 from lglm_core.dataset.reader import Dataset
-from lglm_core.dataset.shard_writer import write_shard
+from lglm_core.dataset.writer import DatasetWriter, WriteSettings
 from lglm_core.images.transforms import Preprocessing
 from lglm_core.labels.embeddings import LabelEmbeddings
 from lglm_core.labels.vocabulary import LabelVocabulary
@@ -106,12 +104,11 @@ def write_dataset() -> Callable[..., Dataset]:
                 LabelledImage(f"s{number}", split, str(path), path.name, tuple(present), tuple(unknown))
             )
         source = ListedSource(tuple(labels), tuple(images))
-        plan = make_plan(source, per_shard)
         url = str(folder / "dataset")
-        recipe = rooms.Provenance("dataset", source.inputs(), source.options())
-        rooms.begin(url, recipe)
-        receipts = [write_shard(shard, plan.labels, url, policy or ImagePolicy()) for shard in plan.shards]
-        commit_dataset(url, recipe, plan, receipts)
+        settings = WriteSettings(
+            max_samples_per_shard=per_shard, images=policy or ImagePolicy(), max_rejected=1.0
+        )
+        DatasetWriter(url, settings).write(source)
         return Dataset.open(url)
 
     return write
@@ -211,15 +208,13 @@ def model_room(
 ) -> Path:
     """The model room of ``trained_model``; copy it before changing anything."""
     url = tmp_path_factory.mktemp("model") / "model"
-    recipe = rooms.Provenance("model", {"dataset": "d" * 64}, {"seed": 0})
+    provenance = rooms.Provenance(rooms.ModelManifest, {"dataset": "d" * 64}, {"seed": 0})
     save_bundle(
-        str(url),
+        rooms.Room(str(url), provenance),
         trained_model,
         shape_embeddings.labels,
-        recipe,
         embeddings=shape_embeddings,
         preprocessing=Preprocessing(32),
         facts={"epochs": 3},
-        history=[{}],
     )
     return url

@@ -64,7 +64,9 @@ def test_unlabelled_pictures_may_be_dropped_and_move_no_other(root: str):
 @pytest.mark.parametrize("number", ["0", "7", "x", "-1", "1.5"])
 def test_what_is_no_picture_is_refused_by_file_and_entry(root: str, number: str):
     Path(root, "annotations", "sky.txt").write_text(f"1\n{number}\n")
-    with pytest.raises(InputError, match=rf"sky\.txt, entry 2: '{number}' found; the number of a picture, 1 to 6"):
+    with pytest.raises(
+        InputError, match=rf"sky\.txt, entry 2: '{number}' found; the number of a picture, 1 to 6"
+    ):
         list(MirflickrSource(root, images=6).images())
 
 

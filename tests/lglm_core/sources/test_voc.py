@@ -57,7 +57,9 @@ def test_a_root_that_is_none_is_refused_with_what_is_one(root: Path):
 def test_lists_that_differ_are_refused(root: Path):
     of = VocSource(str(root)).lists["train"]
     write(root, "sofa", of, {"000005": "1"})
-    with pytest.raises(InputError, match=rf"sofa_{of}\.txt: lists other pictures than .*_{of}\.txt; all classes"):
+    with pytest.raises(
+        InputError, match=rf"sofa_{of}\.txt: lists other pictures than .*_{of}\.txt; all classes"
+    ):
         list(VocSource(str(root)).images())
 
 
