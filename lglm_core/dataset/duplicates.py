@@ -5,12 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
+from lglm_core.dataset.layout import DUPLICATES_SCHEMA
 from lglm_core.dataset.receipt import Receipt
-
-DUPLICATES_SCHEMA = pa.schema(
-    dict.fromkeys(("key", "split", "shard", "sha256", "first_key", "first_split"), pa.string())
-)
-"""One row per picture whose bytes another, the first, has too."""
 
 
 def find_duplicates(receipts: Sequence[Receipt], standing: Mapping[str, pa.Table] | None = None) -> pa.Table:

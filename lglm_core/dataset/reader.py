@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lglm_core import rooms, storage
+from lglm_core import storage
 from lglm_core.dataset.integrity import (
     NEVER_DECODED,
     REMEDY,
@@ -19,14 +19,14 @@ from lglm_core.dataset.integrity import (
     check_sizes,
     files_without_samples,
     read_checked,
-    told,
+    summary,
 )
 from lglm_core.dataset.layout import earlier_manifest, in_part, latest, shard_name
 from lglm_core.dataset.sample_spans import HEADER, SampleSpan, SampleSpans, with_stops
 from lglm_core.errors import DamageError, InputError
 from lglm_core.images.codec import UnreadableImage
 from lglm_core.labels.vocabulary import LabelVocabulary
-from lglm_core.rooms.manifest import Manifest, require
+from lglm_core.rooms import DatasetManifest, FileRecord, ShardRecord, require
 
 
 class SampleCache(Protocol):
@@ -134,7 +134,7 @@ class Dataset:
     """
 
     url: str
-    manifest: Manifest
+    manifest: DatasetManifest
     labels: LabelVocabulary
     indexed: LabelVocabulary
     cache: SampleCache | None = None
@@ -155,18 +155,18 @@ class Dataset:
             DamageError: files are missing, or are not those that were written.
         """
         url = os.fspath(url)
-        manifest = require(url, "dataset")
-        if part is not None and part != len(manifest.details["parts"]) - 1:
+        manifest = require(url, DatasetManifest)
+        if part is not None and part != len(manifest.parts) - 1:
             manifest = _earlier(url, part, manifest)
         if fingerprint not in (None, manifest.fingerprint):
             raise InputError(f"{url}: another run changed this dataset meanwhile; run the same command again")
         if damages := check_sizes(url, manifest):
-            raise DamageError(f"{told(url, damages)}; {REMEDY}")
-        files = manifest.details["files"]
+            raise DamageError(f"{summary(url, damages)}; {REMEDY}")
+        files = manifest.files
         small = {
             name: read_checked(url, name, files[name]) for name in files if not name.startswith("index/")
         }
-        last = latest("labels.json", manifest.details)
+        last = latest("labels.json", manifest)
         labels = LabelVocabulary.parse(small[last], storage.join(url, last))
         return cls(url, manifest, labels, labels)
 
@@ -177,7 +177,7 @@ class Dataset:
             DamageError: files are not those that were written.
         """
         if damages := check_files(self.url, self.manifest, files_without_samples(self.manifest)):
-            raise DamageError(f"{told(self.url, damages)}; {REMEDY}")
+            raise DamageError(f"{summary(self.url, damages)}; {REMEDY}")
 
     def without(self, names: Collection[str]) -> "Dataset":
         """Return the same pictures as if nobody had labelled them with *names*."""
@@ -190,7 +190,7 @@ class Dataset:
 
     def split(self, name: str) -> Split:
         """Return the samples of one split."""
-        splits = self.manifest.details["splits"]
+        splits = self.manifest.splits
         if name not in splits:
             raise InputError(f"{self.url}: no split {name!r}; it has {', '.join(sorted(splits))}")
         return Split(
@@ -203,17 +203,21 @@ class Dataset:
             self.cache,
         )
 
+    def splits(self) -> dict[str, Split]:
+        """Return the samples of every split, by its name."""
+        return {name: self.split(name) for name in self.manifest.splits}
+
     def rejects(self) -> pa.Table:
         """The pictures that became no sample: key, split, source, status, error.
 
         Of one that was tried again in a later part, what came of it last counts.
         """
         table = self._of_all_parts("rejects.parquet")
-        if len(self.manifest.details["parts"]) == 1:
+        if len(self.manifest.parts) == 1:
             return table
         places = list(zip(table.column("split").to_pylist(), table.column("key").to_pylist(), strict=True))
         last = {place: row for row, place in enumerate(places)}
-        for split in self.manifest.details["splits"]:
+        for split in self.manifest.splits:
             for key in self.split(split).values("key", {key for _, key in places}):
                 last.pop((split, key), None)
         return table.take(pa.array(sorted(last.values()), pa.int64()))
@@ -223,8 +227,8 @@ class Dataset:
         return self._of_all_parts("duplicates.parquet")
 
     def _of_all_parts(self, name: str) -> pa.Table:
-        files = self.manifest.details["files"]
-        names = [in_part(name, part) for part in range(len(self.manifest.details["parts"]))]
+        files = self.manifest.files
+        names = [in_part(name, part) for part in range(len(self.manifest.parts))]
         return pa.concat_tables([_table(self.url, each, files[each]) for each in names])
 
     def training_shares(self) -> np.ndarray:
@@ -234,49 +238,51 @@ class Dataset:
 
     def has_split(self, name: str) -> bool:
         """Tell whether the split is there and has samples."""
-        return bool(self.manifest.details["splits"].get(name, {}).get("samples"))
+        return self.manifest.has_samples(name)
 
 
-def read_index(url: str, manifest: Manifest, split: str) -> pa.Table:
+def read_index(url: str, manifest: DatasetManifest, split: str) -> pa.Table:
     """Read the index of a split, of all parts of a dataset, as :class:`Split` has it.
 
     Raises:
         DamageError: one of its files is not as it was written.
     """
-    shard_bytes = {shard["name"]: shard["bytes"] for shard in manifest.details["shards"]}
+    shard_bytes = {shard.name: shard.bytes for shard in manifest.shards}
     tables = []
-    for number, part in enumerate(manifest.details["parts"]):
+    for number, part in enumerate(manifest.parts):
         name = in_part(f"index/{split}.parquet", number)
-        if written := manifest.details["files"].get(name):
+        if written := manifest.files.get(name):
             index = with_stops(_table(url, name, written), shard_bytes)
-            known = pa.repeat(pa.scalar(part["labels"], pa.int32()), len(index))
+            known = pa.repeat(pa.scalar(part.labels, pa.int32()), len(index))
             tables.append(index.append_column("known", known))
     return pa.concat_tables(tables).combine_chunks()
 
 
-def shards_with_rows(url: str, manifest: Manifest) -> Iterator[tuple[Mapping[str, Any], pa.Table | None]]:
+def shards_with_rows(url: str, manifest: DatasetManifest) -> Iterator[tuple[ShardRecord, pa.Table | None]]:
     """Go through all shards, as the manifest tells of them, with their rows of the index.
 
     There are no rows where a file of the index is not as it was written.
     """
-    for name in manifest.details["splits"]:
+    for name in manifest.splits:
         try:
             index = read_index(url, manifest, name)
         except (DamageError, InputError):
             index = None
         first = 0
-        for shard in (shard for shard in manifest.details["shards"] if shard["split"] == name):
-            yield shard, None if index is None else index.slice(first, shard["samples"])
-            first += shard["samples"]
+        for shard in (shard for shard in manifest.shards if shard.split == name):
+            yield shard, None if index is None else index.slice(first, shard.samples)
+            first += shard.samples
 
 
-def _table(url: str, name: str, written: Mapping[str, Any]) -> pa.Table:
+def _table(url: str, name: str, written: FileRecord) -> pa.Table:
     return storage.parse_parquet(read_checked(url, name, written), storage.join(url, name))
 
 
-def _earlier(url: str, part: int, now: Manifest) -> Manifest:
-    parts = len(now.details["parts"])
+def _earlier(url: str, part: int, now: DatasetManifest) -> DatasetManifest:
+    parts = len(now.parts)
     if not 0 <= part < parts:
         raise InputError(f"{url}: no part {part}; it has {parts}, the first is 0")
     file = storage.join(url, earlier_manifest(part))
-    return rooms.parse_manifest(storage.read_bytes(file), file)
+    manifest = parse_manifest(storage.read_bytes(file), file)
+    assert isinstance(manifest, DatasetManifest)
+    return manifest

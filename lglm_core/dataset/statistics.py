@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from lglm_core.dataset.reader import Dataset, Split
 from lglm_core.labels.cooccurrence import label_counts
 from lglm_core.labels.vocabulary import LabelVocabulary
-from lglm_core.rooms.manifest import Manifest
+from lglm_core.rooms import DatasetManifest
 
 ROWS_AT_ONCE = 8192
 PAIRED_LABELS = 500  # the most frequent; all pairs of more would take gigabytes
@@ -142,7 +142,7 @@ class DatasetStatistics:
     """
 
     url: str
-    manifest: Manifest
+    manifest: DatasetManifest
     labels: LabelVocabulary
     splits: tuple[SplitStatistics, ...]
     together: Together
@@ -171,9 +171,7 @@ def describe(dataset: Dataset) -> DatasetStatistics:
     Raises:
         DamageError: a file of the dataset is not as it was written.
     """
-    names = sorted(
-        dataset.manifest.details["splits"], key=lambda name: (name != "train", name != "val", name)
-    )
+    names = sorted(dataset.manifest.splits, key=lambda name: (name != "train", name != "val", name))
     splits = tuple(_describe_split(dataset, dataset.split(name)) for name in names)
     together = _together(dataset.indexed, dataset.split("train"), splits[0])
     return DatasetStatistics(
@@ -182,8 +180,7 @@ def describe(dataset: Dataset) -> DatasetStatistics:
 
 
 def _describe_split(dataset: Dataset, split: Split) -> SplitStatistics:
-    details = dataset.manifest.details
-    shards = [shard for shard in details["shards"] if shard["split"] == split.name]
+    shards = dataset.manifest.shards_of(split.name)
     index = split.index
     positives, unknown = (
         np.bincount(pc.list_flatten(index.column(name)).to_numpy(), minlength=split.indexed)
@@ -194,7 +191,7 @@ def _describe_split(dataset: Dataset, split: Split) -> SplitStatistics:
     return SplitStatistics(
         name=split.name,
         shards=len(shards),
-        bytes=sum(shard["bytes"] for shard in shards),
+        bytes=sum(shard.bytes for shard in shards),
         positives=positives,
         unknown=unknown,
         labels_each=pc.list_value_length(index.column("labels")).to_numpy(),

@@ -13,6 +13,7 @@ from lglm_core import storage
 from lglm_core.dataset.reader import Dataset
 from lglm_core.dataset.sample_spans import SampleSpan
 from lglm_core.errors import InputError
+from lglm_core.rooms import ShardRecord
 
 COPY = re.compile(r"[0-9a-f]{64}\.tar")  # so that no file of somebody's is taken for a copy
 logger = logging.getLogger("lglm.cache")
@@ -32,7 +33,7 @@ def with_cache(dataset: Dataset, folder: str | os.PathLike[str], max_bytes: int)
             f"{folder}: no place to keep shards in; name a folder on this disk, outside the dataset"
         )
     folder = str(storage.local_path(folder))
-    return replace(dataset, cache=ShardCache.of(dataset.manifest.details["shards"], folder, max_bytes))
+    return replace(dataset, cache=ShardCache.of(dataset.manifest.shards, folder, max_bytes))
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class ShardCache:
     copies: Mapping[str, Path]
 
     @classmethod
-    def of(cls, shards: Sequence[Mapping[str, Any]], folder: str, max_bytes: int) -> "ShardCache":
+    def of(cls, shards: Sequence[ShardRecord], folder: str, max_bytes: int) -> "ShardCache":
         """Choose what is kept, and remove older copies of other shards that leave too little room for it.
 
         Args:
@@ -61,10 +62,10 @@ class ShardCache:
         """
         chosen, filled = {}, 0
         for shard in shards:
-            name = f"{shard['sha256']}.tar"
-            if filled + shard["bytes"] <= max_bytes and COPY.fullmatch(name):  # else perhaps a path
-                chosen[shard["name"]] = Path(folder, name)
-                filled += shard["bytes"]
+            name = f"{shard.sha256}.tar"
+            if filled + shard.bytes <= max_bytes and COPY.fullmatch(name):  # else perhaps a path
+                chosen[shard.name] = Path(folder, name)
+                filled += shard.bytes
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -23,9 +23,7 @@ from lglm_core.model.config import head_config
 from lglm_core.model.head import LabelKnowledge
 from lglm_core.model.heads import build_head
 from lglm_core.model.recogniser import Recogniser
-from lglm_core.rooms.canonical import digest, to_json
-from lglm_core.rooms.manifest import Manifest, Provenance, read_json, require
-from lglm_core.rooms.room import commit
+from lglm_core.rooms import EpochRecord, ModelManifest, Room, digest, read_json, require, to_json
 
 DEFAULT_THRESHOLD = 0.5
 
@@ -50,25 +48,23 @@ class Bundle:
 
 
 def save_bundle(
-    url: str,
+    room: Room[ModelManifest],
     model: Recogniser,
     labels: LabelVocabulary,
-    provenance: Provenance,
     *,
     embeddings: LabelEmbeddings | None,
     preprocessing: Preprocessing,
     facts: Mapping[str, Any],
     thresholds: Sequence[float] | None = None,
     untrained: Sequence[str] = (),
-    history: Sequence[Mapping[str, Any]] = (),
+    history: Sequence[EpochRecord] = (),
     metrics: Mapping[str, Any] | None = None,
     extra_files: Mapping[str, bytes] | None = None,
-) -> Manifest:
+) -> ModelManifest:
     """Write a model room; its manifest comes last.
 
     Args:
-        url: Where; a folder of its own.
-        recipe: What it was trained from.
+        room: A folder of its own; its provenance says what the model was trained from.
         embeddings: Those of *labels*; None where the head reads none.
         preprocessing: What the model was trained on.
         facts: What the model card tells, by name.
@@ -92,47 +88,43 @@ def save_bundle(
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     weights = save_tensors(tensors)
-    storage.write_bytes(storage.join(url, "model.safetensors"), weights)
-    storage.write_bytes(storage.join(url, "config.json"), to_json(description))
-    labels.save(storage.join(url, "labels.json"))
+    room.write("model.safetensors", weights)
+    room.write("config.json", to_json(description))
+    labels.save(room.path("labels.json"))
     if embeddings:
-        embeddings.save(storage.join(url, EMBEDDINGS_FILE))
+        embeddings.save(room.path(EMBEDDINGS_FILE))
     values = [DEFAULT_THRESHOLD] * len(labels) if thresholds is None else thresholds
     named = dict(zip(labels, map(float, values), strict=True))
-    storage.write_bytes(storage.join(url, "thresholds.json"), to_json(named))
+    room.write("thresholds.json", to_json(named))
     extra = extra_files or {}
     for name, data in extra.items():
-        storage.write_bytes(storage.join(url, name), data)
+        room.write(name, data)
     card = model_card(facts, labels, embeddings, untrained, metrics, head.name)
-    storage.write_bytes(storage.join(url, "README.md"), card.encode())
-    return commit(
-        url,
-        Manifest(
-            kind="model",
+    room.write("README.md", card.encode())
+    return room.commit(
+        ModelManifest(
             fingerprint=digest([digest(weights), description, labels.digest]),
-            inputs=provenance.inputs,
-            options=provenance.options,
+            inputs=room.provenance.inputs,
+            options=room.provenance.options,
             counts={
                 "labels": len(labels),
                 "untrained_labels": len(untrained),
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
             },
-            details={
-                "head": head.name,
-                "weights": digest(weights),
-                "labels": labels.digest,
-                "names": list(labels),
-                "history": list(history),
-                **({"files": {name: digest(data) for name, data in extra.items()}} if extra else {}),
-            },
-        ),
+            head=head.name,
+            weights=digest(weights),
+            labels=labels.digest,
+            names=tuple(labels),
+            history=tuple(history),
+            files={name: digest(data) for name, data in extra.items()} or None,
+        )
     )
 
 
 def load_bundle(url: str | os.PathLike[str]) -> Bundle:
     """Open a model room, a folder or an address; refuse, by name, one whose parts do not belong together."""
     url = os.fspath(url)
-    manifest = require(url, "model")
+    manifest = require(url, ModelManifest)
     config = _read_config(storage.join(url, "config.json"))
     labels = LabelVocabulary.load(storage.join(url, "labels.json"))
     _refuse_another(storage.join(url, "labels.json"), labels.digest, config["labels_digest"])
@@ -173,11 +165,11 @@ def _load_model(
     config: Mapping[str, Any],
     labels: LabelVocabulary,
     embeddings: LabelEmbeddings | None,
-    manifest: Manifest,
+    manifest: ModelManifest,
 ) -> Recogniser:
     weights_url = storage.join(url, "model.safetensors")
     weights = storage.read_bytes(weights_url)
-    if digest(weights) != manifest.details["weights"]:
+    if digest(weights) != manifest.weights:
         raise DamageError(
             f"{weights_url}: not the file that was written (its sha256 differs from the manifest)"
         )

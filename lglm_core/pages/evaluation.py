@@ -1,6 +1,7 @@
 """From scores to the tables and the page that people look at."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from lglm_core.metrics.multi_label import measure
 from lglm_core.model.bundle import Bundle
 from lglm_core.pages.pictures import thumbnail
 from lglm_core.pages.report import EpochRow, Example, LabelResult, Report, report_page
-from lglm_core.rooms.manifest import Manifest
+from lglm_core.rooms import ModelManifest
 
 EXAMPLES = 12
 SCORES_SHOWN = 6
@@ -46,7 +47,7 @@ def per_class_table(scores: np.ndarray, targets: np.ndarray, labels: LabelVocabu
 
 def report(
     bundle: Bundle,
-    model: Manifest,
+    model: ModelManifest,
     dataset: Dataset,
     split: Split,
     scores: np.ndarray,
@@ -72,7 +73,7 @@ def report(
             labels=[LabelResult(**row) for row in per_class.to_pylist()],
             examples=[_example(split, scores, int(row)) for row in chosen],
             hardest=[_example(split, scores, int(row)) for row in hardest],
-            history=[EpochRow(**epoch) for epoch in model.details["history"]],
+            history=[EpochRow(**asdict(epoch)) for epoch in model.history],
             graph=strongest_edges(bundle),
             facts={
                 "Model": f"{head} on {bundle.model.backbone.name}",

@@ -111,6 +111,16 @@ def read_bytes(url: str) -> bytes:
         return file.read()
 
 
+def read_if_exists(url: str) -> bytes | None:
+    """Read a whole file, or return None where there is none."""
+    try:
+        return read_bytes(url)
+    except UnreadableFile as error:
+        if not error.missing:
+            raise
+        return None
+
+
 def sizes(urls: Sequence[str]) -> Iterator[int]:
     """Return each file's size in bytes, in order, looked up several at a time; 0 where none is told."""
 
