@@ -15,12 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import command_line, tag
-from jobs.command_line import Choices
+from jobs import arguments, command_line, tag
+from jobs.arguments import Choices
 from jobs.options import Options
-from lglm_core.dataset.commit import REJECTS_SCHEMA
 from lglm_core.dataset.duplicates import DUPLICATES_SCHEMA
-from lglm_core.dataset.layout import INDEX_SCHEMA
+from lglm_core.dataset.layout import INDEX_SCHEMA, REJECTS_SCHEMA
 from pipelines import options as flows
 from pipelines.cli import FLOWS, JOBS
 from tests.test_architecture import PACKAGES, modules_of
@@ -169,12 +168,12 @@ def commands_in(path: Path) -> Iterator[list[str]]:
 def test_every_command_in_a_code_block_parses(
     path: Path, verbs: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(command_line, "_read_config", lambda _: {"dataset": "dataset", "head": "plain"})
+    monkeypatch.setattr(arguments, "_read_config", lambda _: {"dataset": "dataset", "head": "plain"})
     for words in commands_in(path):
         verb = " ".join(words[: 2 if words[0] == "flow" else 1])
         assert verb in verbs, f"lglm {' '.join(words)}"
         try:
-            command_line.parse(verb, verbs[verb], words[len(verb.split()) :])
+            arguments.parse(verb, verbs[verb], words[len(verb.split()) :])
         except SystemExit:
             pytest.fail(f"lglm {' '.join(words)}")
 
