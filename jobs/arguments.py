@@ -7,7 +7,7 @@ that names the option and, where its name is mistyped, the nearest known one.
 import argparse
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, TypeVar, get_args, get_origin
 
 import yaml
@@ -125,11 +125,15 @@ def with_flags(message: str, kind: type[Options]) -> str:
     return re.sub(r"`(\w+)`", replaced, message)
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the question whether the nearest known name was meant; empty where none is near."""
-    bare = {one.lstrip("-"): one for one in known}
-    nearest = difflib.get_close_matches(name.lstrip("-"), bare, 1)
-    return f"; did you mean {bare[nearest[0]]}?" if nearest else ""
+def did_you_mean(name: str, known: Mapping[str, str]) -> str:
+    """Ask whether the nearest known name was meant; return an empty text where none is near.
+
+    Args:
+        name: A mistyped name.
+        known: The known names, and what to type for each.
+    """
+    nearest = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {known[nearest[0]]}?" if nearest else ""
 
 
 def _with_help(message: str, command: str) -> str:
@@ -148,7 +152,10 @@ def _choose(command: str, choices: Choices, argv: Sequence[str]) -> Sequence[str
     if not name or name.startswith("-"):
         parser.error(f"the source of the pictures comes first: {usage}")
     if name not in choices:
-        hint = did_you_mean(name, choices) or f"; the sources are {', '.join(choices)}"
+        hint = (
+            did_you_mean(name, {choice: choice for choice in choices})
+            or f"; the sources are {', '.join(choices)}"
+        )
         parser.error(f"unknown source {name!r}{hint}")
     return argv
 
@@ -225,7 +232,7 @@ def _unknown_option(name: str, kind: type[Options]) -> str:
         _negative_flag(option) for option, info in kind.model_fields.items() if info.annotation is bool
     )
     known = (*map(flag, kind.model_fields), *negatives, "--config", "--json", "--help")
-    return f"unknown option {name}{did_you_mean(name, known)}"
+    return f"unknown option {name}{did_you_mean(name.lstrip('-'), {one.lstrip('-'): one for one in known})}"
 
 
 def _read_config(path: str) -> dict[str, Any]:

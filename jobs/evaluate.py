@@ -64,9 +64,7 @@ def _never_trained(metrics: Mapping[str, Any]) -> str:
     return f"  on labels known by their names alone ({names}): mAP {metrics['untrained_mAP']:.1f}\n"
 
 
-def _evaluate(
-    options: Evaluate, inputs: SplitInputs, room: Room[EvaluationManifest]
-) -> EvaluationManifest:
+def _evaluate(options: Evaluate, inputs: SplitInputs, room: Room[EvaluationManifest]) -> EvaluationManifest:
     from lglm_core.dataset.reader import Dataset
     from lglm_core.metrics.multi_label import evaluate
     from lglm_core.model.bundle import load_bundle

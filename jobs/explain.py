@@ -16,9 +16,9 @@ from jobs.make_room import make_room
 from jobs.options import Explain
 from lglm_core import storage
 from lglm_core.errors import InputError
-from lglm_core.rooms import ExplanationManifest, ModelManifest, Provenance, Room, digest, read_json, require
 from lglm_core.labels.vocabulary import LabelVocabulary
 from lglm_core.model.config import HEADS
+from lglm_core.rooms import ExplanationManifest, ModelManifest, Provenance, Room, digest, read_json, require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,7 +110,8 @@ def _explain(
             raise InputError(f"{url}: cannot be read as a picture: {error}") from error
     explainers = {option: Explainer.load(url) for option, url in models.items()}
     room.begin()
-    pictures, rows, overlays = [], [], 0
+    pictures, overlays = [], 0
+    rows: list[dict[str, str | float]] = []
     arrays: dict[str, np.ndarray] = {}
     for name, (_, data) in images.items():
         explanation = explain(explainers, name, data, labels)
@@ -141,7 +142,8 @@ def _summary(room: Room[ExplanationManifest], manifest: ExplanationManifest, sta
     lines = [f"{room.url}: explanation, {status}: {' beside '.join(manifest.models)}"]
     for name in dict.fromkeys(row["image"] for row in rows):
         found = (
-            str(row["label"]) + "".join(f" {100 * float(row[each]):.1f}%" for each in ("model", "compare") if each in row)
+            str(row["label"])
+            + "".join(f" {100 * float(row[each]):.1f}%" for each in ("model", "compare") if each in row)
             for row in rows
             if row["image"] == name
         )

@@ -13,8 +13,8 @@ from jobs.make_room import make_room
 from jobs.options import Extend
 from lglm_core import storage
 from lglm_core.errors import InputError
-from lglm_core.rooms import ModelManifest, Provenance, Room, require
 from lglm_core.labels.aliases import parse_aliases, read_aliases, refuse_unknown
+from lglm_core.rooms import ModelManifest, Provenance, Room, require
 from lglm_core.storage import compressed as unpacked
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from jobs.make_room import make_room
 from jobs.options import MakeLabelEmbeddings
 from lglm_core import storage
 from lglm_core.dataset.layout import load_labels
-from lglm_core.rooms import DatasetManifest, LabelEmbeddingsManifest, LabelOrigin, Provenance, Room, require
 from lglm_core.labels.aliases import parse_aliases, read_aliases, refuse_unknown
+from lglm_core.rooms import DatasetManifest, LabelEmbeddingsManifest, LabelOrigin, Provenance, Room, require
 from lglm_core.storage import compressed as unpacked
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ The module imports nothing heavy, so that help, refusals and flows start fast.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
@@ -175,17 +175,17 @@ class RetrySource(WriteDataset, Source):
     """Read the pictures again that could not be read when a dataset was written."""
 
 
-OwnSource = TypeVar("OwnSource", bound=WriteDataset)
+OfVerb = TypeVar("OfVerb", bound=WriteDataset)
 
 
-def _by_source(verb: type[OwnSource]) -> dict[str, type[OwnSource]]:
+def _combined(verb: type[OfVerb], source: type[Source]) -> type[OfVerb]:
+    bases: Any = (verb, source)
+    return create_model(f"{verb.__name__}{source.__name__}", __base__=bases, __doc__=source.__doc__)
+
+
+def _by_source(verb: type[OfVerb]) -> dict[str, type[OfVerb]]:
     """Return the options of a verb for each source: those of the verb, and those of the source."""
-    return {
-        source.__name__.lower(): create_model(
-            f"{verb.__name__}{source.__name__}", __base__=(verb, source), __doc__=source.__doc__
-        )
-        for source in (Coco, Mirflickr, Voc, Table)
-    }
+    return {source.__name__.lower(): _combined(verb, source) for source in (Coco, Mirflickr, Voc, Table)}
 
 
 SHARD: dict[str, type[WriteDataset]] = {**_by_source(ShardSource), "toy": ShardToy}

@@ -14,11 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 from jobs import command_line
 from jobs.command_line import Outcome
+from jobs.make_room import make_room
 from jobs.options import Train
 from jobs.training_inputs import TrainingInputs, embeddings_room, open_inputs, warn_without_validation
 from jobs.training_log import epoch_line, resumed_line, step_lines
-from lglm_core import rooms, storage
+from lglm_core import storage
 from lglm_core.errors import InputError
+from lglm_core.rooms import (
+    DatasetManifest,
+    EpochRecord,
+    LabelEmbeddingsManifest,
+    ModelManifest,
+    Provenance,
+    Room,
+    RunManifest,
+    require,
+)
 
 if TYPE_CHECKING:
     from lglm_core.model.recogniser import Recogniser
@@ -29,33 +40,34 @@ logger = logging.getLogger("lglm.train")
 
 def run(options: Train) -> Outcome:
     """Train, in this process or on Ray, unless the same run is complete; then save the model."""
-    dataset = rooms.require(options.dataset, "dataset")
-    provenance = rooms.Provenance(
-        "run",
-        {
-            "dataset": dataset.fingerprint,
-            **_label_embeddings_fingerprint(options),
-            "weights": _weights_digest(options.weights),
-        },
-        _options_that_matter(options),
+    dataset = require(options.dataset, DatasetManifest)
+    inputs = {
+        "dataset": dataset.fingerprint,
+        **_label_embeddings_fingerprint(options),
+        "weights": _weights_digest(options.weights),
+    }
+    room = Room(options.out, Provenance(RunManifest, inputs, _options_that_matter(options)))
+    return make_room(
+        room,
+        lambda: _train(options, room),
+        lambda manifest, status: _summary(room, manifest, status),
+        lambda manifest: manifest.last_epoch,
     )
-    manifest = rooms.find(options.out, provenance)
-    status = "already complete" if manifest else "done"
-    manifest = manifest or _train(options, provenance)
-    metrics = manifest.details["last_epoch"]
-    measured = "" if metrics["val_map"] is None else f", validation mAP {metrics['val_map']:.1f}"
-    summary = (
-        f"{options.out}: run, {status}: {manifest.counts['epochs']} epochs, "
-        f"loss {metrics['loss']:.3f}{measured}\n"
-        f"  model: {storage.join(options.out, 'model')}"
+
+
+def _summary(room: Room[RunManifest], manifest: RunManifest, status: str) -> str:
+    loss, val_map = manifest.last_epoch["loss"], manifest.last_epoch["val_map"]
+    measured = "" if val_map is None else f", validation mAP {val_map:.1f}"
+    return (
+        f"{room.url}: run, {status}: {manifest.counts['epochs']} epochs, loss {loss:.3f}{measured}\n"
+        f"  model: {room.path('model')}"
     )
-    return Outcome(status, options.out, summary, counts=manifest.counts, metrics=metrics)
 
 
 def _label_embeddings_fingerprint(options: Train) -> dict[str, str]:
     """Return the fingerprint of the label embeddings, where the head reads them."""
-    room = embeddings_room(options)
-    return {"label_embeddings": rooms.require(room, "label-embeddings").fingerprint} if room else {}
+    url = embeddings_room(options)
+    return {"label_embeddings": require(url, LabelEmbeddingsManifest).fingerprint} if url else {}
 
 
 def _weights_digest(weights: str) -> str:
@@ -69,13 +81,13 @@ def _options_that_matter(options: Train) -> dict[str, Any]:
     return {**values, **head, "hold_out": sorted(options.hold_out)}
 
 
-def _train(options: Train, provenance: rooms.Provenance) -> rooms.Manifest:
+def _train(options: Train, room: Room[RunManifest]) -> RunManifest:
     """Check everything that can be refused, train, and save."""
     from jobs.cluster import refuse_more_workers_than_cpus
 
     refuse_more_workers_than_cpus(options.num_workers, options.ray_address)
     _refuse_small_batches(options)
-    inputs = open_inputs(options, provenance.inputs["dataset"])
+    inputs = open_inputs(options, room.provenance.inputs["dataset"])
     warn_without_validation(inputs.dataset)
     inputs.dataset.check_files_without_samples()  # the samples themselves are checked as they are read
     model = inputs.build_model()
@@ -83,11 +95,11 @@ def _train(options: Train, provenance: rooms.Provenance) -> rooms.Manifest:
     if options.num_workers:
         from jobs.train_on_ray import train_on_ray
 
-        history = train_on_ray(options, provenance, model)
+        history = train_on_ray(options, room, model)
     else:
-        rooms.begin(options.out, provenance)
+        room.begin()
         history = _train_here(options, inputs, model)
-    return _save(options, provenance, inputs, model, history)
+    return _save(options, room, inputs, model, history)
 
 
 def _refuse_small_batches(options: Train) -> None:
@@ -134,43 +146,36 @@ def _train_here(options: Train, inputs: TrainingInputs, model: "Recogniser") -> 
 
 def _save(
     options: Train,
-    provenance: rooms.Provenance,
+    room: Room[RunManifest],
     inputs: TrainingInputs,
     model: "Recogniser",
     history: "list[EpochEnd]",
-) -> rooms.Manifest:
+) -> RunManifest:
     """Write the history and the model, and commit the run."""
     import pyarrow as pa
 
-    storage.write_parquet(
-        storage.join(options.out, "history.parquet"), pa.Table.from_pylist([asdict(end) for end in history])
-    )
-    bundle = _save_model(storage.join(options.out, "model"), provenance, inputs, model, history)
-    return rooms.commit(
-        options.out,
-        rooms.Manifest(
-            kind="run",
+    epochs = pa.Table.from_pylist([asdict(end) for end in history])
+    room.write("history.parquet", storage.to_parquet(epochs))
+    bundle = _save_model(room, inputs, model, history)
+    return room.commit(
+        RunManifest(
             fingerprint=bundle.fingerprint,
-            inputs=provenance.inputs,
-            options=provenance.options,
+            inputs=room.provenance.inputs,
+            options=room.provenance.options,
             counts={"epochs": len(history), "workers": options.num_workers, **bundle.counts},
-            details={"last_epoch": asdict(history[-1])},
-        ),
+            last_epoch=asdict(history[-1]),
+        )
     )
 
 
 def _save_model(
-    room: str,
-    provenance: rooms.Provenance,
-    inputs: TrainingInputs,
-    model: "Recogniser",
-    history: "list[EpochEnd]",
-) -> rooms.Manifest:
+    run: Room[RunManifest], inputs: TrainingInputs, model: "Recogniser", history: "list[EpochEnd]"
+) -> ModelManifest:
     """Write the model room, with what its card tells about the training."""
     from lglm_core.model.bundle import save_bundle
 
     dataset, recipe, last = inputs.dataset.manifest, inputs.recipe, history[-1]
-    samples = dataset.details["splits"]["train"]["samples"]
+    samples = dataset.splits["train"].samples
     facts = {
         "backbone": recipe.backbone,
         "image size": f"{recipe.image_size} × {recipe.image_size}, squashed",
@@ -179,15 +184,15 @@ def _save_model(
         "validation mAP": "not measured" if last.val_map is None else f"{last.val_map:.1f}",
     }
     epochs = [
-        {"epoch": end.epoch + 1, "loss": end.loss, "val_map": end.val_map, "seconds": round(end.seconds, 3)}
-        for end in history
+        EpochRecord(end.epoch + 1, end.loss, end.val_map, seconds=round(end.seconds, 3)) for end in history
     ]
-    storage.remove(room)  # left by a run that was killed on these last steps
+    provenance = Provenance(ModelManifest, run.provenance.inputs, run.provenance.options)
+    room = Room(run.path("model"), provenance)
+    storage.remove(room.url)  # left by a run that was killed on these last steps
     return save_bundle(
         room,
         model.cpu(),
         inputs.dataset.labels,
-        rooms.Provenance("model", provenance.inputs, provenance.options),
         embeddings=inputs.embeddings,
         preprocessing=model.backbone.preprocessing(recipe.image_size),
         facts=facts,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from jobs.options import Train
 from jobs.training_inputs import open_inputs
 from jobs.training_log import epoch_line, resumed_line, step_lines
-from lglm_core import rooms, storage
+from lglm_core import storage
+from lglm_core.rooms import Room, RunManifest
 
 if TYPE_CHECKING:
     from lglm_core.model.recogniser import Recogniser
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("lglm.train")
 
 
-def train_on_ray(options: Train, provenance: rooms.Provenance, model: "Recogniser") -> "list[EpochEnd]":
+def train_on_ray(options: Train, room: Room[RunManifest], model: "Recogniser") -> "list[EpochEnd]":
     """Train on Ray workers, load the trained weights into *model*, and return the epochs.
 
     The name of Ray Train's run holds the fingerprint of the provenance, so that the same training resumes and
@@ -31,7 +32,7 @@ def train_on_ray(options: Train, provenance: rooms.Provenance, model: "Recognise
     from lglm_core.training.run import CHECKPOINT_FILE, load_trained
 
     with ray_cluster(options.ray_address), lines_from_workers(logger.info) as lines:
-        rooms.begin(options.out, provenance)
+        room.begin()
         from ray.train import CheckpointConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
@@ -40,14 +41,14 @@ def train_on_ray(options: Train, provenance: rooms.Provenance, model: "Recognise
             _worker,
             train_loop_config={
                 "options": absolute.model_dump(),
-                "dataset": provenance.inputs["dataset"],
+                "dataset": room.provenance.inputs["dataset"],
                 "lines": lines,
             },
             scaling_config=ScalingConfig(
                 num_workers=options.num_workers, use_gpu=gpus() >= options.num_workers
             ),
             run_config=RunConfig(
-                name=f"run-{provenance.fingerprint[:16]}",
+                name=f"run-{room.provenance.fingerprint[:16]}",
                 **_ray_storage(storage.join(absolute.out, "checkpoints")),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
             ),

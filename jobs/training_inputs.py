@@ -74,7 +74,7 @@ def embeddings_room(options: Train) -> str | None:
 def warn_without_validation(dataset: "Dataset") -> None:
     """Warn, before the hours that training takes, that no epoch will have an mAP."""
     if not dataset.has_split("val"):
-        others = ", ".join(filter(dataset.has_split, sorted(dataset.manifest.details["splits"])))
+        others = ", ".join(filter(dataset.has_split, sorted(dataset.manifest.splits)))
         logger.warning(f"{dataset.url}: no split 'val' (it has {others}): nothing is measured while training")
 
 
@@ -85,7 +85,7 @@ def _load_embeddings(options: Train, room: str, dataset: "Dataset") -> "LabelEmb
     url = storage.join(room, FILE)
     embeddings = LabelEmbeddings.load(url)
     embeddings.check_labels(dataset.labels, url, options.dataset)
-    made_from = rooms.require(room, "label-embeddings").inputs
+    made_from = rooms.require(room, rooms.LabelEmbeddingsManifest).inputs
     if embeddings.learned_from_pictures and made_from.get("dataset") != dataset.manifest.fingerprint:
         raise InputError(
             f"{room}: holds co-occurrence vectors of another dataset than {options.dataset}; "

@@ -173,7 +173,7 @@ class _Comparison:
             if isinstance(read, bytes) and digest(read) != digests[self._name(image.split, image.key)]:
                 raise InputError(
                     f"{image.source}: is in {self._dataset.url} already, and now another picture; what a "
-                    "dataset holds stays as it is: give new pictures names of their own, or write a new dataset"
+                    "dataset holds stays as it is: give new pictures other names, or write a new dataset"
                 )
 
     def _digests(self, keys: set[str]) -> dict[tuple[str, str], str]:

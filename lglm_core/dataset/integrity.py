@@ -56,7 +56,7 @@ def check_sizes(url: str, manifest: DatasetManifest) -> list[Damage]:
         if name not in found:
             damages.append(Damage(name, "missing"))
         elif found[name] != written.bytes:
-            damages.append(Damage(name, f"{found[name]} bytes found, {written['bytes']} were written"))
+            damages.append(Damage(name, f"{found[name]} bytes found, {written.bytes} were written"))
     return damages
 
 

@@ -26,7 +26,7 @@ from lglm_core.dataset.sample_spans import HEADER, SampleSpan, SampleSpans, with
 from lglm_core.errors import DamageError, InputError
 from lglm_core.images.codec import UnreadableImage
 from lglm_core.labels.vocabulary import LabelVocabulary
-from lglm_core.rooms import DatasetManifest, FileRecord, ShardRecord, require
+from lglm_core.rooms import DatasetManifest, FileRecord, ShardRecord, parse_manifest, require
 
 
 class SampleCache(Protocol):

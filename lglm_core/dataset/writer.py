@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -46,17 +46,14 @@ LeftOut = Mapping[str, Mapping[str, str] | None]
 logger = logging.getLogger("lglm.dataset")
 
 
-class RunTasks(Protocol):
-    """Calls a function with each of several argument lists, perhaps side by side."""
+RunTasks = Callable[
+    [Callable[..., Receipt], Sequence[tuple[Any, ...]], str, Callable[[], object]], list[Receipt]
+]
+"""Calls a function with each of several argument lists, perhaps side by side.
 
-    def __call__(
-        self,
-        function: Callable[..., Receipt],
-        calls: Sequence[tuple[Any, ...]],
-        progress: str,
-        go_on: Callable[[], object],
-    ) -> list[Receipt]:
-        """Return the results in the order of the calls; after each, call *go_on*, which may raise."""
+The third argument says what the progress is of; the fourth is called after each result and may raise. The
+results come in the order of the calls.
+"""
 
 
 @contextmanager

@@ -20,8 +20,8 @@ from lglm_core.rooms.kinds import (
 )
 from lglm_core.rooms.manifest import (
     FORMAT_VERSION,
-    M,
     MANIFEST,
+    M,
     Manifest,
     MissingRoom,
     Provenance,
@@ -35,7 +35,6 @@ from lglm_core.rooms.room import OWN_FILES, UNFINISHED, Room, is_unfinished, rel
 
 __all__ = [
     "FORMAT_VERSION",
-    "M",
     "MANIFEST",
     "OWN_FILES",
     "UNFINISHED",
@@ -47,6 +46,7 @@ __all__ = [
     "FileRecord",
     "LabelEmbeddingsManifest",
     "LabelOrigin",
+    "M",
     "Manifest",
     "MissingRoom",
     "ModelManifest",

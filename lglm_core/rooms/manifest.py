@@ -65,7 +65,7 @@ class Manifest:
         return to_json({**content, "digest": digest(content)})
 
 
-M = TypeVar("M", bound=Manifest, covariant=True)
+M = TypeVar("M", bound=Manifest)
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def require(room: str, kind: type[M]) -> M:
     if manifest is None:
         raise MissingRoom(f"{room}: no complete {kind.kind} room there (no {MANIFEST})", kind.kind)
     if not isinstance(manifest, kind):
-        raise InputError(f"{room}: a {manifest.kind} room was found where a {kind.kind} room was expected")
+        raise InputError(f"{room}: {a_kind(manifest.kind)} room was found where {a_kind(kind.kind)} room was expected")
     return manifest
 
 
@@ -145,7 +145,7 @@ def parse_manifest(data: bytes, url: str) -> Manifest:
     if isinstance(version, int) and version != FORMAT_VERSION:
         raise InputError(f"{url}: format version {version}; this lglm reads version {FORMAT_VERSION}")
     try:
-        kind, details = kind_named(record["kind"]), record["details"]
+        kind_named(record["kind"])
         common = {field.name: record[field.name] for field in fields(Manifest)}
         content = {name: value for name, value in record.items() if name != "digest"}
         if to_json({**content, "digest": digest(content)}) != data:
@@ -153,7 +153,7 @@ def parse_manifest(data: bytes, url: str) -> Manifest:
                 f"{url}: its bytes are not those that were written; bring back a copy of it, or remove the "
                 "folder and make it again"
             )
-        return _adapter(kind).validate_python({**common, **details})
+        return _adapter(record["kind"]).validate_python({**common, **record["details"]})
     except (KeyError, TypeError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{url}: not the manifest of an lglm room ({reason})") from error
@@ -165,8 +165,8 @@ def kind_named(name: str) -> type[Manifest]:
 
 
 @cache
-def _adapter(kind: type[Manifest]) -> TypeAdapter[Manifest]:
-    return TypeAdapter(kind)
+def _adapter(kind: str) -> TypeAdapter[Manifest]:
+    return TypeAdapter(kind_named(kind))
 
 
 def _plain(value: Any) -> Any:
@@ -176,3 +176,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(one) for one in value]
     return asdict(value) if hasattr(value, "__dataclass_fields__") else value
+
+
+def a_kind(kind: str) -> str:
+    """Return the kind of room with its article, for messages."""
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"

@@ -19,6 +19,7 @@ from lglm_core.rooms.manifest import (
     M,
     Manifest,
     Provenance,
+    a_kind,
     kind_named,
     parse_json,
     parse_manifest,
@@ -185,7 +186,7 @@ class Room(Generic[M]):
         assert isinstance(manifest, self.provenance.manifest)
         return manifest
 
-    def _parse_provenance(self, data: bytes) -> Provenance[Manifest]:
+    def _parse_provenance(self, data: bytes) -> Provenance[Any]:
         record = parse_json(data, self._unfinished)
         try:
             return Provenance(kind_named(record["kind"]), record["inputs"], record["options"])
@@ -195,11 +196,11 @@ class Room(Generic[M]):
                 "remove the folder, or name another one"
             ) from error
 
-    def _refuse_difference(self, found: Provenance[Manifest]) -> None:
+    def _refuse_difference(self, found: Provenance[Any]) -> None:
         wanted = self.provenance
         if wanted.kind != found.kind:
             raise InputError(
-                f"{self.url}: holds a {found.kind} room; a {wanted.kind} room needs a folder of its own"
+                f"{self.url}: holds {a_kind(found.kind)} room; {a_kind(wanted.kind)} room needs a folder of its own"
             )
         differences = [
             f"{name} was {_brief(before.get(name))}, now {_brief(now.get(name))}"

@@ -68,6 +68,11 @@ def write(tmp_path: Path) -> Write:
     return write
 
 
+def planned(source: CocoSource) -> list[str]:
+    """The last digits of the keys in a plan."""
+    return [image.key[-1] for shard in make_plan(source, 10).shards for image in shard.images]
+
+
 def test_labels_are_the_categories_by_ascending_id(write: Write):
     assert CocoSource(str(write())).labels() == ("person", "cat", "dog")
 
@@ -95,14 +100,14 @@ def test_a_picture_is_found_below_its_split(write: Write):
 def test_unlabelled_pictures_are_kept_by_default(write: Write):
     source = CocoSource(str(write()))
     assert sum(not image.labels for image in source.images()) == 3
-    assert source.dropped == 0
+    assert (planned(source), make_plan(source, 10).unlabelled_dropped) == (["3", "5", "7", "9", "2", "4"], 0)
 
 
 def test_unlabelled_pictures_can_be_dropped_and_are_counted(write: Write):
     source = CocoSource(str(write()), unlabelled="drop")
-    for _ in range(2):  # however often it is gone through
-        assert [image.key[-1] for image in source.images()] == ["5", "9", "2"]
-        assert source.dropped == 3
+    for _ in range(2):  # the count does not depend on how often the source was read
+        assert planned(source) == ["5", "9", "2"]
+        assert make_plan(source, 10).unlabelled_dropped == 3
 
 
 def test_nothing_is_printed(write: Write, capsys: pytest.CaptureFixture[str]):
@@ -119,7 +124,7 @@ def test_the_year_is_found(write: Write):
 def test_two_years_ask_which(write: Write):
     write(year="2014")
     root = write(year="2017")
-    with pytest.raises(InputError, match="holds COCO 2014 and 2017; say which with --year"):
+    with pytest.raises(InputError, match="holds COCO 2014 and 2017; choose one with `year`"):
         CocoSource(str(root))
     assert CocoSource(str(root), year="2014").year == "2014"
 
@@ -153,7 +158,7 @@ BROKEN = [
     (TRAIN | {"images": [{"id": 3}]}, r"images\[0\] has no 'file_name'"),
     (
         TRAIN | {"images": [{"id": 3, "file_name": "a\udcff.jpg"}]},
-        r"images\[0\] has a .* that is no text",
+        r"images\[0\] has a .* that is not text",
     ),
     (TRAIN | {"images": [picture(9), "x"]}, r"images\[1\] has no 'id'"),
     (TRAIN | {"annotations": [{"id": 1, "image_id": 9}]}, r"annotations\[0\] has no 'category_id'"),
@@ -221,7 +226,8 @@ def test_a_key_does_not_depend_on_which_pictures_have_labels(write: Write):
     kept = {image.source: image.key for image in CocoSource(root).images()}
     labelled = [*TRAIN["annotations"], annotation(99, 21, 1)]
     root = str(write(train=TRAIN | {"images": [*TRAIN["images"], *more], "annotations": labelled}))
-    dropped = {image.source: image.key for image in CocoSource(root, unlabelled="drop").images()}
+    plan = make_plan(CocoSource(root, unlabelled="drop"), 100)
+    dropped = {image.source: image.key for shard in plan.shards for image in shard.images}
     assert "train2017/a.png" not in dropped
     assert dropped["train2017/a.jpg"] == kept["train2017/a.jpg"] == key_of("a.jpg")
 
@@ -259,8 +265,10 @@ def test_small_annotations_may_count_for_nothing(write: Write):
 
 def test_pictures_left_without_an_annotation_that_counts_are_unlabelled(write: Write):
     source = CocoSource(str(write()), crowds="drop", unlabelled="drop")
-    assert [image.key for image in source.images()] == ["000000000009", "000000000002"]
-    assert source.dropped == 4
+    plan = make_plan(source, 10)
+    keys = [image.key for shard in plan.shards for image in shard.images]
+    assert keys == ["000000000009", "000000000002"]
+    assert plan.unlabelled_dropped == 4
 
 
 @pytest.mark.parametrize(("options", "name"), [({"crowds": "drop"}, "iscrowd"), ({"min_area": 1}, "area")])
