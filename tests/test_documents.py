@@ -1,4 +1,4 @@
-"""The documents say what is so: links, paths, commands and flags, the rooms' files and columns, the modules."""
+"""What the documents name exists: links, paths, commands, flags, the rooms' files and columns, modules."""
 
 import ast
 import importlib
@@ -8,6 +8,7 @@ import re
 import shlex
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import lglm_core
 from jobs import arguments, command_line, tag
 from jobs.arguments import Choices
 from jobs.options import Options
 from lglm_core.dataset.duplicates import DUPLICATES_SCHEMA
 from lglm_core.dataset.layout import INDEX_SCHEMA, REJECTS_SCHEMA
+from lglm_core.rooms import Manifest
+from lglm_core.rooms.manifest import kind_named
 from pipelines import options as flows
 from pipelines.cli import FLOWS, JOBS
 from tests.test_architecture import PACKAGES, modules_of
@@ -100,12 +104,14 @@ def test_every_path_that_is_named_exists(path: Path):
 @pytest.mark.parametrize("path", CURRENT, ids=name_of)
 def test_every_module_and_name_of_ours_that_is_named_exists(path: Path):
     """``lglm_core.rooms.Room`` and the imports in examples."""
-    named = {match for span in spans_of(path) if (match := span.partition("(")[0]) and MODULE.fullmatch(match)}
+    named = {
+        match for span in spans_of(path) if (match := span.partition("(")[0]) and MODULE.fullmatch(match)
+    }
     for block in blocks_of(path, "python"):
         for node in ast.walk(ast.parse(block)):
-            if isinstance(node, ast.ImportFrom) and MODULE.match(f"{node.module}."[:-1] + ".x"):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
                 named |= {f"{node.module}.{alias.name}" for alias in node.names}
-    assert [name for name in sorted(named) if name.split(".")[0] in PACKAGES and not is_defined(name)] == []
+    assert [name for name in sorted(named) if not is_defined(name)] == []
 
 
 def is_defined(name: str) -> bool:
@@ -120,7 +126,9 @@ def is_defined(name: str) -> bool:
 
 
 def names_in(file: Path) -> set[str]:
-    """The names at the top of a module; of ``lglm_core`` itself also those that it loads when asked for."""
+    """The names at the top of a module; of ``lglm_core`` itself those that it loads when asked for."""
+    if file == Path(lglm_core.__file__):
+        return {*lglm_core.__all__}
     names: set[str] = set()
     for node in ast.parse(file.read_text()).body:
         match node:
@@ -128,11 +136,7 @@ def names_in(file: Path) -> set[str]:
                 names.add(name)
             case ast.Import(names=imported) | ast.ImportFrom(names=imported):
                 names |= {alias.asname or alias.name for alias in imported}
-            case ast.Assign(targets=[ast.Name(id=name)], value=value):
-                names.add(name)
-                if name == "_HOMES" and isinstance(value, ast.Dict):
-                    names |= {key.value for key in value.keys if isinstance(key, ast.Constant)}
-            case ast.AnnAssign(target=ast.Name(id=name)):
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
                 names.add(name)
     return names
 
@@ -237,15 +241,17 @@ def as_pattern(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def fixture() -> dict[str, bytes]:
-    """The rooms of 0.4.0, file by file."""
+    """The rooms of 0.4.0, file by file; of large files only that they are there."""
     with zipfile.ZipFile(FIXTURE) as archive:
-        return {name: archive.read(name) for name in archive.namelist() if not name.endswith((".tar", ".pth"))} | {
-            name: b"" for name in archive.namelist() if name.endswith(".tar")
+        return {
+            name: archive.read(name) if name.endswith((".parquet", ".json")) else b""
+            for name in archive.namelist()
         }
 
 
 def files_of(fixture: Mapping[str, bytes], room: str) -> dict[str, bytes]:
-    return {name.removeprefix(f"{room}/"): data for name, data in fixture.items() if name.startswith(f"{room}/")}
+    below = f"{room}/"
+    return {name.removeprefix(below): data for name, data in fixture.items() if name.startswith(below)}
 
 
 def documented(room: str) -> dict[str, str]:
@@ -319,7 +325,7 @@ def test_rooms_md_lists_what_the_training_loop_tells_of_an_epoch():
 
 
 def keys_in(value: Any, path: str = "") -> Iterator[str]:
-    """The paths of all leaves of a JSON value, ``details.shards[].name``; of an empty list its own, ``x[]``."""
+    """The paths of a JSON value's leaves: ``details.shards[].name``, and ``x[]`` of an empty list."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from keys_in(inner, f"{path}.{name}" if path else name)
@@ -351,6 +357,14 @@ def test_rooms_md_lists_every_key_of_every_json_file_and_no_other(room: str, fix
         assert [key for key in unknown if not any(row[0].startswith(f"{key}.") for row in rows)] == []
         unseen = [row for each, row in patterns.items() if not any(re.fullmatch(each, key) for key in found)]
         assert [row[0] for row in unseen if "optional" not in row[1]] == []
+
+
+@pytest.mark.parametrize("room", sorted(set(ROOMS_OF_FIXTURE.values())))
+def test_rooms_md_lists_the_details_of_every_kind_of_manifest(room: str):
+    kind = kind_named(room.replace(" ", "-"))
+    details = {field.name for field in fields(kind)} - {field.name for field in fields(Manifest)}
+    listed = {row[0] for row in rows_of(documented(room)["manifest.json"], "key")}
+    assert {re.split(r"[.\[]", key)[1] for key in listed if key.startswith("details.")} == details
 
 
 # architecture.md
