@@ -259,7 +259,7 @@ def files_of(fixture: Mapping[str, bytes], room: str) -> dict[str, bytes]:
 def documented(room: str) -> dict[str, str]:
     """The tables of a room's section, by the file that their heading names."""
     below = sections(sections(ROOMS.read_text(), 2)[room], 3)
-    return {re.search("`(.*?)`", heading)[1]: text for heading, text in below.items()}  # type: ignore[index]
+    return {re.search("`(.*?)`", heading)[1]: text for heading, text in below.items()}
 
 
 def test_rooms_md_has_a_section_for_every_room():
@@ -322,7 +322,7 @@ def test_rooms_md_agrees_with_the_schemas_in_the_code(room: str, file: str, sche
 def test_rooms_md_lists_what_the_training_loop_tells_of_an_epoch():
     tree = ast.parse((ROOT / "lglm_core" / "training" / "loop.py").read_text())
     (end,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "EpochEnd")
-    fields = [node.target.id for node in end.body if isinstance(node, ast.AnnAssign)]  # type: ignore[union-attr]
+    fields = [node.target.id for node in end.body if isinstance(node, ast.AnnAssign)]
     assert [name for name, _ in columns_in(documented("run")["history.parquet"])] == fields
 
 
