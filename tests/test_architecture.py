@@ -130,12 +130,6 @@ def loaded_after(code: str, cwd: Path) -> set[str]:
     return set(finished.stdout.splitlines()[-1].split())
 
 
-def test_the_readme_names_every_module():
-    house = (ROOT / "README.md").read_text().partition("## The house")[2]
-    modules = {path.name for package in PACKAGES for path in modules_of(package)} - {"__init__.py"}
-    assert [name for name in sorted(modules) if name not in house] == []
-
-
 def test_the_options_load_nothing_heavy(tmp_path: Path):
     heavy = {"torch", "ray", "prefect", "numpy", "pyarrow", "PIL", "pycocotools", "torchvision"}
     assert not loaded_after("import jobs.options, jobs.command_line, lglm_core.rooms.room", tmp_path) & heavy

@@ -151,10 +151,10 @@ def test_what_makes_no_sense_is_refused(loader: Loader, given: dict[str, Any], c
         replace(loader, **given)
 
 
-def test_the_readmes_example_runs_as_it_is_written(
+def test_the_manuals_example_runs_as_it_is_written(
     numbered: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/manual/training.md").read_text(), re.DOTALL)
     (example,) = [block for block in blocks if "Loader(" in block]
     monkeypatch.chdir(Path(numbered.url).parent)
     exec(example, {})
