@@ -14,7 +14,7 @@ from lglm_core.errors import InputError
 from lglm_core.images.codec import MAX_BYTES
 from lglm_core.rooms.canonical import digest
 from lglm_core.rooms.manifest import Manifest
-from lglm_core.sources.source import LabelledImage, Source
+from lglm_core.sources.source import LabelledImage, Source, Unlabelled
 from lglm_core.storage.prefetch import read_ahead
 
 NAMED = 5
@@ -48,6 +48,11 @@ class NewImages:
     def keys_per_split(self) -> bool:
         """As the source has it."""
         return self.source.keys_per_split
+
+    @property
+    def unlabelled(self) -> Unlabelled:
+        """As the source has it."""
+        return self.source.unlabelled
 
     def inputs(self) -> Mapping[str, str]:
         """Those of the source, and the dataset as it is."""
@@ -89,6 +94,9 @@ class NewImages:
         every = max(1, len(self._samples) // LOOKED_AT)
         looked_at: list[LabelledImage] = []
         for image in self.source.images():
+            if image.is_unlabelled and self.unlabelled == "drop":
+                yield image  # the plan drops and counts it, whether or not it is in the dataset
+                continue
             name = self._name(image.split, image.key)
             if name in self._samples:
                 if self.standing % every == 0:

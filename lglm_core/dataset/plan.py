@@ -34,6 +34,8 @@ class Plan:
     labels: LabelVocabulary
     shards: tuple[ShardPlan, ...]
     fingerprint: str
+    unlabelled_dropped: int = 0
+    """The number of unlabelled images that the source has and the plan leaves out."""
 
     @property
     def planned(self) -> int:
@@ -61,7 +63,7 @@ def make_plan(
             vocabulary.
     """
     labels = LabelVocabulary.found(source.labels(), source.where)
-    splits = _by_split(source)
+    splits, unlabelled_dropped = _by_split(source)
     if not splits.get("train") and numbers is None:
         raise InputError(
             f"{source.where}: no picture is in the split 'train', from which is learned; "
@@ -78,13 +80,18 @@ def make_plan(
         for split, parts in divided.items()
         for number, images in enumerate(parts, start=numbers.get(split, 0))
     )
-    return Plan(labels, shards, fingerprint)
+    return Plan(labels, shards, fingerprint, unlabelled_dropped)
 
 
-def _by_split(source: LabelledImages) -> dict[str, list[LabelledImage]]:
+def _by_split(source: LabelledImages) -> tuple[dict[str, list[LabelledImage]], int]:
+    """Return the images to plan by split, and the number of unlabelled images that are dropped."""
+    dropped = 0
     splits: dict[str, list[LabelledImage]] = defaultdict(list)
     seen: dict[tuple[str, str], str] = {}
     for image in source.images():
+        if image.is_unlabelled and source.unlabelled == "drop":
+            dropped += 1
+            continue
         place = (image.split if source.keys_per_split else "", image.key)
         if place in seen:
             raise InputError(
@@ -93,7 +100,7 @@ def _by_split(source: LabelledImages) -> dict[str, list[LabelledImage]]:
             )
         seen[place] = image.source
         splits[image.split].append(image)
-    return splits
+    return splits, dropped
 
 
 def _divide(

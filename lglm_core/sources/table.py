@@ -15,7 +15,7 @@ from lglm_core import storage
 from lglm_core.errors import InputError
 from lglm_core.labels.vocabulary import LabelVocabulary
 from lglm_core.rooms.canonical import digest
-from lglm_core.sources.source import MAX_KEY_LENGTH, LabelledImage, key_of, split_of
+from lglm_core.sources.source import MAX_KEY_LENGTH, LabelledImage, Unlabelled, key_of, split_of
 
 COLUMNS = ("image", "labels")
 SPLITS = ("train", "val", "test")
@@ -45,6 +45,7 @@ class TableSource:
     """
 
     keys_per_split = False
+    unlabelled: Unlabelled = "keep"
 
     def __init__(
         self,
@@ -62,7 +63,6 @@ class TableSource:
             )
         self.table = table
         self.where = storage.redact_url(table)  # its suffix tells what it is
-        self.dropped = 0
         self.image_root = image_root
         self.validation_share = validation_share
         self.split_seed = split_seed

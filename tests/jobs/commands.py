@@ -217,5 +217,5 @@ def make_dataset(source: Any, out: Path, *, max_samples_per_shard: int = 1000) -
     receipts = [write_shard(shard, plan.labels, str(out)) for shard in plan.shards]
     recipe = Provenance("dataset", source.inputs(), options)
     duplicates = find_duplicates(receipts)
-    commit_dataset(str(out), recipe, plan, receipts, dropped=source.dropped, duplicates=duplicates)
+    commit_dataset(str(out), recipe, plan, receipts, dropped=plan.unlabelled_dropped, duplicates=duplicates)
     return out

@@ -26,7 +26,7 @@ from lglm_core.model.config import LglmConfig
 from lglm_core.model.head import LabelKnowledge
 from lglm_core.model.heads import build_head
 from lglm_core.model.recogniser import Recogniser
-from lglm_core.sources.source import LabelledImage
+from lglm_core.sources.source import LabelledImage, Unlabelled
 
 Encode = Callable[..., bytes]
 
@@ -58,7 +58,7 @@ class ListedSource:
 
     names: tuple[str, ...]
     listed: tuple[LabelledImage, ...]
-    dropped: int = 0
+    unlabelled: Unlabelled = "keep"
     keys_per_split: bool = False
     where: str = "the list"
 
