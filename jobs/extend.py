@@ -117,7 +117,7 @@ def _embeddings(
         )
     worded = [column for column, origin in enumerate(before.origin) if origin in ("glove", "alias")]
     named = {before.labels[column]: " ".join(before.words[column]) for column in worded}
-    found = name_vectors([*named, *options.label], options.glove, aliases=named | aliases)
+    found = name_vectors([*named, *options.label], options.glove, alias=named | aliases)
     known = len(worded)
     same = found.vectors.shape[1] == before.vectors.shape[1] and np.allclose(
         found.vectors[:known], before.vectors[worded], rtol=1e-4, atol=1e-5

@@ -109,8 +109,8 @@ def _embed(
     if not options.glove:
         return cooccurrence_embeddings(dataset.labels, dataset.split("train").targets), {}
     if options.oov != "cooccurrence":
-        return glove_embeddings(dataset.labels, options.glove, aliases=aliases, oov=options.oov), {}
-    embeddings = glove_embeddings(dataset.labels, options.glove, aliases=aliases, oov="zero")
+        return glove_embeddings(dataset.labels, options.glove, alias=aliases, oov=options.oov), {}
+    embeddings = glove_embeddings(dataset.labels, options.glove, alias=aliases, oov="zero")
     return fill_by_cooccurrence(embeddings, dataset.split("train").targets), {}
 
 

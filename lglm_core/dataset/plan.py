@@ -62,7 +62,7 @@ def make_plan(
         InputError: two pictures have one key, or there is none in the split ``train``; or the labels make no
             vocabulary.
     """
-    labels = LabelVocabulary.found(source.labels(), source.where)
+    labels = LabelVocabulary.from_names(source.labels(), source.where)
     splits, unlabelled_dropped = _by_split(source)
     if not splits.get("train") and numbers is None:
         raise InputError(

@@ -212,7 +212,7 @@ class TableSource:
             lines = data.decode("utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise InputError(f"{url}: not UTF-8 text ({error.reason})") from error
-        return LabelVocabulary.found((line.strip() for line in lines if line.strip()), url)
+        return LabelVocabulary.from_names((line.strip() for line in lines if line.strip()), url)
 
 
 def _text_of(cell: Any) -> str:
