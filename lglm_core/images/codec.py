@@ -76,7 +76,7 @@ class ImageInfo:
 
 
 @contextmanager
-def _reasons() -> Iterator[None]:
+def _as_unreadable() -> Iterator[None]:
     """Turn every exception that Pillow raises into an :class:`UnreadableImage`."""
     try:
         yield
@@ -92,7 +92,7 @@ def _open_header(data: bytes) -> Image.Image:
     """Open an image without decoding it; refuse it if it is too large or its range of values is unknown."""
     if not data:
         raise UnreadableImage("empty", "0 bytes")
-    with _reasons():
+    with _as_unreadable():
         image = Image.open(io.BytesIO(data), formats=_formats())
     _refuse_too_large(image.width, image.height)
     if image.mode in ("I", "F") and not _has_sixteen_bits(image):
@@ -154,7 +154,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
 def _decode(data: bytes, least_side: int | None = None) -> Image.Image:
     """Decode all of an image; a JPEG perhaps at 1/2, 1/4 or 1/8 of its size, no side below *least_side*."""
     image = _open_header(data)
-    with _reasons():
+    with _as_unreadable():
         if least_side:
             image.draft(None, (least_side, least_side))
         image.load()
@@ -162,7 +162,7 @@ def _decode(data: bytes, least_side: int | None = None) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return an image's orientation, 1 to 8, from EXIF or, if that has none, from XMP; 1 if both are broken.
+    """Return an image's orientation, 1 to 8, from EXIF or, if that has none, from XMP; by default 1.
 
     All code that needs an orientation gets it here.
     """
@@ -179,7 +179,7 @@ def inspect(data: bytes) -> ImageInfo:
     Raises:
         UnreadableImage: The image cannot be decoded to its end.
     """
-    return _info(_decode(data))
+    return _upright_size(_decode(data))
 
 
 def inspect_header(data: bytes) -> ImageInfo:
@@ -199,10 +199,10 @@ def inspect_header(data: bytes) -> ImageInfo:
         return inspect(data)
     if image.format == "PNG" and not any(mark in data for mark in PNG_ORIENTATION_MARKS):
         return ImageInfo(*image.size)
-    return _info(image)
+    return _upright_size(image)
 
 
-def _info(image: Image.Image) -> ImageInfo:
+def _upright_size(image: Image.Image) -> ImageInfo:
     width, height = image.size
     if _orientation(image) >= 5:  # stored on its side
         width, height = height, width
@@ -243,7 +243,7 @@ def to_rgb(data: bytes, least_side: int | None = None) -> Image.Image:
         UnreadableImage: The image cannot be decoded to its end.
     """
     image = _decode(data, least_side)
-    with _reasons():
+    with _as_unreadable():
         upright = _to_eight_bits(image) if _has_sixteen_bits(image) else image.convert("RGB")
         transposition = ORIENTATIONS.get(_orientation(image))
         upright = (upright if transposition is None else upright.transpose(transposition)).convert("RGB")

@@ -21,7 +21,7 @@ def parse_aliases(alias: Iterable[str], names: Collection[str] = ()) -> dict[str
     Raises:
         InputError: An item is no such pair, or a label is given twice.
     """
-    return _by_label([_split(pair, names, f"`alias` {pair!r}") for pair in alias], "`alias`")
+    return _to_dict([_split(pair, names, f"`alias` {pair!r}") for pair in alias], "`alias`")
 
 
 def read_aliases(url: str, names: Collection[str] = ()) -> dict[str, str]:
@@ -37,7 +37,7 @@ def read_aliases(url: str, names: Collection[str] = ()) -> dict[str, str]:
     except UnicodeDecodeError as error:
         raise InputError(f"{storage.redact_url(url)}: not UTF-8 text ({error.reason})") from error
     pairs = _parse_json(text, url) if text.lstrip().startswith("{") else _parse_lines(text, names, url)
-    return _by_label(pairs, storage.redact_url(url))
+    return _to_dict(pairs, storage.redact_url(url))
 
 
 def refuse_unknown(aliases: Iterable[str], names: Sequence[str], where: str, *, of: str = "labels") -> None:
@@ -55,7 +55,7 @@ def refuse_unknown(aliases: Iterable[str], names: Sequence[str], where: str, *, 
             raise InputError(f"{where}: {label!r} is none of the {len(names)} {of}; closest: {closest}")
 
 
-def _by_label(pairs: Iterable[Pair], where: str) -> dict[str, str]:
+def _to_dict(pairs: Iterable[Pair], where: str) -> dict[str, str]:
     aliases: dict[str, str] = {}
     for label, words in pairs:
         if label in aliases:
@@ -76,7 +76,7 @@ def _parse_json(text: str, url: str) -> list[Pair]:
             raise InputError(
                 f"{storage.redact_url(url)}: {label!r} has {json.dumps(words)}; a text was expected, of words"
             )
-    return [_stripped(label, words, f"{storage.redact_url(url)}: {label!r}") for label, words in pairs]
+    return [_strip(label, words, f"{storage.redact_url(url)}: {label!r}") for label, words in pairs]
 
 
 def _parse_lines(text: str, names: Collection[str], url: str) -> list[Pair]:
@@ -90,7 +90,7 @@ def _parse_lines(text: str, names: Collection[str], url: str) -> list[Pair]:
 
 def _split(pair: str, names: Collection[str], where: str) -> Pair:
     label = _known_label(pair, names) or pair.partition("=")[0]
-    return _stripped(label, pair[len(label) + 1 :], where)
+    return _strip(label, pair[len(label) + 1 :], where)
 
 
 def _known_label(pair: str, names: Collection[str]) -> str | None:
@@ -100,7 +100,7 @@ def _known_label(pair: str, names: Collection[str]) -> str | None:
     return next((candidate for candidate in candidates if candidate.strip() in names), None)
 
 
-def _stripped(label: str, words: str, where: str) -> Pair:
+def _strip(label: str, words: str, where: str) -> Pair:
     if not label.strip() or not words.strip():
         raise InputError(f"{where}: expected 'label=words', such as 'cell phone=phone'")
     return label.strip(), words.strip()

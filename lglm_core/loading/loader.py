@@ -88,13 +88,14 @@ class Loader:
 
     def __post_init__(self) -> None:
         if isinstance(self.split, str):
-            raise InputError(f"split {self.split!r} is a name; give dataset.split({self.split!r})")
+            raise InputError(f"`split` {self.split!r} is a name; give dataset.split({self.split!r})")
         for name in ("image_size", "batch_size", "world_size", "threads"):
             if getattr(self, name) < 1:
-                raise InputError(f"{name} {getattr(self, name)}: 1 or more was expected")
+                raise InputError(f"`{name}` {getattr(self, name)}: 1 or more was expected")
         if not 0 <= self.rank < self.world_size:
             raise InputError(
-                f"rank {self.rank}: with world_size {self.world_size}, ranks are 0 to {self.world_size - 1}"
+                f"`rank` {self.rank}: with `world_size` {self.world_size}, "
+                f"ranks are 0 to {self.world_size - 1}"
             )
 
     @property
@@ -141,7 +142,7 @@ class Loader:
             ahead: deque[tuple[Batch, list[Future[None]]]] = deque()
             try:
                 for batch_slice in batch_slices(order, self.batch_size, self.rank, self.world_size, first):
-                    batch = self._empty(batch_slice, targets)
+                    batch = self._allocate(batch_slice, targets)
                     views = list(zip(batch_slice.rows.tolist(), batch.images, strict=True))
                     per_task = max(1, min(MAX_IMAGES_PER_TASK, len(views) // (2 * self.threads)))
                     tasks = [
@@ -150,13 +151,13 @@ class Loader:
                     ]
                     ahead.append((batch, tasks))
                     if len(ahead) > BATCHES_AHEAD:
-                        yield _filled(*ahead.popleft())
+                        yield _when_filled(*ahead.popleft())
                 while ahead:
-                    yield _filled(*ahead.popleft())
+                    yield _when_filled(*ahead.popleft())
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _empty(self, batch_slice: BatchSlice, targets: Tensor) -> Batch:
+    def _allocate(self, batch_slice: BatchSlice, targets: Tensor) -> Batch:
         """Return a batch whose images are uninitialised memory."""
         shape = (len(batch_slice.rows), 3, self.image_size, self.image_size)
         with torch.inference_mode(False):  # other threads must be allowed to write into the tensor
@@ -191,7 +192,7 @@ class Loader:
             self.augmentation.view(image, self.image_size, rng, view)
 
 
-def _filled(batch: Batch, tasks: "list[Future[None]]") -> Batch:
+def _when_filled(batch: Batch, tasks: "list[Future[None]]") -> Batch:
     """Wait for all images of a batch at once: each wait briefly holds up the decoding threads."""
     wait(tasks)
     for task in tasks:

@@ -64,7 +64,7 @@ def interval(
         RunError: No image has any label.
     """
     (resampled,) = _resampled_maps([scores], targets, resamples, seed)
-    shifted = _middle(resampled - np.median(resampled) + _measured_map(scores, targets))
+    shifted = _middle_interval(resampled - np.median(resampled) + _measured_map(scores, targets))
     return Interval(max(shifted.low, 0.0), min(shifted.high, 1.0))
 
 
@@ -86,7 +86,7 @@ def compare(
     first_map, second_map = (_measured_map(scores, targets) for scores in (first, second))
     resampled_first, resampled_second = _resampled_maps([first, second], targets, resamples, seed)
     differences = resampled_first - resampled_second
-    middle = _middle(differences)
+    middle = _middle_interval(differences)
     return Comparison(float(first_map - second_map), middle.low, middle.high, float((differences > 0).mean()))
 
 
@@ -122,6 +122,6 @@ def _occurrences(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]
         yield weights
 
 
-def _middle(values: np.ndarray) -> Interval:
+def _middle_interval(values: np.ndarray) -> Interval:
     low, high = np.quantile(values, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
     return Interval(float(low), float(high))

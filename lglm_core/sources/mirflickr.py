@@ -10,7 +10,7 @@ from lglm_core.rooms.canonical import digest
 from lglm_core.sources.source import LabelledImage, Unlabelled
 
 IMAGES = 25_000
-# Labels for what an image potentially shows, and, in lists that end in _r1, for what it is relevant to.
+# Labels of what may be seen in an image and, in lists that end in _r1, of what the image is about.
 POTENTIAL = (
     *("animals", "baby", "bird", "car", "clouds", "dog", "female", "flower", "food", "indoor", "lake"),
     *("male", "night", "people", "plant_life", "portrait", "river", "sea", "sky", "structures", "sunset"),

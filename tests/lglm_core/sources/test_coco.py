@@ -121,7 +121,7 @@ def test_the_year_is_found(write: Write):
     assert {image.source.partition("/")[0] for image in source.images()} == {"train2014", "val2014"}
 
 
-def test_two_years_ask_which(write: Write):
+def test_a_root_with_two_years_asks_for_the_year(write: Write):
     write(year="2014")
     root = write(year="2017")
     with pytest.raises(InputError, match="holds COCO 2014 and 2017; choose one with `year`"):
@@ -189,7 +189,7 @@ def test_the_order_in_which_categories_are_listed_does_not_matter(write: Write):
 
 
 def test_two_pictures_with_one_id_are_refused(write: Write):
-    """Else one of them would be lost without a word."""
+    """Otherwise one of them would be lost silently."""
     twice = TRAIN | {"images": [*TRAIN["images"], picture(9) | {"file_name": "other.jpg"}]}
     source = CocoSource(str(write(train=twice)))
     with pytest.raises(InputError, match=r"instances_train2017\.json: .*\b9\b"):
@@ -197,7 +197,7 @@ def test_two_pictures_with_one_id_are_refused(write: Write):
 
 
 def test_a_file_listed_under_two_ids_is_refused(write: Write):
-    """Their labels would stand beside each other under one key."""
+    """Otherwise one key would have two sets of labels."""
     twice = TRAIN | {"images": [*TRAIN["images"], picture(9) | {"id": 10}]}
     with pytest.raises(InputError, match="000000000009"):
         make_plan(CocoSource(str(write(train=twice))), 10)
@@ -232,7 +232,7 @@ def test_a_key_does_not_depend_on_which_pictures_have_labels(write: Write):
     assert dropped["train2017/a.jpg"] == kept["train2017/a.jpg"] == key_of("a.jpg")
 
 
-def test_inputs_are_the_digests_of_both_files_without_their_place(write: Write):
+def test_inputs_are_the_digests_of_both_files_without_their_location(write: Write):
     import hashlib
 
     root = write()
@@ -242,7 +242,7 @@ def test_inputs_are_the_digests_of_both_files_without_their_place(write: Write):
     assert CocoSource(str(root)).inputs() == expected
 
 
-def test_what_becomes_of_unlabelled_pictures_is_an_option(write: Write):
+def test_keeping_or_dropping_unlabelled_pictures_is_an_option(write: Write):
     root = str(write())
     assert CocoSource(root).options() != CocoSource(root, unlabelled="drop").options()
 
@@ -272,14 +272,14 @@ def test_pictures_left_without_an_annotation_that_counts_are_unlabelled(write: W
 
 
 @pytest.mark.parametrize(("options", "name"), [({"crowds": "drop"}, "iscrowd"), ({"min_area": 1}, "area")])
-def test_what_a_filter_goes_by_must_be_there(write: Write, options: Any, name: str):
+def test_a_field_that_a_filter_needs_must_exist(write: Write, options: Any, name: str):
     without = {key: value for key, value in annotation(7, 9, 18).items() if key != name}
     source = CocoSource(str(write(TRAIN | {"annotations": [without]})), **options)
     with pytest.raises(InputError, match=rf"instances_train2017\.json: annotation 7 has no number '{name}'"):
         list(source.images())
 
 
-def test_packed_annotations_are_the_same_dataset(write: Write):
+def test_compressed_annotations_are_the_same_dataset(write: Write):
     plain = CocoSource(str(write()))
     expected = list(plain.images()), plain.inputs(), plain.options()
     for path in Path(plain.root, "annotations").iterdir():
@@ -290,7 +290,7 @@ def test_packed_annotations_are_the_same_dataset(write: Write):
 
 
 @pytest.mark.parametrize("keep", [5, 10, 60])
-def test_a_packed_file_that_was_cut_is_refused_by_name(write: Write, keep: int):
+def test_a_truncated_compressed_file_is_refused_by_name(write: Write, keep: int):
     root = write()
     path = root / "annotations" / "instances_val2017.json"
     Path(f"{path}.gz").write_bytes(gzip.compress(path.read_bytes())[:keep])
@@ -327,5 +327,5 @@ def test_real_coco_has_80_labels_and_5_pictures_without():
 
 
 @needs_real_coco
-def test_every_picture_of_real_coco_is_there():
+def test_every_picture_of_real_coco_exists():
     assert all(Path(image.uri).is_file() for image in CocoSource(str(REAL)).images())

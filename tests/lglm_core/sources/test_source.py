@@ -6,7 +6,7 @@ from lglm_core.sources.source import LabelledImage, key_of, split_of
 
 
 @pytest.mark.parametrize("name", ["000000000009", "IMG_12-b"])
-def test_a_sound_name_is_its_own_key(name: str):
+def test_a_valid_name_is_its_own_key(name: str):
     assert key_of(name) == name
 
 

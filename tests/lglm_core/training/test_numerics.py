@@ -52,7 +52,7 @@ def vectors() -> Tensor:
     """Vectors of COCO's names; where no file is, drawn ones with such norms and as much in common."""
     if GLOVE.exists():
         aliases = {"cell phone": "phone", "parking meter": "street sign"}
-        embeddings = glove_embeddings(LabelVocabulary(COCO), str(GLOVE), aliases=aliases, oov="zero")
+        embeddings = glove_embeddings(LabelVocabulary(COCO), str(GLOVE), alias=aliases, oov="zero")
         return torch.from_numpy(embeddings.vectors)
     rng = torch.Generator().manual_seed(0)
     common, own = torch.randn(1, 300, generator=rng), torch.randn(LABELS, 300, generator=rng)
