@@ -23,6 +23,14 @@ OptionsType = TypeVar("OptionsType", bound=Options)
 Choices = Mapping[str, type[Options]]
 
 
+class _Formatter(argparse.HelpFormatter):
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        """Show by dots alone that an option takes several values; brackets mark what is optional."""
+        if action.nargs == argparse.ONE_OR_MORE:
+            return f"{action.metavar} ..."
+        return super()._format_args(action, default_metavar)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Refuse in one line, with exit code 2."""
@@ -100,7 +108,8 @@ def _refusal(fault: ErrorDetails, kind: type[Options], files: Mapping[str, str])
     if fault["type"] == "extra_forbidden":
         return f"{where}{_unknown_option(flag(name), kind)}"
     message = with_flags(fault["msg"][0].lower() + fault["msg"][1:], kind)
-    return f"{where}{flag(name)}: {fault['input']!r} was given; {message}"
+    hint = did_you_mean(str(fault["input"]), _words(kind.model_fields[name]))
+    return f"{where}{flag(name)}: {fault['input']!r} was given; {message}{hint}"
 
 
 def flag(name: str) -> str:
@@ -152,10 +161,8 @@ def _choose(command: str, choices: Choices, argv: Sequence[str]) -> Sequence[str
     if not name or name.startswith("-"):
         parser.error(f"the source of the pictures comes first: {usage}")
     if name not in choices:
-        hint = (
-            did_you_mean(name, {choice: choice for choice in choices})
-            or f"; the sources are {', '.join(choices)}"
-        )
+        known = {choice: choice for choice in choices}
+        hint = did_you_mean(name, known) or f"; the sources are {', '.join(choices)}"
         parser.error(f"unknown source {name!r}{hint}")
     return argv
 
@@ -170,6 +177,7 @@ def _parser(command: str, kind: type[Options]) -> argparse.ArgumentParser:
         prog=command,
         usage=" ".join([command, *required, "[options]"]),
         description=kind.__doc__,
+        formatter_class=_Formatter,
         allow_abbrev=False,
         add_help=False,
     )
@@ -205,9 +213,13 @@ def _is_repeated(info: FieldInfo) -> bool:
 
 
 def _metavar(name: str, info: FieldInfo) -> str:
-    choices = [choice for part in (info.annotation, *get_args(info.annotation)) for choice in get_args(part)]
-    texts = [choice for choice in choices if isinstance(choice, str)]
-    return "|".join(dict.fromkeys(texts)) or name.upper()
+    return "|".join(_words(info)) or name.upper()
+
+
+def _words(info: FieldInfo) -> dict[str, str]:
+    """Return the words that an option chooses from, each as its own key; none where it takes any value."""
+    values = [value for part in (info.annotation, *get_args(info.annotation)) for value in get_args(part)]
+    return {value: value for value in values if isinstance(value, str)}
 
 
 def _help(info: FieldInfo, kind: type[Options]) -> str:

@@ -25,7 +25,7 @@ EXCEPTIONS = {
         *("ray.exceptions", "ray.exceptions.AuthenticationError"),
     )
 }
-OPEN_TO_PIPELINES = {"jobs.options", "jobs.command_line"}
+OPEN_TO_PIPELINES = {"jobs.options", "jobs.arguments", "jobs.command_line"}
 VERBS = (
     *(
         "shard",
