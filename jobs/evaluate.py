@@ -67,8 +67,10 @@ def _never_trained(metrics: Mapping[str, Any]) -> str:
 def _evaluate(options: Evaluate, inputs: SplitInputs, room: Room[EvaluationManifest]) -> EvaluationManifest:
     from lglm_core.dataset.reader import Dataset
     from lglm_core.metrics.multi_label import evaluate
+    from lglm_core.metrics.per_label import per_label_table
     from lglm_core.model.bundle import load_bundle
-    from lglm_core.pages.evaluation import per_class_table, report
+    from lglm_core.pages.report import report_page
+    from lglm_core.pages.report_data import gather_report
 
     folder = room.path("predictions")
     write_split_parts(Predictions, options, inputs, room, folder)
@@ -77,17 +79,17 @@ def _evaluate(options: Evaluate, inputs: SplitInputs, room: Room[EvaluationManif
     dataset = Dataset.open(options.dataset, fingerprint=inputs.dataset.fingerprint)
     split = dataset.split(options.split)
     metrics: dict[str, Any] = evaluate(scores, split.targets, list(dataset.labels), dataset.training_shares())
-    per_class = per_class_table(scores, split.targets, dataset.labels)
+    per_label = per_label_table(scores, split.targets, dataset.labels)
     bundle = load_bundle(options.model)
     if untrained := [name for name in bundle.untrained if name in dataset.labels.names]:
-        ap = per_class.column("ap").to_pylist()
+        ap = per_label.column("ap").to_pylist()
         found = [ap[dataset.labels.column(name)] for name in untrained]
         known = [value for value in found if value is not None]
         metrics["untrained_labels"] = untrained
         metrics["untrained_mAP"] = sum(known) / len(known) if known else None
-    storage.write_parquet(room.path("per_class.parquet"), per_class)
-    page = report(bundle, inputs.model, dataset, split, scores, metrics, per_class)
-    room.write("report.html", page.encode())
+    room.write("per_class.parquet", storage.to_parquet(per_label))
+    report = gather_report(bundle, inputs.model, dataset, split, scores, metrics, per_label)
+    room.write("report.html", report_page(report).encode())
     room.write("metrics.json", to_json(metrics))
     return room.commit(
         EvaluationManifest(

@@ -15,6 +15,7 @@ from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.make_room import make_room
 from jobs.options import Export
+from jobs.tag import CARD_USAGE
 from lglm_core import storage
 from lglm_core.errors import InputError
 from lglm_core.rooms import EvaluationManifest, ModelManifest, Provenance, Room, read_json, require
@@ -56,11 +57,11 @@ def _evaluation(options: Export, model: ModelManifest) -> dict[str, str]:
 
 def _export(options: Export, trained: ModelManifest, room: Room[ModelManifest]) -> ModelManifest:
     _refuse_without_onnx()
-    from lglm_core.inference.export import folded, to_onnx
+    from lglm_core.inference.export import folded_model, to_onnx
     from lglm_core.model.bundle import load_bundle, save_bundle
 
     bundle = load_bundle(options.model)
-    model = folded(bundle.model)
+    model = folded_model(bundle.model)
     metrics: dict[str, Any] | None = None
     if options.evaluation is not None:
         metrics = read_json(storage.join(options.evaluation, "metrics.json"))
@@ -84,6 +85,7 @@ def _export(options: Export, trained: ModelManifest, room: Room[ModelManifest]) 
         thresholds=bundle.thresholds,
         untrained=bundle.untrained,
         history=trained.history,
+        usage=CARD_USAGE,
         metrics=metrics,
         extra_files=files,
     )

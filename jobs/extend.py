@@ -11,6 +11,7 @@ from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.make_room import make_room
 from jobs.options import Extend
+from jobs.tag import CARD_USAGE
 from lglm_core import storage
 from lglm_core.errors import InputError
 from lglm_core.labels.aliases import parse_aliases, read_aliases, refuse_unknown
@@ -101,6 +102,7 @@ def _extend(
         thresholds=[*bundle.thresholds, *[DEFAULT_THRESHOLD] * len(options.label)],
         untrained=[*bundle.untrained, *options.label],
         history=trained.history,
+        usage=CARD_USAGE,
     )
 
 

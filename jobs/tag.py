@@ -23,6 +23,8 @@ from lglm_core.rooms import ModelManifest, Provenance, Room, TagsManifest, diges
 from lglm_core.storage.location import StoredFile
 
 LABELS_NAMED = 5
+CARD_USAGE = "lglm tag --model . --images FOLDER --out TAGS"
+"""How a model card shows the use of the model beside it."""
 SCHEMA = pa.schema(
     {
         "uri": pa.string(),

@@ -18,6 +18,7 @@ from jobs.make_room import make_room
 from jobs.options import Train
 from jobs.training_inputs import TrainingInputs, embeddings_room, open_inputs, warn_without_validation
 from jobs.training_log import epoch_line, resumed_line, step_lines
+from jobs.tag import CARD_USAGE
 from lglm_core import storage
 from lglm_core.errors import InputError
 from lglm_core.rooms import (
@@ -197,6 +198,7 @@ def _save_model(
         preprocessing=model.backbone.preprocessing(recipe.image_size),
         facts=facts,
         history=epochs,
+        usage=CARD_USAGE,
     )
 
 

@@ -23,7 +23,7 @@ def epoch_line(end: "EpochEnd", epochs: int) -> str:
 def resumed_line(training: "TrainingRun") -> str:
     """Return the line that reports from where a resumed training continues."""
     position = f"after {len(training.history)} of {training.recipe.epochs} epochs"
-    if within := training.within:
+    if within := training.progress:
         position += f" and {within.steps} of {training.training.steps} steps"
     return f"resumes {position}"
 
