@@ -21,7 +21,7 @@ from jobs.arguments import Choices, parse, with_flags
 from jobs.options import Options
 from lglm_core import __version__, storage
 from lglm_core.errors import DamageError, InputError, RunError
-from lglm_core.rooms import lease
+from lglm_core.rooms import release_all
 
 REQUIRED_VERSION = "LGLM_REQUIRED_VERSION"
 """Environment variable by which a flow tells a job on a cluster which lglm it expects to find there."""
@@ -83,7 +83,7 @@ def main(
     except Exception as error:  # the one place where an error becomes a line
         return _report(verb, error, kind)
     finally:
-        lease.release_all()
+        release_all()
     print(outcome.summary)
     if as_json:
         result = {

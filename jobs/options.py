@@ -3,6 +3,7 @@
 The module imports nothing heavy, so that help, refusals and flows start fast.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
@@ -34,6 +35,8 @@ class Options(BaseModel):
     """Base of all options: they are frozen, and an unknown one is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    now_verbs: ClassVar[Mapping[str, str]] = {}
+    """Flags of earlier versions, and the verb that does now what each of them did."""
 
     def absolute(self) -> Self:
         """Return the same options with absolute paths, for processes in another working directory."""
@@ -162,6 +165,8 @@ class ShardToy(WriteDataset):
 
 class ShardSource(WriteDataset, Source):
     """Write the labelled pictures of a source as a sharded dataset."""
+
+    now_verbs = {"--append": "append", "--extend-labels": "append", "--retry-rejected": "retry"}
 
 
 class AppendSource(WriteDataset, Source):

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from lglm_core.dataset.writer import DatasetWriter
     from lglm_core.rooms import DatasetManifest, Provenance
 
-RETIRED = {"--append": "append", "--extend-labels": "append", "--retry-rejected": "retry"}
-"""Options that are verbs of their own now."""
-
 
 def run(options: WriteDataset) -> Outcome:
     """Write the dataset, or what is missing of it, unless it is complete."""

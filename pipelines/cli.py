@@ -11,6 +11,8 @@ from typing import Any
 
 JOBS = {
     "shard": "write labelled pictures as a sharded dataset",
+    "append": "add to a dataset what its source has more",
+    "retry": "read the pictures again that a dataset has rejected",
     "verify": "check a dataset against what was written",
     "dataset": "describe a dataset, as text and as a page",
     "label-embeddings": "make a vector for each label of a dataset",

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.cli import JOBS
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("lglm_core", "jobs", "pipelines")
 OUT_OF_BOUNDS = {
@@ -26,22 +28,7 @@ EXCEPTIONS = {
     )
 }
 OPEN_TO_PIPELINES = {"jobs.options", "jobs.arguments", "jobs.command_line"}
-VERBS = (
-    *(
-        "shard",
-        "verify",
-        "label_embeddings",
-        "train",
-        "evaluate",
-        "embed",
-        "search",
-        "explain",
-        "extend",
-        "tag",
-        "export",
-    ),
-    *("complexity", "dataset"),
-)
+VERBS = tuple(verb.replace("-", "_") for verb in JOBS)
 
 
 def modules_of(package: str) -> list[Path]:

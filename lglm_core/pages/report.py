@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lglm_core.pages.charts import Panel, panel, ring
-from lglm_core.rooms import EpochRecord
 from lglm_core.pages.rendering import is_number, render, script
+from lglm_core.rooms import EpochRecord
 
 THRESHOLD = 0.5
 BARS_PER_END = 50

@@ -126,15 +126,6 @@ def test_dropped_unlabelled_pictures_are_neither_compared_nor_counted_as_known(
     assert (plan.unlabelled_dropped, found.known) == (2, 0)
 
 
-def test_dropped_unlabelled_pictures_are_neither_compared_nor_known(first: Dataset, listed: Listed):
-    """s0 had a label when it was added, and has none now."""
-    source = replace(listed({"s0": [], "s7": [], "s8": ["a"]}), unlabelled="drop")
-    addition = NewImages(source, first)
-    plan = make_plan(addition, 2, numbers=addition.numbers())
-    assert [[image.key for image in shard.images] for shard in plan.shards] == [["s8"]]
-    assert (plan.unlabelled_dropped, addition.standing) == (2, 0)
-
-
 def test_one_key_in_two_splits_is_refused_where_it_names_one_picture(listed: Listed, listed_source: Listed):
     images = (*listed({"s7": []}).listed, *listed({"s7": []}, split="val").listed)
     with pytest.raises(InputError, match="both get the key 's7'"):

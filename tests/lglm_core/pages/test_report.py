@@ -71,7 +71,11 @@ def small_report() -> Report:
         ],
         examples=[example("coco_1")],
         hardest=[example("coco_2")],
-        history=[EpochRecord(1, 2.5, None, 30.04), EpochRecord(2, 1.25, 60.04, 31.0), EpochRecord(3, 0.9, 58.8, 31.5)],
+        history=[
+            EpochRecord(1, 2.5, None, 30.04),
+            EpochRecord(2, 1.25, 60.04, 31.0),
+            EpochRecord(3, 0.9, 58.8, 31.5),
+        ],
         graph=[("dog", "person", 0.4321), ("cat", "dog", -0.1234)],
         facts={"Backbone": "ResNet-101", "Fingerprint": "9f2c51ab"},
     )

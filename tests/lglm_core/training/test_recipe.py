@@ -134,9 +134,7 @@ def test_a_g_that_does_not_divide_m_is_refused():
 
 
 def test_ridge_on_a_backbone_that_trains_is_refused():
-    with pytest.raises(
-        ValidationError, match=r"head ridge is solved on .* fixed backbone; add `freeze_back"
-    ):
+    with pytest.raises(ValidationError, match=r"head ridge is solved on .* fixed backbone; add `freeze_back"):
         TrainingRecipe(head="ridge")
 
 
