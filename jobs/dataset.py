@@ -119,7 +119,7 @@ def _label_rows(statistics: "DatasetStatistics", heading: str, columns: Sequence
 
     compared = statistics.splits[:COMPARED]
     yield [heading, *(cell for split in compared for cell in (split.name, ""))]
-    shares = [100 * split.shares for split in compared]
+    shares = [100 * split.prevalence for split in compared]
     for column in columns:
         row = [fitted(statistics.labels[column], NAME_WIDTH)]
         for split, each in zip(compared, shares, strict=True):
@@ -195,7 +195,7 @@ def _split_record(split: "SplitStatistics") -> dict[str, Any]:
 
 
 def _label_records(statistics: "DatasetStatistics") -> Iterator[dict[str, Any]]:
-    measured = [(split, split.shares.tolist(), split.known.tolist()) for split in statistics.splits]
+    measured = [(split, split.prevalence.tolist(), split.known.tolist()) for split in statistics.splits]
     for column, label in enumerate(statistics.labels):
         yield {
             "label": label,

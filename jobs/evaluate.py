@@ -78,7 +78,9 @@ def _evaluate(options: Evaluate, inputs: SplitInputs, room: Room[EvaluationManif
     scores = matrix(predictions, "scores")
     dataset = Dataset.open(options.dataset, fingerprint=inputs.dataset.fingerprint)
     split = dataset.split(options.split)
-    metrics: dict[str, Any] = evaluate(scores, split.targets, list(dataset.labels), dataset.training_shares())
+    metrics: dict[str, Any] = evaluate(
+        scores, split.targets, list(dataset.labels), dataset.training_prevalence()
+    )
     per_label = per_label_table(scores, split.targets, dataset.labels)
     bundle = load_bundle(options.model)
     if untrained := [name for name in bundle.untrained if name in dataset.labels.names]:

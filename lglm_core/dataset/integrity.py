@@ -1,4 +1,4 @@
-"""Is a dataset still what was written? Quickly by names and sizes, or byte by byte."""
+"""Whether a dataset still is what was written: quickly by names and sizes, or byte by byte."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -17,18 +17,18 @@ from lglm_core.storage.prefetch import read_ahead
 CHUNK = 1 << 20
 OTHER_BYTES = "its bytes are not those that were written (their sha256 differs)"
 REMEDY = (
-    "remove what is left of it and run the same lglm shard again, which writes it anew; in a dataset that "
-    "was added to, bring back a copy"
+    "remove what is left of it and write the dataset again from the same source, which writes only what is "
+    "missing; in a dataset that was appended to, bring back a copy"
 )
 NEVER_DECODED = (
-    "though its bytes are those that were written: it was taken by its header alone, or by an older lglm; "
-    "shard anew with --verify decode, which rejects it"
+    "though its bytes are those that were written: only its header was checked, or an older version "
+    "wrote it; write a new dataset with `verify` = decode, which rejects it"
 )
 
 
 @dataclass(frozen=True)
 class Damage:
-    """What is wrong with one file of the dataset, or with one ``sample`` in it."""
+    """What is wrong with one file of a dataset, or with one ``sample`` in it."""
 
     file: str
     problem: str
@@ -39,7 +39,7 @@ class Damage:
 
 
 def written_files(manifest: DatasetManifest) -> dict[str, FileRecord]:
-    """What the manifest says of every file beside it: name → ``bytes``, ``sha256``."""
+    """Return size and digest of every file that the manifest lists, by name."""
     shards = manifest.shards
     return {
         **manifest.files,
@@ -49,7 +49,7 @@ def written_files(manifest: DatasetManifest) -> dict[str, FileRecord]:
 
 
 def check_sizes(url: str, manifest: DatasetManifest) -> list[Damage]:
-    """Return the files that are missing, or of another size than was written; opens none of them."""
+    """Return the files that are missing or of another size than was written, without opening any."""
     found = {file.name: file.size for file in storage.list_files(url)}
     damages = []
     for name, written in written_files(manifest).items():
@@ -61,14 +61,18 @@ def check_sizes(url: str, manifest: DatasetManifest) -> list[Damage]:
 
 
 def untracked_files(url: str, manifest: DatasetManifest) -> list[str]:
-    """Return the files the manifest does not know: foreign ones, or of an addition in the making."""
+    """Return the files that the manifest does not list: somebody else's, or those of an unfinished append."""
     known = {*written_files(manifest), *rooms.OWN_FILES}
     found = [file.name for file in storage.list_files(url)]
     return [name for name in found if name not in known]
 
 
 def read_checked(url: str, name: str, written: FileRecord) -> bytes:
-    """Read a whole file of the dataset; refuse, by name, bytes that are not those that were written."""
+    """Read a whole file of the dataset.
+
+    Raises:
+        DamageError: its bytes are not those that were written.
+    """
     data = storage.read_bytes(storage.join(url, name))
     if rooms.digest(data) != written.sha256:
         raise DamageError(f"{storage.join(url, name)}: {OTHER_BYTES}; {REMEDY}")
@@ -76,9 +80,9 @@ def read_checked(url: str, name: str, written: FileRecord) -> bytes:
 
 
 def check_files(url: str, manifest: DatasetManifest, names: Iterable[str]) -> list[Damage]:
-    """Read files whole; return those whose bytes are not those that were written.
+    """Read whole files and return those whose bytes are not those that were written.
 
-    One that is missing is left to :func:`check_sizes`.
+    A missing file is left to :func:`check_sizes`.
     """
     names, written, damages = list(names), written_files(manifest), []
     for name, data in zip(names, read_ahead(storage.join(url, name) for name in names), strict=True):
@@ -91,32 +95,33 @@ def check_files(url: str, manifest: DatasetManifest, names: Iterable[str]) -> li
 
 
 def files_beside_shards(manifest: DatasetManifest) -> list[str]:
-    """Return the names of all files but the shards."""
+    """Return the names of all files that are not shards."""
     shards = {shard_name(shard.split, shard.name) for shard in manifest.shards}
     return [name for name in written_files(manifest) if name not in shards]
 
 
 def files_without_samples(manifest: DatasetManifest) -> list[str]:
-    """Return the files that who goes through all samples never opens: receipts, and shards that hold none."""
+    """Return the files that reading all samples never opens: receipts, and shards without samples."""
     shards = manifest.shards
     empty = [shard_name(shard.split, shard.name) for shard in shards if not shard.samples]
     return empty + [shard.receipt.name for shard in shards]
 
 
 def check_shard(url: str, shard: ShardRecord, index: pa.Table | None) -> list[Damage]:
-    """Read one shard whole, compare every byte with what was written, and decode every image.
+    """Read a whole shard, compare every byte with what was written, and decode every image.
 
-    One that is missing is left to :func:`check_sizes`.
+    A missing shard is left to :func:`check_sizes`.
 
     Args:
-        shard: What the manifest says of it.
-        index: Its rows of the index, with their stops; None where that is damaged itself.
+        shard: What the manifest records of it.
+        index: Its rows of the index, from :func:`~lglm_core.dataset.sample_spans.with_stops`; None where the
+            index itself is damaged.
     """
     name = shard_name(shard.split, shard.name)
     damages, whole = [], hashlib.sha256()
     try:
         with storage.reading(storage.join(url, name)) as file:
-            for span, key in _extents(shard, index):
+            for span, key in _spans(index):
                 data = file.read(span.size)
                 whole.update(data)
                 if problem := span.problem(data) or _undecodable(span.image(data)):
@@ -130,7 +135,7 @@ def check_shard(url: str, shard: ShardRecord, index: pa.Table | None) -> list[Da
     return damages
 
 
-def _extents(shard: ShardRecord, index: pa.Table | None) -> Iterator[tuple[SampleSpan, str]]:
+def _spans(index: pa.Table | None) -> Iterator[tuple[SampleSpan, str]]:
     if index is not None:
         spans = SampleSpans(index)
         for row, key in enumerate(index.column("key").to_pylist()):
@@ -146,7 +151,7 @@ def _undecodable(image: bytes) -> str | None:
 
 
 def summary(url: str, damages: Iterable[Damage], most: int = 3) -> str:
-    """Say in one line what is damaged."""
+    """Return one line that names the first damages and counts the others."""
     damages = list(damages)
     first = "; ".join(map(str, damages[:most]))
     return f"{url}: {first}" + (f"; and {len(damages) - most} more" if len(damages) > most else "")

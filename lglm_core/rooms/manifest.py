@@ -158,7 +158,7 @@ def parse_manifest(data: bytes, url: str) -> Manifest:
         return _adapter(record["kind"]).validate_python({**common, **record["details"]})
     except (KeyError, TypeError, ValidationError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{url}: not the manifest of an lglm room ({reason})") from error
+        raise InputError(f"{url}: not the manifest of a room ({reason})") from error
 
 
 def kind_named(name: str) -> type[Manifest]:

@@ -152,7 +152,7 @@ def test_what_later_labels_leave_unknown_is_counted_as_that(first: Dataset, list
     second = append(first, source, extend_labels=True)
     found, targets = describe(second), second.split("train").targets
     assert found.train.unknown.tolist() == (targets == -1).sum(axis=0).tolist() == [0, 2, 3]
-    np.testing.assert_allclose(found.train.shares, second.training_shares())
+    np.testing.assert_allclose(found.train.prevalence, second.training_prevalence())
     a, c = (found.together.labels.index(name) for name in "ac")
     assert found.together.expected[a, c] == pytest.approx(1 * 0.5 * 2)  # c is known of two pictures
 

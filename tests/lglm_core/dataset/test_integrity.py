@@ -144,7 +144,7 @@ def test_a_picture_that_was_taken_by_its_header_and_does_not_decode_is_named(
     (damage,) = check_everything(url, require(url, DatasetManifest))
     assert damage.sample == "s1" and "cannot be decoded" in damage.problem
     assert "its bytes are those that were written" in damage.problem
-    assert "shard anew with --verify decode" in damage.problem
+    assert "write a new dataset with `verify` = decode" in damage.problem
 
 
 def test_a_file_that_does_not_belong_there_is_named(copy: Path):

@@ -95,7 +95,7 @@ def test_the_manifest_counts_each_splits_samples_and_labels(dataset: Dataset):
 
 
 def test_the_shares_of_labels_are_of_the_pictures_where_they_are_known(dataset: Dataset):
-    np.testing.assert_allclose(dataset.training_shares(), [2 / 3, 1 / 3, 1 / 3])
+    np.testing.assert_allclose(dataset.training_prevalence(), [2 / 3, 1 / 3, 1 / 3])
 
 
 def test_the_manifest_lists_every_shard_with_its_digest(dataset: Dataset):
@@ -261,4 +261,4 @@ def test_without_some_labels_the_others_keep_their_targets(dataset: Dataset):
     kept = dataset.without([first])
     assert list(kept.labels) == rest
     np.testing.assert_array_equal(kept.split("train").targets, dataset.split("train").targets[:, 1:])
-    np.testing.assert_array_equal(kept.training_shares(), dataset.training_shares()[1:])
+    np.testing.assert_array_equal(kept.training_prevalence(), dataset.training_prevalence()[1:])

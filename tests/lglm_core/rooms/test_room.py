@@ -157,8 +157,8 @@ def test_a_required_room_is_returned_with_its_manifest(room: Path):
     ("content", "complaint"),
     [
         ("{", "not JSON"),
-        ("{}", "not the manifest of an lglm room"),
-        ('{"a": 1}', "not the manifest of an lglm"),
+        ("{}", "not the manifest of a room"),
+        ('{"a": 1}', "not the manifest of a room"),
     ],
 )
 def test_a_manifest_that_is_none_is_refused_by_name(room: Path, content: str, complaint: str):
