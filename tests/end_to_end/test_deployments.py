@@ -1,4 +1,4 @@
-"""The flows as deployments: deployed, run and cancelled by the commands of the README, by a real worker."""
+"""The flows as deployments: deployed, run and cancelled by a user's commands and a real worker."""
 
 import json
 import os
@@ -33,7 +33,7 @@ TINY |= {"image_size": 32, "epochs": 1, "batch_size": 16, "num_workers": 0}
 
 @dataclass(frozen=True)
 class Prefect:
-    """A server with our deployments, and the worker that runs them."""
+    """A Prefect server with our deployments, and the worker that runs them."""
 
     api: str
     environment: dict[str, str]
@@ -41,7 +41,7 @@ class Prefect:
     home: Path
 
     def __call__(self, *arguments: object) -> str:
-        """Run ``prefect …`` as a person does; it has to succeed."""
+        """Run ``prefect …`` as a person does, and return its output; it has to succeed."""
         done = self.finished(*arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -53,7 +53,7 @@ class Prefect:
         )
 
     def run(self, deployment: str, *more: str, **parameters: Any) -> "subprocess.CompletedProcess[str]":
-        """``prefect deployment run``."""
+        """Run a deployment with parameters."""
         given = (f"--param={name}={value}" for name, value in parameters.items())
         return self.finished("deployment", "run", deployment, *more, *given)
 
@@ -61,7 +61,7 @@ class Prefect:
         return dict(ask(self.api, f"/flow_runs/{run}")["state"])
 
     def artifact(self, key: str) -> str:
-        """The newest artifact of that key."""
+        """Return the newest artifact of a key."""
         return str(ask(self.api, f"/artifacts/{key}/latest")["data"])
 
     def logs(self, run: str) -> list[str]:
@@ -85,10 +85,10 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 @pytest.fixture(scope="module")
 def prefect(tmp_path_factory: pytest.TempPathFactory, bucket: S3Server) -> Iterator[Prefect]:
     home = tmp_path_factory.mktemp("prefect")
-    of_worker = {"OMP_NUM_THREADS": "1", **bucket.environment}
+    worker_environment = {"OMP_NUM_THREADS": "1", **bucket.environment}
     with (
         prefect_server(home / "server") as api,
-        prefect_worker(api, home / "worker", environment=of_worker) as worker,
+        prefect_worker(api, home / "worker", environment=worker_environment) as worker,
     ):
         environment = {**without_prefect(os.environ), **prefect_environment(home / "client", api)}
         ours = Prefect(api, environment | {"PWD": str(home)}, worker, home)
@@ -98,7 +98,7 @@ def prefect(tmp_path_factory: pytest.TempPathFactory, bucket: S3Server) -> Itera
 
 @pytest.fixture(scope="module")
 def work(prefect: Prefect, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of train-lglm/default."""
+    """Return the folder of a finished run of train-lglm/default."""
     out = tmp_path_factory.mktemp("work") / "out"
     done = prefect.run("train-lglm/default", "--watch", out=out, **TINY)
     assert done.returncode == 0, done.stdout + done.stderr + prefect.worker.tail()
@@ -106,7 +106,7 @@ def work(prefect: Prefect, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def written(folder: Path) -> dict[str, int]:
-    """When every file below was written."""
+    """Return when every file below a folder was written, by path."""
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
@@ -123,8 +123,8 @@ def test_both_flows_are_deployed_with_a_form_that_helps(prefect: Prefect):
         assert {"out", "ray_address"} < set(fields)
 
 
-def test_prefect_yaml_says_nothing_that_prefect_would_ignore():
-    """It ignores what it does not know, so a misspelt key would go unnoticed."""
+def test_prefect_yaml_holds_no_key_that_prefect_would_ignore():
+    """Prefect ignores unknown keys, so a misspelt one would go unnoticed."""
     content = yaml.safe_load((ROOT / "infra" / "prefect.yaml").read_text())
     assert set(content) == {"name", "prefect-version", "pull", "definitions", "deployments"}
     known = {"name", "entrypoint", "description", "tags", "work_pool", "schedules", "parameters"}
@@ -133,22 +133,22 @@ def test_prefect_yaml_says_nothing_that_prefect_would_ignore():
         assert set(deployment["work_pool"]) == {"name", "job_variables"}
 
 
-def test_a_run_trains_a_model_and_publishes_how_good_it_is(prefect: Prefect, work: Path):
+def test_a_run_trains_a_model_and_publishes_its_metrics(prefect: Prefect, work: Path):
     assert json.loads((work / "run" / "model" / "manifest.json").read_text())["kind"] == "model"
     metrics = json.loads((work / "evaluation" / "metrics.json").read_text())
     assert f"| mAP | {metrics['mAP']:.1f} | {metrics['prior_mAP']:.1f} |" in prefect.artifact("train-lglm")
 
 
-def test_run_again_it_repeats_nothing(prefect: Prefect, work: Path):
+def test_a_second_run_repeats_nothing(prefect: Prefect, work: Path):
     before = written(work)
     again = prefect.run("train-lglm/default", "--watch", out=work, **TINY)
     assert again.returncode == 0, again.stdout + again.stderr
-    page = str(work / "neighbours.html")  # it is drawn anew each time
+    page = str(work / "neighbours.html")  # every run writes it again
     assert {path for path, when in written(work).items() if before.get(path) != when} == {page}
     assert sum("already complete" in line for line in prefect.logs(id_of(again))) == 6
 
 
-def test_a_relative_place_is_where_it_was_deployed_from(prefect: Prefect, work: Path):
+def test_a_relative_path_is_relative_to_the_folder_of_the_deployment(prefect: Prefect, work: Path):
     (prefect.home / "pictures").mkdir(exist_ok=True)
     (prefect.home / "pictures" / "broken.jpg").write_bytes(b"no picture")
     done = prefect.run(
@@ -162,12 +162,12 @@ def test_tag_bucket_tags_a_bucket_and_shows_no_secret(prefect: Prefect, work: Pa
     client = bucket.client()
     for path in (work / "raw" / "test2017").iterdir():
         client.upload_file(str(path), "bucket", f"new pictures/{path.name}")
-    places = {
+    given = {
         "model": work / "run" / "model",
         "images": "s3://bucket/new pictures",
         "out": "s3://bucket/tags",
     }
-    done = prefect.run("tag-bucket/default", "--watch", **places)
+    done = prefect.run("tag-bucket/default", "--watch", **given)
     assert done.returncode == 0, done.stdout + done.stderr
     counts = json.load(client.get_object(Bucket="bucket", Key="tags/manifest.json")["Body"])["counts"]
     assert counts == {"files": 24, "status_corrupt": 1, "status_ok": 23}
@@ -176,13 +176,13 @@ def test_tag_bucket_tags_a_bucket_and_shows_no_secret(prefect: Prefect, work: Pa
     assert "| ok | 23 |\n| corrupt | 1 |" in artifact
     records = [done.stdout, done.stderr, artifact, *prefect.logs(id_of(done)), prefect.worker.tail(10_000)]
     records += [path.read_bytes().decode("latin-1") for path in prefect.home.rglob("*") if path.is_file()]
-    assert any("new pictures" in record for record in records)  # it looks where things are written
+    assert any("new pictures" in record for record in records)  # a secret would be among these
     assert not any(bucket.secret in record or bucket.key in record for record in records)
 
 
-def test_a_run_that_cannot_go_on_fails_with_the_one_line_of_its_job(prefect: Prefect, tmp_path: Path):
-    places = {"model": tmp_path / "nowhere", "images": tmp_path, "out": tmp_path / "tags"}
-    failed = prefect.run("tag-bucket/default", "--watch", **places)
+def test_a_failing_run_ends_with_the_one_line_of_its_job(prefect: Prefect, tmp_path: Path):
+    given = {"model": tmp_path / "nowhere", "images": tmp_path, "out": tmp_path / "tags"}
+    failed = prefect.run("tag-bucket/default", "--watch", **given)
     assert failed.returncode != 0
     state = prefect.state(id_of(failed))
     assert state["type"] == "FAILED"
@@ -191,7 +191,7 @@ def test_a_run_that_cannot_go_on_fails_with_the_one_line_of_its_job(prefect: Pre
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_cancelled_while_it_trains_its_job_ends_and_nothing_looks_complete(
+def test_cancelling_a_training_ends_its_job_and_leaves_no_room_that_looks_complete(
     prefect: Prefect, work: Path, tmp_path: Path, num_workers: int
 ):
     out = tmp_path / "out"
@@ -210,7 +210,7 @@ def test_cancelled_while_it_trains_its_job_ends_and_nothing_looks_complete(
 
 
 def training(worker: Server) -> list[str]:
-    """The processes below the worker that train, or serve a Ray that does."""
+    """Return the commands below the worker that train, or that belong to a Ray which trains."""
     commands = [command_of(pid) for pid in worker.processes()]
     return [
         line for line in commands if "jobs.train" in line or re.search(r"\bray::|raylet|gcs_server", line)
