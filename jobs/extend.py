@@ -13,7 +13,7 @@ from jobs.options import Extend
 from lglm_core import rooms, storage
 from lglm_core.errors import InputError
 from lglm_core.labels.aliases import parse_aliases, read_aliases, refuse_unknown
-from lglm_core.storage import compressed as unpacked
+from lglm_core.storage import compressed
 
 if TYPE_CHECKING:
     from lglm_core.labels.embeddings import LabelEmbeddings
@@ -32,7 +32,7 @@ def run(options: Extend) -> Outcome:
     inputs = {
         "model": model.fingerprint,
         "thresholds": thresholds,
-        "glove": unpacked.sha256(options.glove),
+        "glove": compressed.sha256(options.glove),
     }
     provenance = rooms.Provenance("model", inputs, {"added": list(options.label), "alias": aliases})
     manifest = rooms.find(options.out, provenance)

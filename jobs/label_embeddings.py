@@ -16,7 +16,7 @@ from jobs.options import MakeLabelEmbeddings
 from lglm_core import rooms, storage
 from lglm_core.dataset.layout import load_labels
 from lglm_core.labels.aliases import parse_aliases, read_aliases, refuse_unknown
-from lglm_core.storage import compressed as unpacked
+from lglm_core.storage import compressed
 
 if TYPE_CHECKING:
     from lglm_core.dataset.reader import Dataset
@@ -62,7 +62,7 @@ def _inputs(options: MakeLabelEmbeddings, dataset: rooms.Manifest) -> dict[str, 
     counted = {"dataset": dataset.fingerprint}
     if not options.glove:
         return counted
-    words = {"glove": unpacked.sha256(options.glove)}
+    words = {"glove": compressed.sha256(options.glove)}
     return words | counted if options.oov == "cooccurrence" else words
 
 

@@ -1,11 +1,10 @@
 import gc
 import io
 import itertools
-import os
 import pickle
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,10 @@ from pyarrow import fs
 
 from lglm_core import storage
 from lglm_core.errors import InputError
+from lglm_core.storage import files
 from lglm_core.storage.arrow_filesystem import storage_filesystem
-from lglm_core.storage.s3_client import connect
-from tests.servers.s3 import S3Server, moto_s3
 
-BUCKET = "bucket"
 numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[S3Server]:
-    with moto_s3() as server:
-        server.put_bucket(BUCKET)
-        yield server
 
 
 @dataclass(frozen=True)
@@ -75,22 +65,16 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(params=["disk", "bucket", "s3://"])
 def rooted(
-    request: pytest.FixtureRequest, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Rooted]:
+    request: pytest.FixtureRequest, tmp_path: Path, scratch: Path, connect_to: Callable[..., None]
+) -> Rooted:
     """On a disk, in one bucket, and over all buckets, as Ray Train gets it."""
     if request.param == "disk":
-        yield Rooted(f"{tmp_path}/", "disk")
-        return
-    server: S3Server = request.getfixturevalue("moto")
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    connect.cache_clear()
-    folder = str(next(numbers))
-    in_bucket = Rooted(f"s3://{BUCKET}/", folder)
-    yield in_bucket if request.param == "bucket" else Rooted("s3://", f"{BUCKET}/{folder}")
-    connect.cache_clear()
+        return Rooted(f"{tmp_path}/", "disk")
+    connect_to(request.getfixturevalue("moto"))
+    folder = f"arrow-{next(numbers)}"
+    return (
+        Rooted("s3://bucket/", folder) if request.param == "bucket" else Rooted("s3://", f"bucket/{folder}")
+    )
 
 
 def kinds(found: list[fs.FileInfo]) -> dict[str, fs.FileType]:
@@ -265,7 +249,7 @@ def test_a_copy_that_fails_half_way_publishes_nothing(
     rooted.put(x=b"half and half")
     ours = rooted.filesystem
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "open_stream", lambda url: BreaksOff())
+        patch.setattr(files, "open_stream", lambda url: BreaksOff())
         with pytest.raises(storage.UnreadableFile, match="broken off"):
             fs.copy_files(
                 rooted.path("x"), rooted.path("y"), source_filesystem=ours, destination_filesystem=ours

@@ -1,6 +1,11 @@
 """Texts are the same however they are packed, and one that is not whole is refused by name."""
 
 import gzip
+import io
+import random
+import struct
+import tarfile
+import tempfile
 import tracemalloc
 import zipfile
 from collections.abc import Mapping
@@ -10,7 +15,8 @@ import pytest
 
 from lglm_core import storage
 from lglm_core.errors import InputError
-from lglm_core.storage import compressed as unpacked
+from lglm_core.storage import compressed
+from tests.servers.web import Website
 
 TEXT = "".join(f"word{number} {number * 7919 % 1000}\n" for number in range(5000)).encode()
 
@@ -28,7 +34,7 @@ def write_gzip(path: Path, data: bytes = TEXT) -> Path:
 
 
 def read(url: object) -> tuple[str, bytes]:
-    with unpacked.open_unpacked(str(url)) as (name, text):
+    with compressed.open_unpacked(str(url)) as (name, text):
         return name, text.read()
 
 
@@ -52,7 +58,7 @@ def test_a_text_is_the_same_however_it_is_packed(tmp_path: Path, plain: Path, se
         f"{several}/deep/b.txt",
     ]
     assert {read(url)[1] for url in (plain, *packed)} == {TEXT}
-    assert {unpacked.sha256(str(url)) for url in packed} == {storage.sha256(str(plain))}
+    assert {compressed.sha256(str(url)) for url in packed} == {storage.sha256(str(plain))}
 
 
 def test_a_member_is_called_by_the_archive_and_its_own_name(tmp_path: Path):
@@ -141,8 +147,64 @@ def test_what_is_unpacked_is_never_all_in_memory(tmp_path: Path, pack):
     path = pack(tmp_path / "packed", bytes(size))
     tracemalloc.start()
     try:
-        with unpacked.open_unpacked(str(path)) as (_, text):
+        with compressed.open_unpacked(str(path)) as (_, text):
             assert sum(map(len, iter(lambda: text.read(1 << 16), b""))) == size
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_a_text_larger_than_an_archive_gives_away_is_read_piece_by_piece(tmp_path: Path):
+    """The directory of this zip claims more bytes than a file in an archive may have."""
+    path = write_zip(tmp_path / "v.zip", {"v.txt": TEXT})
+    data = bytearray(path.read_bytes())
+    claimed = data.rindex(b"PK\1\2") + 24
+    data[claimed : claimed + 4] = struct.pack("<I", (1 << 30) + 1)
+    path.write_bytes(bytes(data))
+    with pytest.raises(storage.UnreadableFile, match="1073741825 bytes unpacked, at most 1073741824 taken"):
+        storage.read_bytes(f"{path}/v.txt")
+    with compressed.open_unpacked(str(path)) as (_, text):
+        assert text.read(len(TEXT)) == TEXT
+    with pytest.raises(InputError, match=r"v\.zip: cut short or damaged \(ends too early\); fetch it again"):
+        read(path)
+
+
+def test_below_a_file_url_the_name_of_a_member_is_quoted(tmp_path: Path):
+    path = write_zip(tmp_path / "a zip.zip", {"a b.txt": TEXT, "c.txt": b"c"})
+    assert read(f"{path.as_uri()}/a%20b.txt") == (f"{path.as_uri()}/a%20b.txt", TEXT)
+
+
+def test_a_zip_may_lie_in_a_tar(tmp_path: Path):
+    only = write_zip(tmp_path / "one.zip", {"v.txt": TEXT})
+    with tarfile.open(tmp_path / "all.tar", "w") as tar:
+        tar.add(only, "deep/one.zip")
+    for name in ("deep/one.zip", "deep/one.zip/v.txt"):
+        assert read(f"{tmp_path}/all.tar/{name}") == (f"{tmp_path}/all.tar/deep/one.zip/v.txt", TEXT)
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_zip_on_a_web_server_is_fetched_once_as_a_whole(tmp_path: Path, site: Website, ranges: bool):
+    site.files["/v.zip"] = write_zip(tmp_path / "v.zip", {"v.txt": TEXT, "w.txt": b"w"}).read_bytes()
+    site.ranges = ranges
+    for address in (f"{site.url}/v.zip/v.txt", f"{site.url.replace('://', '://me:secret@')}/v.zip/v.txt"):
+        site.seen.clear()
+        assert read(address) == (f"{site.url}/v.zip/v.txt", TEXT)
+        assert len(site.seen) <= 5
+    with pytest.raises(InputError, match=rf"{site.url}/v\.zip: holds 2 texts, v\.txt, w\.txt; name one, as"):
+        read(f"{site.url}/v.zip?sig=secret")
+
+
+def test_a_text_packed_in_a_bucket_is_read_and_no_copy_of_it_stays(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    text = random.Random(0).randbytes(3 << 20)
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("v.txt", text)
+    storage.write_bytes(f"{folder}/v.zip", archive.getvalue())
+    storage.write_bytes(f"{folder}/v.txt.gz", gzip.compress(text, 1))
+    for name in ("v.zip", "v.zip/v.txt", "v.txt.gz"):
+        with compressed.open_unpacked(f"{folder}/{name}") as (_, stream):
+            assert stream.read() == text
+    assert list(tmp_path.iterdir()) == []
