@@ -95,3 +95,9 @@ def test_a_zip_that_was_cut_off_is_refused(tmp_path: Path, left: float):
     data = Path(url).read_bytes()
     Path(url).write_bytes(data[: int(len(data) * left)])
     assert refusal(storage.list_files, url, kind=DamagedArchive).startswith(f"{url}: not a whole zip file (")
+
+
+def test_a_zip_without_files_is_an_empty_folder(tmp_path: Path):
+    url = pack_zip(tmp_path / "a.zip", {})
+    assert storage.is_folder(url) and names(url) == []
+    assert not storage.is_file(f"{url}/x")

@@ -72,9 +72,9 @@ def rooted(
         return Rooted(f"{tmp_path}/", "disk")
     connect_to(request.getfixturevalue("moto"))
     folder = f"arrow-{next(numbers)}"
-    return (
-        Rooted("s3://bucket/", folder) if request.param == "bucket" else Rooted("s3://", f"bucket/{folder}")
-    )
+    if request.param == "bucket":
+        return Rooted("s3://bucket/", folder)
+    return Rooted("s3://", f"bucket/{folder}")
 
 
 def kinds(found: list[fs.FileInfo]) -> dict[str, fs.FileType]:
