@@ -19,7 +19,7 @@ class Body(io.BytesIO):
 def answer(
     *codes: tuple[int, str], operation: str = "*", when: Callable[[AWSRequest], bool] | None = None
 ) -> None:
-    """Let this process's client meet these answers in turn instead of the server's; the last one stays.
+    """Make this process's client get these answers in turn instead of the server's; the last one repeats.
 
     Status 0 is the server's own answer.
     """

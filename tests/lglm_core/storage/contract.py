@@ -46,7 +46,7 @@ FILES: Mapping[str, bytes] = {
 
 
 def refusal(action: Callable[..., object], *arguments: object, kind: type[Exception] = InputError) -> str:
-    """Return the message of exactly this kind of error: one line, without a secret of S3."""
+    """Return the message of the error, whose type is exactly *kind*: one line without a secret of S3."""
     with pytest.raises(kind) as refused:
         action(*arguments)
     assert type(refused.value) is kind
@@ -162,7 +162,7 @@ class LocationContract:
         assert storage.read_parquet(url, ["key"]).column_names == ["key"]
         assert storage.read_parquet_footer(url, len(FILES["table.parquet"])).num_rows == 2
 
-    def test_a_table_that_is_none_is_refused_by_name(self, stored: str):
+    def test_a_file_that_is_no_table_is_refused_by_name(self, stored: str):
         for name in ("no.parquet", "empty"):
             url = self.address(stored, name)
             message = refusal(storage.read_parquet, url)
@@ -221,7 +221,7 @@ class WritableContract(ListingContract):
         """The address of a folder of the test's own, in which nothing is stored yet."""
         raise NotImplementedError
 
-    def test_what_was_written_is_read_listed_and_removed_whatever_its_name(self, out: str):
+    def test_a_written_file_is_read_listed_and_removed_whatever_its_name(self, out: str):
         written = sorted([*ODD_NAMES, "deep/er/x"])
         for name in written:
             storage.write_bytes(storage.join(out, name), name.encode())
@@ -236,7 +236,7 @@ class WritableContract(ListingContract):
                 assert names(out) == left
         assert storage.read_if_exists(storage.join(out, "x")) is None
 
-    def test_what_is_written_again_is_replaced_and_has_another_etag(self, out: str):
+    def test_writing_again_replaces_a_file_and_changes_its_etag(self, out: str):
         for name in ("x", "y"):
             storage.write_bytes(f"{out}/{name}", b"old and long")
         assert storage.read_bytes(f"{out}/x") == b"old and long"
@@ -289,7 +289,7 @@ class WritableContract(ListingContract):
         storage.write_bytes(f"{out}/room/y", b"")
         assert names(f"{out}/room") == ["y"]
 
-    def test_what_is_created_where_nothing_is_comes_back(self, out: str):
+    def test_a_created_file_comes_back(self, out: str):
         assert storage.create(f"{out}/x", b"first") == b"first"
         assert storage.read_bytes(f"{out}/x") == b"first"
 
@@ -306,12 +306,12 @@ class WritableContract(ListingContract):
 class CreatingContract(WritableContract):
     """A file that exists is never replaced by one that is created, not even by writers at the same moment."""
 
-    def test_what_is_there_already_is_not_replaced_but_returned(self, out: str):
+    def test_creating_returns_an_existing_file_and_does_not_replace_it(self, out: str):
         assert storage.create(f"{out}/x", b"first") == b"first"
         assert storage.create(f"{out}/x", b"second") == b"first"
         assert storage.read_bytes(f"{out}/x") == b"first"
 
-    def test_of_many_writers_at_once_one_wins_and_all_are_told(self, out: str):
+    def test_one_of_many_writers_at_once_wins_and_all_are_told(self, out: str):
         for attempt in range(3):
             told = create_at_once(f"{out}/{attempt}")
             assert told == {storage.read_bytes(f"{out}/{attempt}")}

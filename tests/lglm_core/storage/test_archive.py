@@ -49,25 +49,25 @@ class TestArchiveOnDisk(ArchiveContract):
         return packed.read_bytes
 
 
+@pytest.mark.parametrize("packed", ["deflated.zip", "pax.tar"], indirect=True)
 class TestArchiveInABucket(ArchiveContract):
-    @pytest.fixture(scope="class")
-    def put(self, packed: Path, moto: S3Server, bucket_like_an_archive: str) -> str:
-        key = f"archives/{packed.name}"
-        moto.client().put_object(Bucket=bucket_like_an_archive, Key=key, Body=packed.read_bytes())
-        return f"s3://{bucket_like_an_archive}/{key}"
-
     @pytest.fixture
-    def stored(self, put: str, moto: S3Server, connect_to: Callable[..., None]) -> str:
-        connect_to(moto)
-        return put
+    def stored(self, in_a_bucket: str) -> str:
+        return in_a_bucket
 
 
 class TestArchiveOnAWebServer(ArchiveContract):
-    @pytest.fixture(params=[True, False], ids=["ranges", "no ranges"])
-    def stored(self, packed: Path, site: Website, request: pytest.FixtureRequest) -> str:
+    @pytest.fixture
+    def stored(self, packed: Path, site: Website) -> str:
         site.files[f"/{packed.name}"] = packed.read_bytes()
-        site.ranges = request.param
         return f"{site.url}/{packed.name}"
+
+
+@pytest.mark.parametrize("packed", ["deflated.zip", "pax.tar"], indirect=True)
+class TestArchiveOnAWebServerWithoutRanges(TestArchiveOnAWebServer):
+    @pytest.fixture(autouse=True)
+    def no_ranges(self, site: Website) -> None:
+        site.ranges = False
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +76,30 @@ def bucket_like_an_archive(moto: S3Server) -> str:
     return "bucket.zip"
 
 
+@pytest.fixture(scope="module")
+def uploaded(packed: Path, moto: S3Server, bucket_like_an_archive: str) -> str:
+    key = f"archives/{packed.name}"
+    moto.client().put_object(Bucket=bucket_like_an_archive, Key=key, Body=packed.read_bytes())
+    return f"s3://{bucket_like_an_archive}/{key}"
+
+
+@pytest.fixture
+def in_a_bucket(uploaded: str, moto: S3Server, connect_to: Callable[..., None]) -> str:
+    """An archive of each kind, in a bucket that is itself named like an archive."""
+    connect_to(moto)
+    return uploaded
+
+
 def check_holds_files(url: str) -> None:
     assert {name: storage.read_bytes(storage.join(url, name)) for name in names(url)} == FILES
+    assert names(f"{url}/deep") == ["er/text", "x"]
+
+
+def check_ranges(url: str) -> None:
+    for name in ("body", "deep/er/text", "empty"):
+        for offset, size in ((0, 3), (1000, 50), (79_990, 50), (10**6, 5), (2, 0)):
+            found = storage.read_range(storage.join(url, name), offset, size)
+            assert found == FILES[name][offset : offset + size], (name, offset, size)
 
 
 def test_a_file_url_leads_into_an_archive(tmp_path: Path):
@@ -85,7 +107,7 @@ def test_a_file_url_leads_into_an_archive(tmp_path: Path):
     assert storage.read_bytes(f"file://{tmp_path}/a%20b.zip/c%20d.jpg") == b"found"
 
 
-def test_by_itself_it_is_the_file_that_it_is(archive: str):
+def test_the_url_of_an_archive_itself_is_an_ordinary_file(archive: str):
     data = Path(archive).read_bytes()
     assert storage.is_file(archive) and storage.read_bytes(archive) == data
     assert storage.read_range(archive, 3, 4) == data[3:7]
@@ -113,7 +135,7 @@ def test_a_folder_whose_name_looks_like_an_archive_is_a_folder(tmp_path: Path):
     assert storage.read_bytes(f"{url}/y.zip/z") == b"within"
 
 
-def test_an_archive_that_is_not_there_is_missing(tmp_path: Path):
+def test_a_file_in_a_missing_archive_is_missing(tmp_path: Path):
     url = f"{tmp_path}/none.zip"
     assert not storage.is_folder(url) and not storage.is_file(f"{url}/x")
     with pytest.raises(UnreadableFile) as refused:
@@ -132,7 +154,7 @@ def test_an_archive_that_is_replaced_is_read_anew(tmp_path: Path):
         assert before[0] not in storage.list_files(url)
 
 
-def test_what_lies_within_an_archive(tmp_path: Path):
+def test_a_file_in_an_archive_lies_within_it_and_within_its_folder(tmp_path: Path):
     files = {"cats/deep/1.jpg": b"", "dogs/2.jpg": b""}
     url, other = pack_zip(tmp_path / "a.zip", files), pack_zip(tmp_path / "b.zip", files)
     assert storage.lies_within(f"{url}/cats", url)
@@ -161,7 +183,7 @@ def test_a_name_is_a_key_and_no_path(tmp_path: Path, pack: Pack):
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("suffix", ["zip", "tar"])
-def test_of_files_of_one_name_the_last_counts(tmp_path: Path, suffix: str):
+def test_the_last_of_several_files_with_one_name_counts(tmp_path: Path, suffix: str):
     path = tmp_path / f"a.{suffix}"
     if suffix == "zip":
         with zipfile.ZipFile(path, "w") as packed:
@@ -199,7 +221,7 @@ def test_folders_and_links_are_no_files_but_a_hard_link_is_the_file_it_means(tmp
 
 @pytest.mark.parametrize("suffix", ["zip", "tar"])
 @pytest.mark.parametrize("content", [b"", b"no archive " * 500])
-def test_what_is_no_archive_is_refused_by_name(tmp_path: Path, suffix: str, content: bytes):
+def test_a_file_that_is_no_archive_is_refused_by_name(tmp_path: Path, suffix: str, content: bytes):
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(content)
     for read in (storage.list_files, lambda url: storage.read_bytes(f"{url}/x")):
@@ -243,6 +265,21 @@ def test_a_tar_that_is_compressed_as_a_whole_is_refused_as_a_folder(tmp_path: Pa
 # --- Elsewhere than on disk ---
 
 
+def test_every_kind_of_archive_in_a_bucket_is_a_folder_of_files(in_a_bucket: str):
+    check_holds_files(in_a_bucket)
+    check_ranges(in_a_bucket)
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_every_kind_of_archive_on_a_web_server_is_a_folder_of_files(
+    packed: Path, site: Website, ranges: bool
+):
+    site.files[f"/{packed.name}"] = packed.read_bytes()
+    site.ranges = ranges
+    check_holds_files(f"{site.url}/{packed.name}")
+    check_ranges(f"{site.url}/{packed.name}")
+
+
 def test_a_bucket_is_no_archive_and_holds_them_as_files(
     tmp_path: Path, moto: S3Server, connect_to: Callable[..., None], bucket_like_an_archive: str
 ):
@@ -278,7 +315,7 @@ def test_many_threads_make_one_index(packed: Path, site: Website):
     assert len([request for request in site.seen if request[0] == "GET"]) <= 64 + 8
 
 
-def test_an_archive_that_is_none_is_asked_for_once(site: Website):
+def test_a_file_that_is_no_archive_is_read_once(site: Website):
     site.files["/a.tar"] = b"no archive " * 500
     for _ in range(5):
         assert "not a whole tar file" in refusal(
@@ -304,14 +341,14 @@ def test_a_host_or_a_query_is_no_archive(site: Website):
     assert not hasattr(storage.locate("http://host.zip/b.jpg"), "archive")
 
 
-def test_what_is_secret_in_an_address_is_not_shown_of_what_lies_in_an_archive(tmp_path: Path, site: Website):
+def test_the_secret_parts_of_the_address_of_an_archive_are_not_shown(tmp_path: Path, site: Website):
     site.files["/a.zip"] = Path(pack_zip(tmp_path / "a.zip", {"top.txt": b"top"})).read_bytes()
     address = site.url.replace("://", "://me:secret@")
     assert storage.read_bytes(f"{address}/a.zip/top.txt") == b"top"
     assert refusal(storage.read_bytes, f"{address}/a.zip/none", kind=UnreadableFile).startswith(site.url)
 
 
-def test_an_archive_whose_size_nobody_tells_is_refused(site: Website):
+def test_an_archive_of_unknown_size_is_refused(site: Website):
     site.files["/a.zip"], site.chunked, site.ranges = b"zip", True, False
     assert "does not tell its size; fetch the archive first" in refusal(
         storage.list_files, f"{site.url}/a.zip"

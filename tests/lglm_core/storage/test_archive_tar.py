@@ -13,7 +13,7 @@ from tests.lglm_core.storage.pack import pack_tar, patched
 
 
 @pytest.mark.skipif(not shutil.which("tar"), reason="needs GNU tar")
-def test_what_gnu_tar_packs_is_read(tmp_path: Path):
+def test_archives_of_gnu_tar_are_read(tmp_path: Path):
     name = f"{'long' * 40}/{'name' * 40}.jpg"
     storage.write_bytes(f"{tmp_path}/in/{name}", b"content")
     for format in ("gnu", "posix"):

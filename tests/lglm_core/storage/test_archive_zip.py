@@ -47,8 +47,8 @@ def test_a_zip_behind_something_else_is_read(tmp_path: Path):
     assert storage.read_range(f"{url}/body", 1000, 50) == FILES["body"][1000:1050]
 
 
-def test_a_name_of_a_zip_is_utf8_though_it_does_not_say_so(tmp_path: Path):
-    """As Info-ZIP's ``zip -r`` writes it on Linux; what is no UTF-8 is of DOS's code page."""
+def test_a_name_in_a_zip_is_read_as_utf8_without_the_flag(tmp_path: Path):
+    """Info-ZIP's ``zip -r`` writes such names on Linux; invalid UTF-8 is in the code page of DOS."""
     unmarked = patched(pack_zip(tmp_path / "a.zip", {"é 鳥.jpg": b"a"}), at=b"PK\1\2", offset=8, to=b"\0\0")
     assert names(unmarked) == ["é 鳥.jpg"]
     assert storage.read_bytes(f"{unmarked}/é 鳥.jpg") == b"a"

@@ -61,12 +61,12 @@ def test_a_text_is_the_same_however_it_is_packed(tmp_path: Path, plain: Path, se
     assert {compressed.sha256(str(url)) for url in packed} == {storage.sha256(str(plain))}
 
 
-def test_a_member_is_called_by_the_archive_and_its_own_name(tmp_path: Path):
+def test_the_address_of_a_member_is_the_archive_and_its_own_name(tmp_path: Path):
     only = write_zip(tmp_path / "one.zip", {"v.txt": TEXT})
     assert read(only)[0] == read(f"{only}/v.txt")[0] == read(f"{only}/")[0] == f"{only}/v.txt"
 
 
-def test_a_member_whose_name_is_utf8_without_saying_so_is_found_by_it(tmp_path: Path):
+def test_a_member_whose_name_is_utf8_without_the_flag_is_found(tmp_path: Path):
     path = write_zip(tmp_path / "linux.zip", {"é.txt": TEXT, "b.txt": b"b"}, zipfile.ZIP_STORED)
     data = path.read_bytes()
     for header in (b"PK\3\4\x14\0", b"PK\1\2\x14\3\x14\0"):
@@ -77,13 +77,13 @@ def test_a_member_whose_name_is_utf8_without_saying_so_is_found_by_it(tmp_path: 
         read(path)
 
 
-def test_of_several_texts_one_has_to_be_named(several: Path):
+def test_one_of_several_texts_has_to_be_named(several: Path):
     expected = rf"several\.zip: holds 2 texts, a\.50d\.txt, deep/b\.txt; name one, as {several}/a\.50d\.txt"
     with pytest.raises(InputError, match=expected):
         read(several)
 
 
-def test_a_member_that_is_not_there_is_refused_with_those_that_are(several: Path):
+def test_a_missing_member_is_refused_with_the_names_of_the_others(several: Path):
     with pytest.raises(InputError, match=r"has no member 'b\.txt'; it holds a\.50d\.txt, deep/b\.txt"):
         read(f"{several}/b.txt")
 
@@ -94,20 +94,20 @@ def test_an_archive_without_a_text_is_refused(tmp_path: Path, members: dict[str,
         read(write_zip(tmp_path / "one.zip", members))
 
 
-def test_a_folder_may_be_called_as_an_archive_is(tmp_path: Path):
+def test_a_folder_may_be_named_like_an_archive(tmp_path: Path):
     (tmp_path / "folder.zip").mkdir()
     (tmp_path / "folder.zip" / "v.txt").write_bytes(TEXT)
     assert read(f"{tmp_path}/folder.zip/v.txt")[1] == TEXT
 
 
-def test_a_member_of_what_is_no_archive_is_refused(tmp_path: Path):
+def test_a_member_of_a_file_that_is_no_archive_is_refused(tmp_path: Path):
     (tmp_path / "v.zip").write_bytes(TEXT)
     with pytest.raises(InputError, match=r"v\.zip: not a zip archive, so there is no a\.txt in it"):
         read(f"{tmp_path}/v.zip/a.txt")
 
 
 @pytest.mark.parametrize("name", ["none.txt", "none.zip/a.txt"])
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path, name: str):
+def test_a_missing_file_is_refused(tmp_path: Path, name: str):
     with pytest.raises(InputError, match=f"{name}: no such file"):
         read(tmp_path / name)
 
@@ -142,7 +142,7 @@ def test_a_member_with_a_password_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize("pack", [write_gzip, lambda path, data: write_zip(path, {"v.txt": data})])
-def test_what_is_unpacked_is_never_all_in_memory(tmp_path: Path, pack):
+def test_an_unpacked_text_is_never_in_memory_as_a_whole(tmp_path: Path, pack):
     size = 64 << 20
     path = pack(tmp_path / "packed", bytes(size))
     tracemalloc.start()
@@ -154,7 +154,7 @@ def test_what_is_unpacked_is_never_all_in_memory(tmp_path: Path, pack):
         tracemalloc.stop()
 
 
-def test_a_text_larger_than_an_archive_gives_away_is_read_piece_by_piece(tmp_path: Path):
+def test_a_text_larger_than_the_limit_for_members_is_streamed(tmp_path: Path):
     """The directory of this zip claims more bytes than a file in an archive may have."""
     path = write_zip(tmp_path / "v.zip", {"v.txt": TEXT})
     data = bytearray(path.read_bytes())
@@ -169,7 +169,7 @@ def test_a_text_larger_than_an_archive_gives_away_is_read_piece_by_piece(tmp_pat
         read(path)
 
 
-def test_below_a_file_url_the_name_of_a_member_is_quoted(tmp_path: Path):
+def test_the_name_of_a_member_is_quoted_in_a_file_url(tmp_path: Path):
     path = write_zip(tmp_path / "a zip.zip", {"a b.txt": TEXT, "c.txt": b"c"})
     assert read(f"{path.as_uri()}/a%20b.txt") == (f"{path.as_uri()}/a%20b.txt", TEXT)
 

@@ -52,8 +52,8 @@ class TestFileUrl(TestDisk):
 
 
 @pytest.mark.parametrize("name", ["a%41.jpg", "x#1.jpg", "y?1.jpg", "z é.jpg", "plus+.jpg", "\udcff.jpg"])
-def test_below_a_file_url_a_name_is_taken_as_it_is(tmp_path: Path, name: str):
-    """Else one picture would be read in the place of another."""
+def test_a_name_joined_to_a_file_url_is_taken_literally(tmp_path: Path, name: str):
+    """Otherwise one image would be read instead of another."""
     folder = tmp_path / "a folder"
     folder.mkdir()
     for decoy in ("aA.jpg", "x", "y"):
@@ -75,14 +75,14 @@ def test_a_slash_behind_a_file_changes_nothing(tmp_path: Path, scheme: str):
 
 
 @pytest.mark.parametrize("name", ["none", "folder"])
-def test_what_is_no_file_is_refused_by_name(tmp_path: Path, name: str):
+def test_a_missing_file_or_a_folder_is_refused_by_name(tmp_path: Path, name: str):
     (tmp_path / "folder").mkdir()
     for read in (storage.read_bytes, storage.sha256, lambda url: storage.read_range(url, 0, 1)):
         with pytest.raises(InputError, match=f"/{name}: "):
             read(f"{tmp_path}/{name}")
 
 
-def test_who_writes_to_a_named_pipe_is_not_disturbed(tmp_path: Path):
+def test_a_writer_to_a_named_pipe_is_not_disturbed(tmp_path: Path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with subprocess.Popen(["dd", "if=/dev/zero", f"of={pipe}", "count=1", "status=none"]) as writer:
@@ -101,7 +101,7 @@ def test_a_range_of_a_named_pipe_is_refused(tmp_path: Path):
 
 @pytest.mark.parametrize("read", [storage.read_bytes, storage.sha256, storage.read_if_exists])
 def test_a_disk_that_fails_makes_a_file_unreadable(read: Callable[[str], object]):
-    """Of this file the first bytes cannot be read, as of a bad sector."""
+    """The first bytes of this file cannot be read, like a bad sector."""
     with pytest.raises(storage.UnreadableFile, match="/proc/self/mem: cannot be read"):
         read("/proc/self/mem")
 
@@ -162,7 +162,7 @@ def test_a_folder_is_published_whole_too(tmp_path: Path):
     assert (tmp_path / "last" / "weights").read_bytes() == b"w"
 
 
-def test_what_a_killed_writer_left_counts_as_nothing_and_can_be_removed(tmp_path: Path):
+def test_unfinished_files_of_a_killed_writer_do_not_count_and_can_be_removed(tmp_path: Path):
     for folder in (tmp_path, tmp_path / "deep"):
         (folder / ".partial-abc").mkdir(parents=True)
         (folder / ".partial-abc" / "x").touch()
@@ -187,9 +187,7 @@ def test_after_a_block_that_raises_or_a_removal_no_folder_is_left(tmp_path: Path
 
 
 @pytest.mark.parametrize("write", [storage.write_bytes, storage.create])
-def test_a_disk_that_takes_no_more_is_told_of_by_the_place(
-    tmp_path: Path, write: Callable[[str, bytes], object]
-):
+def test_a_full_disk_is_reported_with_the_path(tmp_path: Path, write: Callable[[str, bytes], object]):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
@@ -209,7 +207,7 @@ def test_a_disk_that_takes_no_more_is_told_of_by_the_place(
         (errno.EROFS, InputError, "cannot be (made a folder|written to) "),
     ],
 )
-def test_a_disk_without_room_for_a_folder_is_full_too(
+def test_a_disk_without_room_for_a_folder_is_reported_as_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, kind: type[Exception], said: str
 ):
     def refuse(*_: object, **__: object) -> None:
@@ -222,7 +220,7 @@ def test_a_disk_without_room_for_a_folder_is_full_too(
 
 
 @pytest.mark.parametrize("name", ["file", "file/below"])
-def test_below_a_file_nothing_is_written(tmp_path: Path, name: str):
+def test_nothing_is_written_below_a_file(tmp_path: Path, name: str):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=rf"/{name}: cannot be made a folder \("):
         storage.write_bytes(f"{tmp_path}/{name}/x", b"")
@@ -237,7 +235,7 @@ def test_without_hard_links_what_exists_is_not_overwritten(tmp_path: Path, monke
     assert [storage.create(url, data) for data in (b"first", b"second")] == [b"first", b"first"]
 
 
-def test_of_a_linked_folder_the_content_is_removed_and_the_link_kept(tmp_path: Path):
+def test_removing_a_linked_folder_removes_its_content_and_keeps_the_link(tmp_path: Path):
     (tmp_path / "real" / "deep").mkdir(parents=True)
     (tmp_path / "real" / "deep" / "x").touch()
     (tmp_path / "real" / "y").touch()

@@ -8,7 +8,7 @@ from lglm_core import storage
 from lglm_core.storage.disk import DiskLocation
 
 
-def test_what_is_created_is_there_though_another_one_was_removed_just_then(
+def test_a_file_is_created_although_another_one_was_removed_just_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     url, create = f"{tmp_path}/x", DiskLocation.create
@@ -21,7 +21,7 @@ def test_what_is_created_is_there_though_another_one_was_removed_just_then(
     assert storage.create(url, b"ours") == b"ours" == storage.read_bytes(url)
 
 
-def test_at_a_link_that_leads_nowhere_nothing_is_created(tmp_path: Path):
+def test_nothing_is_created_at_a_link_that_leads_nowhere(tmp_path: Path):
     (tmp_path / "x").symlink_to(tmp_path / "nothing")
     with pytest.raises(storage.UnreadableFile, match="x: cannot be read"):
         storage.create(f"{tmp_path}/x", b"ours")
@@ -34,5 +34,5 @@ def test_a_file_that_exists_but_cannot_be_read_is_an_error_and_not_none(tmp_path
         storage.read_if_exists(f"{tmp_path}/folder")
 
 
-def test_of_files_that_cannot_be_named_the_size_is_0():
+def test_the_size_of_an_invalid_url_is_0():
     assert list(storage.sizes(["ftp://host/x", "http://[oops/x.jpg", "a\0b"])) == [0, 0, 0]

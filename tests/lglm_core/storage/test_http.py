@@ -46,14 +46,14 @@ def test_an_address_may_be_written_as_people_write_it(site: Website, path: str):
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_where_heads_are_not_allowed_one_byte_is_asked_for(site: Website, ranges: bool):
+def test_a_server_that_refuses_head_is_asked_for_one_byte(site: Website, ranges: bool):
     site.head, site.ranges = False, ranges
     assert storage.is_file(f"{site.url}/x") and not storage.is_file(f"{site.url}/none")
     assert storage.locate(f"{site.url}/x").stat().size == len(BODY)
     assert storage.is_file(f"{site.url}/empty")
 
 
-def test_what_a_body_without_length_was_cut_to_is_not_taken_for_whole(site: Website):
+def test_a_body_without_length_is_refused_because_it_may_be_cut_short(site: Website):
     site.lengths = False
     message = refusal(storage.read_bytes, f"{site.url}/x", kind=storage.UnreadableFile)
     assert message == f"{site.url}/x: the web server does not tell which bytes it sends"
@@ -69,7 +69,7 @@ def test_what_a_body_without_length_was_cut_to_is_not_taken_for_whole(site: Webs
         (418, "gives no file, but answers 418", False),
     ],
 )
-def test_a_file_that_is_not_to_be_had_is_one_unreadable_file(
+def test_a_file_that_the_server_refuses_is_one_unreadable_file(
     site: Website, status: int, words: str, missing: bool
 ):
     for read in (storage.read_bytes, lambda url: storage.read_range(url, 3, 4)):
@@ -87,6 +87,6 @@ def test_whether_a_forbidden_file_is_there_is_not_guessed(site: Website, status:
 
 
 @pytest.mark.parametrize("url", ["http://", "http:///x", "http://me:secr/et@host/x", "https://host:port/x"])
-def test_what_is_no_web_address_is_refused_without_repeating_it(url: str):
+def test_an_invalid_web_address_is_refused_without_repeating_it(url: str):
     message = refusal(storage.read_bytes, url, kind=storage.UnreadableFile)
     assert message == f"{url.partition(':')[0]}://…: not a web address"

@@ -56,7 +56,7 @@ def test_a_silent_server_is_refused_once_it_is_given_up(site: Website, monkeypat
     )
 
 
-def test_where_nothing_listens_it_is_the_address(monkeypatch: pytest.MonkeyPatch):
+def test_an_address_where_no_web_server_listens_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(retry, "RETRY_FOR_UNANSWERED_S", 0.05)
     nowhere = f"http://127.0.0.1:{free_ports(1)[0]}"
     for read in (storage.is_file, storage.read_bytes, lambda url: storage.read_range(url, 0, 1)):

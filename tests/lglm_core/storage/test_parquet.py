@@ -13,7 +13,7 @@ from lglm_core.errors import InputError
 
 
 def test_no_thread_holds_a_table_that_was_read():
-    """While Python ends, such a thread aborts the process; ``pq.read_table`` fails here nearly every time."""
+    """Such a thread aborts the process when Python exits; ``pq.read_table`` fails this test nearly always."""
     sink = io.BytesIO()
     pq.write_table(pa.table({"a": [1, 2], "b": ["x", "y"]}), sink)
     for _ in range(1000):
@@ -23,7 +23,7 @@ def test_no_thread_holds_a_table_that_was_read():
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PAR1 but no more"])
-def test_a_table_that_is_none_is_refused_by_name(tmp_path: Path, content: bytes | None):
+def test_a_file_that_is_no_table_is_refused_by_name(tmp_path: Path, content: bytes | None):
     if content is not None:
         (tmp_path / "x.parquet").write_bytes(content)
     with pytest.raises(InputError, match=r"x\.parquet: (not a readable Parquet file|cannot be read)"):

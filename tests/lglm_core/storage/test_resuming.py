@@ -24,7 +24,7 @@ Connect = Callable[..., None]
 
 @pytest.fixture
 def broken_off(server: S3Server, folder: str, connect_to: Connect) -> Iterator[tuple[str, bytes, Any]]:
-    """An object of 4 MiB whose first six answers break off in the middle of what they still had to give."""
+    """An object of 4 MiB; the first six answers break off in the middle of the bytes that are left."""
     body = random.Random(1).randbytes(4 * MB)
     storage.write_bytes(f"{folder}/x", body)
     with faulty(server, share=0.5, seed=7, kinds=("drop_body",)) as bad:
@@ -32,21 +32,21 @@ def broken_off(server: S3Server, folder: str, connect_to: Connect) -> Iterator[t
         yield f"{folder}/x", body, bad
 
 
-def test_a_stream_that_breaks_off_is_taken_up(broken_off: tuple[str, bytes, Any]):
+def test_a_stream_that_breaks_off_resumes(broken_off: tuple[str, bytes, Any]):
     url, body, bad = broken_off
     with storage.open_stream(url) as stream:
         assert stream.read() == body
     assert (bad.requests, bad.faults) == (7, 6)
 
 
-def test_a_range_that_breaks_off_is_taken_up(broken_off: tuple[str, bytes, Any]):
+def test_a_range_that_breaks_off_resumes(broken_off: tuple[str, bytes, Any]):
     url, body, bad = broken_off
     assert storage.read_range(url, 12_345, 3 * MB) == body[12_345 : 12_345 + 3 * MB]
     assert (bad.requests, bad.faults) == (7, 6)
 
 
-def test_it_is_taken_up_where_it_stopped(server: S3Server, folder: str, connect_to: Connect):
-    """Every answer brings half of what is missing: the fourth gets beyond nine tenths, no first one would."""
+def test_a_download_resumes_where_it_stopped(server: S3Server, folder: str, connect_to: Connect):
+    """Every answer brings half of the missing bytes, so nine tenths have arrived after the fourth."""
     body = random.Random(1).randbytes(4 * MB)
     storage.write_bytes(f"{folder}/x", body)
     with faulty(server, share=1, kinds=("drop_body",)) as bad:
@@ -131,14 +131,14 @@ def test_many_threads_read_from_a_web_server_over_a_bad_connection(site: Website
 
 
 @pytest.mark.parametrize("etags", [True, False])
-def test_a_lost_connection_to_a_web_server_is_taken_up_where_it_broke_off(site: Website, etags: bool):
+def test_a_lost_connection_to_a_web_server_resumes_where_it_broke_off(site: Website, etags: bool):
     site.etags = etags
     site.fates = [Fate(body_bytes=100_000), Fate(body_bytes=50_000)]
     assert storage.read_bytes(f"{site.url}/x") == BODY
     assert site.asked("Range") == [None, "bytes=100000-", "bytes=150000-"]
 
 
-def test_a_lost_range_is_taken_up_within_it(site: Website):
+def test_a_range_from_a_web_server_resumes_after_a_lost_connection(site: Website):
     site.fates = [Fate(body_bytes=10)]
     assert storage.read_range(f"{site.url}/x", 1000, 50) == BODY[1000:1050]
     assert site.asked("Range") == ["bytes=1000-1049", "bytes=1010-1049"]

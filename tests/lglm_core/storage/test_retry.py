@@ -13,7 +13,7 @@ from lglm_core.storage.retry import RetryPolicy
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A clock that stands at ``now``."""
+    """A clock that stands still at ``now``."""
     stopped = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(retry, "time", SimpleNamespace(monotonic=lambda: stopped.now))
     return stopped
@@ -21,7 +21,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 @pytest.fixture
 def longest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chance takes the longest delay each time."""
+    """Make every random delay the longest one."""
     monkeypatch.setattr(retry, "random", SimpleNamespace(uniform=lambda low, high: high))
 
 
@@ -40,7 +40,7 @@ def test_a_delay_is_a_random_part_of_the_longest(clock: SimpleNamespace, monkeyp
 
 
 @pytest.mark.parametrize(("answered", "patience_s"), [(False, 10.0), (True, 300.0)])
-def test_no_delay_reaches_beyond_the_patience_and_then_there_is_none(
+def test_no_delay_reaches_beyond_the_limit_and_then_there_is_none(
     clock: SimpleNamespace, longest: None, answered: bool, patience_s: float
 ):
     policy = RetryPolicy(answered=answered)

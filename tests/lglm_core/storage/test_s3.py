@@ -1,4 +1,4 @@
-"""Files in buckets, against real servers: rclone checks signatures, moto keeps to conditions."""
+"""Files in buckets, on real servers: rclone checks signatures, moto honours conditional requests."""
 
 import random
 from collections import Counter
@@ -84,7 +84,7 @@ def test_a_key_is_no_path_and_nothing_in_it_is_resolved(moto_folder: str, moto: 
         assert storage.read_bytes(f"{moto_folder}/{key}") == key.encode()
 
 
-def test_a_key_that_the_server_does_not_take_is_refused_in_its_words(rclone_folder: str):
+def test_a_key_that_the_server_rejects_is_refused_with_its_reason(rclone_folder: str):
     for url in (f"{rclone_folder}/../x", f"{rclone_folder}/x//y"):
         message = refusal(storage.write_bytes, url, b"")
         assert message.startswith(f"{url}: the S3 server at http://127.0.0.1:")
@@ -92,7 +92,7 @@ def test_a_key_that_the_server_does_not_take_is_refused_in_its_words(rclone_fold
 
 
 @pytest.mark.parametrize("url", ["s3://my bucket/x", "s3://bucket"])
-def test_what_can_be_no_object_is_refused_in_one_line(moto: S3Server, connect_to: Connect, url: str):
+def test_an_address_without_a_valid_object_is_refused(moto: S3Server, connect_to: Connect, url: str):
     connect_to(moto)
     assert "not an address S3 can use" in refusal(storage.read_bytes, url)
 
@@ -127,7 +127,7 @@ def test_a_bucket_is_a_folder_and_no_file(folder: str):
     assert storage.is_folder("s3://bucket") and not storage.is_file("s3://bucket")
 
 
-def test_the_mark_that_a_console_puts_for_a_folder_is_no_file_in_it(moto: S3Server, moto_folder: str):
+def test_the_placeholder_of_a_folder_is_no_file_in_it(moto: S3Server, moto_folder: str):
     key = f"{moto_folder.rpartition('/')[2]}/"
     moto.client().put_object(Bucket="bucket", Key=key, Body=b"")
     assert storage.is_empty(moto_folder)
@@ -170,7 +170,7 @@ def test_a_key_that_could_not_be_deleted_just_now_is_tried_again(moto_folder: st
     assert storage.is_empty(moto_folder)
 
 
-def test_what_lies_within_a_folder(moto: S3Server, connect_to: Connect):
+def test_an_object_lies_within_its_folders_and_its_bucket(moto: S3Server, connect_to: Connect):
     connect_to(moto)
     for url, folder, expected in (
         ("s3://b/images/tags", "s3://b/images", True),
@@ -196,7 +196,7 @@ def test_a_store_that_ignores_conditions_lets_the_last_writer_win_and_says_so(rc
     assert storage.read_bytes(f"{rclone_folder}/x") == b"second"
 
 
-def test_also_when_answers_are_lost(moto_folder: str, moto: S3Server, connect_to: Connect):
+def test_one_writer_wins_even_if_answers_are_lost(moto_folder: str, moto: S3Server, connect_to: Connect):
     with faulty(moto, share=0.5, seed=11, kinds=("drop_request",)) as bad:
         connect_to(bad)
         told = create_at_once(f"{moto_folder}/x")
@@ -205,7 +205,7 @@ def test_also_when_answers_are_lost(moto_folder: str, moto: S3Server, connect_to
     assert bad.proxy.faults["drop_after"] > 0
 
 
-def test_who_lost_the_answer_to_the_first_put_still_learns_that_it_won(
+def test_a_writer_that_lost_the_answer_to_its_put_still_learns_that_it_won(
     moto_folder: str, moto: S3Server, connect_to: Connect
 ):
     # With this seed the first request is done but not answered, and the next three are.
@@ -233,7 +233,7 @@ def test_two_conditional_puts_that_meet_are_tried_again(moto_folder: str):
 def test_a_large_file_arrives_whole_over_a_bad_connection(
     moto_folder: str, moto: S3Server, connect_to: Connect
 ):
-    """Also where the answer to the last request is lost, and the server knows the upload no more."""
+    """This seed also loses the answer to the last request, after which the server forgets the upload."""
     body = random.Random(2).randbytes(17 * MB)
     with faulty(moto, share=0.3, seed=2) as bad:
         connect_to(bad)

@@ -1,4 +1,4 @@
-"""What goes wrong between us and an S3 server is told in one line, and tried again where that may help."""
+"""Errors of S3: each is one line that says what to do, and a transient one is retried."""
 
 import socket
 import threading
@@ -40,7 +40,7 @@ OPERATIONS: Mapping[str, Callable[[str], object]] = {
 @pytest.mark.parametrize(
     "passing", [(503, "SlowDown"), (500, "InternalError"), (429, "TooManyRequests"), (400, "RequestTimeout")]
 )
-def test_what_passes_is_tried_again(moto_folder: str, passing: tuple[int, str]):
+def test_a_transient_failure_is_retried(moto_folder: str, passing: tuple[int, str]):
     storage.write_bytes(f"{moto_folder}/x", b"word")
     answer(passing, passing, (0, ""))
     assert storage.read_bytes(f"{moto_folder}/x") == b"word"
@@ -133,7 +133,7 @@ def test_a_server_that_stops_answering_fails_the_run(
 # --- Addresses and credentials that are wrong ---
 
 
-def test_a_bucket_that_is_not_there_is_refused_by_name(server: S3Server):
+def test_a_missing_bucket_is_refused_by_name(server: S3Server):
     for operation in OPERATIONS.values():
         message = refusal(operation, "s3://no-such-bucket/x")
         assert message == (
@@ -158,7 +158,7 @@ def test_a_key_that_the_server_does_not_know_is_refused(rclone: S3Server, connec
     assert f"the S3 server at {rclone.url} refuses the credentials (" in message
 
 
-def test_without_credentials_it_says_how_to_give_them(rclone: S3Server, connect_to: Connect):
+def test_missing_credentials_are_refused_with_how_to_set_them(rclone: S3Server, connect_to: Connect):
     connect_to(rclone, AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None)
     for operation in OPERATIONS.values():
         message = refusal(operation, "s3://bucket/x")
@@ -205,7 +205,7 @@ def test_an_address_with_a_server_in_it_or_without_a_bucket_is_refused(moto: S3S
         assert message == f"{url}: names no bucket; s3://bucket/key was expected"
 
 
-def test_what_stands_before_the_host_in_the_endpoint_is_never_shown(
+def test_user_and_password_of_the_endpoint_are_never_shown(
     moto: S3Server, connect_to: Connect, monkeypatch: pytest.MonkeyPatch
 ):
     host = moto.url.removeprefix("http://")
@@ -230,7 +230,7 @@ def test_what_stands_before_the_host_in_the_endpoint_is_never_shown(
         "http://somebody:their-pass#word@127.0.0.1:9",
     ],
 )
-def test_an_endpoint_that_is_none_is_not_repeated_with_its_password(
+def test_an_invalid_endpoint_is_not_repeated_with_its_password(
     moto: S3Server, connect_to: Connect, endpoint: str
 ):
     connect_to(moto, AWS_ENDPOINT_URL=endpoint)
@@ -242,7 +242,7 @@ def test_an_endpoint_that_is_none_is_not_repeated_with_its_password(
 
 @pytest.fixture(params=[200, 301, 307])
 def website(request: pytest.FixtureRequest, connect_to: Connect) -> Iterator[None]:
-    """What listens on the port is a web server; it says the same to everything."""
+    """Connect to a web server that gives the same answer to every request."""
 
     class Page(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -269,7 +269,7 @@ def website(request: pytest.FixtureRequest, connect_to: Connect) -> Iterator[Non
 
 
 @pytest.mark.parametrize("name", ["read_bytes", "is_folder", "is_file"])
-def test_a_server_that_is_no_s3_is_refused(website: None, monkeypatch: pytest.MonkeyPatch, name: str):
+def test_a_server_that_is_not_s3_is_refused(website: None, monkeypatch: pytest.MonkeyPatch, name: str):
     monkeypatch.setattr(retry, "RETRY_FOR_UNANSWERED_S", 0.05)
     assert "check AWS_ENDPOINT_URL" in refusal(OPERATIONS[name], "s3://bucket/x")
 
@@ -279,7 +279,7 @@ def test_a_server_that_is_no_s3_is_refused(website: None, monkeypatch: pytest.Mo
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A clock that stands at ``now``."""
+    """A clock that stands still at ``now``."""
     stopped = SimpleNamespace(now=1000.0)
     for module in (retry, s3_client):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: stopped.now))
@@ -294,7 +294,7 @@ def after(
     code: str = "",
     raised: Exception | None = None,
 ) -> float | None:
-    """What botocore is told after one attempt, of a request that began just now unless *context* knows."""
+    """Return the answer to botocore after one attempt; the request began now unless *context* has a time."""
     context.setdefault("began", s3_client.time.monotonic())
     response = None if status is None else (SimpleNamespace(status_code=status), {"Error": {"Code": code}})
     return policy.after_attempt(
@@ -315,14 +315,14 @@ def test_any_answer_but_a_failing_one_shows_that_the_address_is_right(status: in
     assert policy.answered == answered
 
 
-def test_an_answered_server_gets_more_patience_than_a_new_one(clock: SimpleNamespace):
+def test_a_server_that_has_answered_is_retried_for_longer(clock: SimpleNamespace):
     policy, context = S3RetryPolicy(), {"began": clock.now - 11}
     assert after(policy, context, status=503) is None
     after(policy, {}, status=200)
     assert after(policy, context, status=503) is not None
 
 
-def test_the_first_patience_begins_with_the_request_so_that_silence_counts(clock: SimpleNamespace):
+def test_the_limit_for_an_unanswered_server_counts_from_the_request(clock: SimpleNamespace):
     policy, context = S3RetryPolicy(), {}
     assert after(policy, context, status=503) is not None
     clock.now += 9
@@ -332,7 +332,7 @@ def test_the_first_patience_begins_with_the_request_so_that_silence_counts(clock
     assert after(policy, {}, status=503) is not None
 
 
-def test_later_patience_begins_with_the_first_failure(clock: SimpleNamespace):
+def test_the_limit_for_a_server_that_has_answered_counts_from_the_first_failure(clock: SimpleNamespace):
     policy, context = S3RetryPolicy(answered=True), {"began": clock.now - 1000}  # a long upload, say
     assert after(policy, context, status=503) is not None
     clock.now += retry.RETRY_FOR_S + 1
@@ -358,5 +358,5 @@ def test_later_patience_begins_with_the_first_failure(clock: SimpleNamespace):
     ],
     ids=str,
 )
-def test_only_what_may_pass_is_tried_again(happened: dict[str, Any], again: bool):
+def test_only_transient_failures_are_retried(happened: dict[str, Any], again: bool):
     assert (after(S3RetryPolicy(), {}, **happened) is not None) == again

@@ -26,7 +26,7 @@ def test_paths_and_file_urls_name_the_local_disk(url: str, path: str):
     ("url", "local"),
     [("a/b", True), ("file:///a", True), ("S3://b/k", False), ("http://h/x", False), ("HTTPS://h/x", False)],
 )
-def test_what_is_local_is_told_by_the_scheme(url: str, local: bool):
+def test_the_scheme_tells_whether_a_url_is_local(url: str, local: bool):
     assert storage.is_local(url) == local
 
 
@@ -39,7 +39,7 @@ def test_what_is_local_is_told_by_the_scheme(url: str, local: bool):
         ("a?b#c@d", "a?b#c@d"),
     ],
 )
-def test_of_a_web_address_what_may_be_secret_is_not_shown(url: str, shown: str):
+def test_the_secret_parts_of_a_web_address_are_not_shown(url: str, shown: str):
     assert storage.redact_url(url) == shown
 
 
@@ -55,7 +55,7 @@ def test_of_a_web_address_what_may_be_secret_is_not_shown(url: str, shown: str):
     ],
     ids=range(6),
 )
-def test_nor_is_it_within_a_text(text: str, shown: str):
+def test_the_secret_parts_of_an_address_in_a_text_are_not_shown(text: str, shown: str):
     assert storage.redact(text) == shown
 
 
