@@ -93,7 +93,7 @@ def _parts(models: Sequence[str], costs: "Sequence[Complexity]", setting: "Setti
     rows = [["parameters by part", ""]]
     for model, cost in zip(models, costs, strict=True):
         rows += [[model, ""], [f"  backbone {setting.backbone}", f"{cost.backbone:,}"]]
-        rows += [[f"  {part}", f"{count:,}"] for part, count in cost.parts.items()]
+        rows += [[f"  {part}", f"{count:,}"] for part, count in cost.components.items()]
         rows += [["  in all", f"{cost.parameters:,}"]]
         rows += [["  folded", "does not fold" if cost.folded is None else f"{cost.folded:,}"]]
     return aligned(rows)
@@ -103,7 +103,7 @@ def _record(model: str, cost: "Complexity", figures: "PaperFigures | None") -> d
     return {
         "model": model,
         "parameters": cost.parameters,
-        "parameters_by_part": {"backbone": cost.backbone, **cost.parts},
+        "parameters_by_part": {"backbone": cost.backbone, **cost.components},
         "parameters_folded": cost.folded,
         "macs": cost.macs,
         "macs_backbone": cost.macs_backbone,

@@ -115,15 +115,15 @@ def _split_rows(splits: "Sequence[SplitStatistics]") -> Iterator[list[str]]:
 
 
 def _label_rows(statistics: "DatasetStatistics", heading: str, columns: Sequence[int]) -> Iterator[list[str]]:
-    from lglm_core.pages.rendering import share
+    from lglm_core.pages.rendering import fine_percent
 
     compared = statistics.splits[:COMPARED]
     yield [heading, *(cell for split in compared for cell in (split.name, ""))]
-    shares = [100 * split.shares for split in compared]
+    shares = [100 * split.prevalence for split in compared]
     for column in columns:
         row = [fitted(statistics.labels[column], NAME_WIDTH)]
         for split, each in zip(compared, shares, strict=True):
-            row += [f"{split.positives[column]:,}", share(float(each[column]))]
+            row += [f"{split.positives[column]:,}", fine_percent(float(each[column]))]
         yield row
 
 
@@ -137,15 +137,15 @@ def _pair_rows(heading: str, pairs: "Sequence[Pair]") -> list[list[str]]:
 
 def _findings(statistics: "DatasetStatistics", top: int) -> Iterator[str]:
     from lglm_core.dataset.findings import drifts, findings
-    from lglm_core.pages.rendering import share
+    from lglm_core.pages.rendering import fine_percent
 
     texts = [
         (finding.text, [fitted(label, NAME_WIDTH) for label in finding.labels])
         for finding in findings(statistics)
     ]
     differing = [
-        f"{fitted(drift.label, NAME_WIDTH)} ({drift.split} {share(100 * drift.share)}, "
-        f"train {share(100 * drift.train_share)})"
+        f"{fitted(drift.label, NAME_WIDTH)} ({drift.split} {fine_percent(100 * drift.share)}, "
+        f"train {fine_percent(100 * drift.train_share)})"
         for drift in drifts(statistics)
     ]
     if differing:
@@ -195,7 +195,7 @@ def _split_record(split: "SplitStatistics") -> dict[str, Any]:
 
 
 def _label_records(statistics: "DatasetStatistics") -> Iterator[dict[str, Any]]:
-    measured = [(split, split.shares.tolist(), split.known.tolist()) for split in statistics.splits]
+    measured = [(split, split.prevalence.tolist(), split.known.tolist()) for split in statistics.splits]
     for column, label in enumerate(statistics.labels):
         yield {
             "label": label,

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 
 from jobs import command_line
 from jobs.command_line import Outcome
+from jobs.make_room import make_room
 from jobs.options import Extend
-from lglm_core import rooms, storage
+from jobs.tag import CARD_USAGE
+from lglm_core import storage
 from lglm_core.errors import InputError
 from lglm_core.labels.aliases import parse_aliases, read_aliases, refuse_unknown
+from lglm_core.rooms import ModelManifest, Provenance, Room, require
 from lglm_core.storage import compressed
 
 if TYPE_CHECKING:
@@ -23,8 +26,8 @@ if TYPE_CHECKING:
 
 def run(options: Extend) -> Outcome:
     """Extend the model, unless the same extension is complete."""
-    model = rooms.require(options.model, "model")
-    names = [*model.details["names"], *options.label]
+    model = require(options.model, ModelManifest)
+    names = [*model.names, *options.label]
     from_file = read_aliases(options.alias_file, names) if options.alias_file else {}
     aliases = {label: from_file[label] for label in options.label if label in from_file}
     aliases |= parse_aliases(options.alias, options.label)
@@ -34,15 +37,21 @@ def run(options: Extend) -> Outcome:
         "thresholds": thresholds,
         "glove": compressed.sha256(options.glove),
     }
-    provenance = rooms.Provenance("model", inputs, {"added": list(options.label), "alias": aliases})
-    manifest = rooms.find(options.out, provenance)
-    status = "already complete" if manifest else "done"
-    manifest = manifest or _extend(options, aliases, from_file, model, provenance)
+    added = {"added": list(options.label), "alias": aliases}
+    room = Room(options.out, Provenance(ModelManifest, inputs, added))
+    return make_room(
+        room,
+        lambda: _extend(options, aliases, from_file, model, room),
+        lambda manifest, status: _summary(options, manifest, status),
+    )
+
+
+def _summary(options: Extend, manifest: ModelManifest, status: str) -> str:
     added = ", ".join(options.label)
-    summary = f"{options.out}: model, {status}: {manifest.counts['labels']} labels, of which by name: {added}"
+    lines = [f"{options.out}: model, {status}: {manifest.counts['labels']} labels, of which by name: {added}"]
     for name, words in _missing_words(options).items():
-        summary += f"\n  {name!r} goes without {', '.join(words)}, which the word vectors lack"
-    return Outcome(status, options.out, summary, counts=manifest.counts)
+        lines.append(f"  {name!r} goes without {', '.join(words)}, which the word vectors lack")
+    return "\n".join(lines)
 
 
 def _missing_words(options: Extend) -> dict[str, tuple[str, ...]]:
@@ -58,9 +67,9 @@ def _extend(
     options: Extend,
     aliases: dict[str, str],
     from_file: Iterable[str],
-    trained: rooms.Manifest,
-    provenance: rooms.Provenance,
-) -> rooms.Manifest:
+    trained: ModelManifest,
+    room: Room[ModelManifest],
+) -> ModelManifest:
     import torch
 
     from lglm_core.labels.vocabulary import LabelVocabulary
@@ -82,18 +91,18 @@ def _extend(
     labels = LabelVocabulary([*bundle.labels, *options.label])  # refuses a name that is given twice
     embeddings = _embeddings(options, aliases, bundle, labels)
     vectors = torch.from_numpy(embeddings.vectors[len(bundle.labels) :].copy())
-    rooms.begin(options.out, provenance)
+    room.begin()
     return save_bundle(
-        options.out,
+        room,
         extend(bundle.model, vectors),
         labels,
-        provenance,
         embeddings=embeddings,
         preprocessing=bundle.preprocessing,
         facts=bundle.facts,
         thresholds=[*bundle.thresholds, *[DEFAULT_THRESHOLD] * len(options.label)],
         untrained=[*bundle.untrained, *options.label],
-        history=trained.details["history"],
+        history=trained.history,
+        usage=CARD_USAGE,
     )
 
 
@@ -117,7 +126,7 @@ def _embeddings(
         )
     worded = [column for column, origin in enumerate(before.origin) if origin in ("glove", "alias")]
     named = {before.labels[column]: " ".join(before.words[column]) for column in worded}
-    found = name_vectors([*named, *options.label], options.glove, aliases=named | aliases)
+    found = name_vectors([*named, *options.label], options.glove, alias=named | aliases)
     known = len(worded)
     same = found.vectors.shape[1] == before.vectors.shape[1] and np.allclose(
         found.vectors[:known], before.vectors[worded], rtol=1e-4, atol=1e-5

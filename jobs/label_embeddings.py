@@ -8,14 +8,16 @@ lglm label-embeddings --dataset DATASET --out LABELS --vectors vectors.parquet
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobs import command_line
 from jobs.command_line import Outcome
+from jobs.make_room import make_room
 from jobs.options import MakeLabelEmbeddings
-from lglm_core import rooms, storage
+from lglm_core import storage
 from lglm_core.dataset.layout import load_labels
 from lglm_core.labels.aliases import parse_aliases, read_aliases, refuse_unknown
+from lglm_core.rooms import DatasetManifest, LabelEmbeddingsManifest, LabelOrigin, Provenance, Room, require
 from lglm_core.storage import compressed
 
 if TYPE_CHECKING:
@@ -34,18 +36,20 @@ WORDS_SHOWN = 3
 
 def run(options: MakeLabelEmbeddings) -> Outcome:
     """Make the vectors, unless the same ones are there."""
-    dataset = rooms.require(options.dataset, "dataset")
+    dataset = require(options.dataset, DatasetManifest)
     given = _aliases_by_place(options, dataset)
     aliases = {label: words for place in given.values() for label, words in place.items()}
-    inputs = {"labels": dataset.details["labels"], **_inputs(options, dataset)}
-    provenance = rooms.Provenance("label-embeddings", inputs, {"alias": aliases, "oov": options.oov})
-    manifest = rooms.find(options.out, provenance)
-    status = "already complete" if manifest else "done"
-    manifest = manifest or _make(options, given, aliases, provenance, dataset.fingerprint)
-    return Outcome(status, options.out, _summary(options.out, manifest, status), counts=manifest.counts)
+    inputs = {"labels": dataset.labels, **_inputs(options, dataset)}
+    made_with = {"alias": aliases, "oov": options.oov}
+    room = Room(options.out, Provenance(LabelEmbeddingsManifest, inputs, made_with))
+    return make_room(
+        room,
+        lambda: _make(options, given, aliases, room, dataset.fingerprint),
+        lambda manifest, status: _summary(options.out, manifest, status),
+    )
 
 
-def _aliases_by_place(options: MakeLabelEmbeddings, dataset: rooms.Manifest) -> dict[str, dict[str, str]]:
+def _aliases_by_place(options: MakeLabelEmbeddings, dataset: DatasetManifest) -> dict[str, dict[str, str]]:
     """The aliases by what gave them; what comes later wins."""
     file = options.alias_file
     if not file and not options.alias:
@@ -55,7 +59,7 @@ def _aliases_by_place(options: MakeLabelEmbeddings, dataset: rooms.Manifest) -> 
     return from_file | {"--alias": parse_aliases(options.alias, names)}
 
 
-def _inputs(options: MakeLabelEmbeddings, dataset: rooms.Manifest) -> dict[str, str]:
+def _inputs(options: MakeLabelEmbeddings, dataset: DatasetManifest) -> dict[str, str]:
     """The digests of what the vectors come from; the dataset is one where its pictures give some."""
     if options.vectors:
         return {"vectors": storage.sha256(options.vectors)}
@@ -70,9 +74,9 @@ def _make(
     options: MakeLabelEmbeddings,
     given: Mapping[str, Mapping[str, str]],
     aliases: dict[str, str],
-    provenance: rooms.Provenance,
+    room: Room[LabelEmbeddingsManifest],
     fingerprint: str,
-) -> rooms.Manifest:
+) -> LabelEmbeddingsManifest:
     from lglm_core.dataset.reader import Dataset
     from lglm_core.labels.embeddings import FILE
 
@@ -80,18 +84,17 @@ def _make(
     for place, labels in given.items():
         refuse_unknown(labels, dataset.labels.names, place)
     embeddings, counts = _embed(options, aliases, dataset)
-    rooms.begin(options.out, provenance)
-    embeddings.save(storage.join(options.out, FILE))
-    return rooms.commit(
-        options.out,
-        rooms.Manifest(
-            kind="label-embeddings",
+    room.begin()
+    embeddings.save(room.path(FILE))
+    return room.commit(
+        LabelEmbeddingsManifest(
             fingerprint=embeddings.digest,
-            inputs=provenance.inputs,
-            options=provenance.options,
+            inputs=room.provenance.inputs,
+            options=room.provenance.options,
             counts=_counts(embeddings) | counts,
-            details={"source": embeddings.source, "of_note": _of_note(embeddings)},
-        ),
+            source=embeddings.source,
+            of_note=_of_note(embeddings),
+        )
     )
 
 
@@ -109,8 +112,8 @@ def _embed(
     if not options.glove:
         return cooccurrence_embeddings(dataset.labels, dataset.split("train").targets), {}
     if options.oov != "cooccurrence":
-        return glove_embeddings(dataset.labels, options.glove, aliases=aliases, oov=options.oov), {}
-    embeddings = glove_embeddings(dataset.labels, options.glove, aliases=aliases, oov="zero")
+        return glove_embeddings(dataset.labels, options.glove, alias=aliases, oov=options.oov), {}
+    embeddings = glove_embeddings(dataset.labels, options.glove, alias=aliases, oov="zero")
     return fill_by_cooccurrence(embeddings, dataset.split("train").targets), {}
 
 
@@ -126,37 +129,32 @@ def _counts(embeddings: "LabelEmbeddings") -> dict[str, int]:
     }
 
 
-def _of_note(embeddings: "LabelEmbeddings") -> list[dict[str, Any]]:
+def _of_note(embeddings: "LabelEmbeddings") -> tuple[LabelOrigin, ...]:
     """What was used for each label whose vector is not simply the source's, for all of its name."""
     rows = zip(embeddings.labels, embeddings.origin, embeddings.words, embeddings.missing, strict=True)
-    return [
-        {"label": label, "origin": origin, "words": list(words), "missing": list(missing)}
-        for label, origin, words, missing in rows
-        if missing or origin != embeddings.source
-    ]
+    return tuple(LabelOrigin(*row) for row in rows if row[3] or row[1] != embeddings.source)
 
 
-def _summary(out: str, manifest: rooms.Manifest, status: str) -> str:
+def _summary(out: str, manifest: LabelEmbeddingsManifest, status: str) -> str:
     from lglm_core.labels.embeddings import FILE
 
-    counts, details = manifest.counts, manifest.details
+    counts = manifest.counts
     first = f"{out}: label embeddings, {status}: {counts['labels']} labels, {counts['width']} wide, from "
-    first += SOURCES[details["source"]]
+    first += SOURCES[manifest.source]
     if others := counts.get("vectors_of_no_label"):
         first += f"; {others} more are of no label"
-    of_note = details["of_note"]
+    of_note = manifest.of_note
     lines = [first, *(_table(of_note[:ROWS_SHOWN]) if of_note else [])]
     if more := len(of_note[ROWS_SHOWN:]):
         lines.append(f"  and {more} more labels: {storage.join(out, FILE)}")
     return "\n".join(lines)
 
 
-def _table(of_note: Sequence[Mapping[str, Any]]) -> list[str]:
+def _table(of_note: Sequence[LabelOrigin]) -> list[str]:
     """Lay out what was used for each of these labels, in columns."""
     rows = [("label", "from", "words used", "missing")]
     for row in of_note:
-        words, missing = (_brief(row[name]) for name in ("words", "missing"))
-        rows.append((row["label"], ORIGINS[row["origin"]], words, missing))
+        rows.append((row.label, ORIGINS[row.origin], _brief(row.words), _brief(row.missing)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 

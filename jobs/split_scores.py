@@ -8,32 +8,33 @@ import numpy as np
 from jobs.cluster import ray_cluster
 from jobs.options import Embed, Evaluate, OnSplit
 from jobs.parts import IMAGES_PER_BATCH, PartMaker, write_parts
-from lglm_core import rooms, storage
+from lglm_core import storage
 from lglm_core.dataset.layout import load_labels
 from lglm_core.errors import InputError
 from lglm_core.labels.vocabulary import LabelVocabulary
+from lglm_core.rooms import DatasetManifest, M, ModelManifest, Provenance, Room, require
 
 
 @dataclass(frozen=True)
 class SplitInputs:
     """The manifests of a model and a dataset that belong together."""
 
-    model: rooms.Manifest
-    dataset: rooms.Manifest
+    model: ModelManifest
+    dataset: DatasetManifest
     samples: int
     columns: tuple[int, ...]
     """Where the model has the dataset's labels."""
 
-    def provenance(self, kind: str, split: str) -> rooms.Provenance:
-        """What a room made from the two is made from."""
+    def provenance(self, kind: type[M], split: str) -> Provenance[M]:
+        """Return the provenance of a room that is made from the two."""
         inputs = {"model": self.model.fingerprint, "dataset": self.dataset.fingerprint}
-        return rooms.Provenance(kind, inputs, {"split": split})
+        return Provenance(kind, inputs, {"split": split})
 
 
 def open_inputs(options: OnSplit) -> SplitInputs:
     """Check, from manifests alone, that model, dataset and split fit together."""
-    model = rooms.require(options.model, "model")
-    dataset = rooms.require(options.dataset, "dataset")
+    model = require(options.model, ModelManifest)
+    dataset = require(options.dataset, DatasetManifest)
     theirs = load_labels(options.dataset, dataset)
     ours = LabelVocabulary.load(storage.join(options.model, "labels.json"))
     known = set(ours)
@@ -43,20 +44,19 @@ def open_inputs(options: OnSplit) -> SplitInputs:
             f"{options.model}: does not know {len(missing)} of the labels of {options.dataset}, such as "
             f"{missing[0]!r}; take a dataset whose labels it was trained on, or add them with lglm extend"
         )
-    splits = dataset.details["splits"]
-    if not splits.get(options.split, {}).get("samples"):
+    if not dataset.has_samples(options.split):
         raise InputError(
-            f"{options.dataset}: no samples in a split {options.split!r}; it has {', '.join(splits)}"
+            f"{options.dataset}: no samples in a split {options.split!r}; it has {', '.join(dataset.splits)}"
         )
     columns = tuple(ours.column(name) for name in theirs)
-    return SplitInputs(model, dataset, splits[options.split]["samples"], columns)
+    return SplitInputs(model, dataset, dataset.splits[options.split].samples, columns)
 
 
 def write_split_parts(
     maker: type[PartMaker],
     options: Evaluate | Embed,
     inputs: SplitInputs,
-    provenance: rooms.Provenance,
+    room: Room[M],
     folder: str,
 ) -> None:
     """Write the rows that *maker* makes of every picture of the split, as parts in *folder*."""
@@ -69,14 +69,14 @@ def write_split_parts(
         "columns": inputs.columns,
     }
     with ray_cluster(options.ray_address):
-        rooms.begin(options.out, provenance)
+        room.begin()
         write_parts(
             maker,
             arguments,
             folder=storage.absolute(folder),
             total=inputs.samples,
-            provenance=provenance.fingerprint,
-            progress=provenance.kind,
+            provenance=room.provenance.fingerprint,
+            progress=room.provenance.kind,
         )
 
 
@@ -104,9 +104,9 @@ class SplitTagger:
         features, scores = [], []
         for first in range(start, stop, IMAGES_PER_BATCH):
             rows = range(first, min(first + IMAGES_PER_BATCH, stop))
-            recognition = self.tagger.predict(list(self.readers.map(self.split.read_image, rows)))
-            for position, error in recognition.errors.items():
+            predictions = self.tagger.predict(list(self.readers.map(self.split.read_image, rows)))
+            for position, error in predictions.errors.items():
                 raise self.split.undecodable(rows[position], error)
-            features.append(recognition.features)
-            scores.append(recognition.scores)
+            features.append(predictions.features)
+            scores.append(predictions.scores)
         return np.concatenate(features), np.concatenate(scores)

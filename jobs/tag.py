@@ -13,13 +13,18 @@ import pyarrow as pa
 from jobs import command_line
 from jobs.cluster import ray_cluster
 from jobs.command_line import Outcome
+from jobs.make_room import make_room
 from jobs.options import Tag
 from jobs.parts import IMAGES_PER_BATCH, read_parts, write_parts
-from lglm_core import rooms, storage
+from lglm_core import storage
 from lglm_core.errors import InputError
 from lglm_core.images.codec import MAX_BYTES
+from lglm_core.rooms import ModelManifest, Provenance, Room, TagsManifest, digest, require
 from lglm_core.storage.location import StoredFile
 
+LABELS_NAMED = 5
+CARD_USAGE = "lglm tag --model . --images FOLDER --out TAGS"
+"""How a model card shows the use of the model beside it."""
 SCHEMA = pa.schema(
     {
         "uri": pa.string(),
@@ -59,7 +64,7 @@ class TagRows:
 
     def _rows(self, files: list[StoredFile]) -> list[dict]:
         found = list(self.readers.map(self._read, files))
-        recognition = self.tagger.predict([data if isinstance(data, bytes) else b"" for data in found])
+        predictions = self.tagger.predict([data if isinstance(data, bytes) else b"" for data in found])
         rows = [
             {
                 "uri": storage.join(self.shown, _printable(file.name)),
@@ -72,10 +77,10 @@ class TagRows:
             }
             for file in files
         ]
-        for position, reason in recognition.errors.items():
+        for position, reason in predictions.errors.items():
             rows[position] |= {"status": reason.reason, "error": str(reason)}
         for position, columns, scores in zip(
-            recognition.read, self.tagger.tags(recognition.scores), recognition.scores, strict=True
+            predictions.read, self.tagger.tags(predictions.scores), predictions.scores, strict=True
         ):
             rows[position] |= {
                 "labels": [self.tagger.labels[column] for column in columns],
@@ -103,60 +108,60 @@ def _printable(name: str) -> str:
 
 def run(options: Tag) -> Outcome:
     """Tag all files found, unless the same files have been tagged with the same model."""
-    model = rooms.require(options.model, "model")
+    model = require(options.model, ModelManifest)
     images, out = storage.absolute(options.images), storage.absolute(options.out)
     if storage.lies_within(out, images):
         raise InputError(f"{options.out}: lies inside {options.images}; its own files would be tagged")
     files = storage.list_files(images)
     if not files:
         raise InputError(f"{options.images}: holds no file")
-    listing = rooms.digest([[file.name, file.size, file.etag] for file in files])
+    listing = digest([[file.name, file.size, file.etag] for file in files])
     thresholds = storage.sha256(storage.join(options.model, "thresholds.json"))  # people may edit them
     inputs = {"model": model.fingerprint, "thresholds": thresholds, "images": listing}
-    provenance = rooms.Provenance("tags", inputs, {})
-    manifest = rooms.find(options.out, provenance)
-    status = "already complete" if manifest else "done"
-    manifest = manifest or _tag(options, images, files, provenance)
-    return Outcome(status, options.out, _summary(options.out, manifest, status), counts=manifest.counts)
+    room = Room(options.out, Provenance(TagsManifest, inputs, {}))
+    return make_room(
+        room,
+        lambda: _tag(options, images, files, room),
+        lambda manifest, status: _summary(options.out, manifest, status),
+    )
 
 
-def _tag(options: Tag, images: str, files: list[StoredFile], provenance: rooms.Provenance) -> rooms.Manifest:
+def _tag(options: Tag, images: str, files: list[StoredFile], room: Room[TagsManifest]) -> TagsManifest:
     folder = storage.absolute(options.out)
     arguments = {"model": storage.absolute(options.model), "images": images, "files": files}
     with ray_cluster(options.ray_address):
-        rooms.begin(options.out, provenance)
+        room.begin()
         write_parts(
             TagRows,
             arguments,
             folder=folder,
             total=len(files),
-            provenance=provenance.fingerprint,
+            provenance=room.provenance.fingerprint,
             progress="tag",
         )
     table = read_parts(folder, len(files))
     statuses = Counter(table.column("status").to_pylist())
     labels = Counter(label for row in table.column("labels").to_pylist() for label in row)
-    return rooms.commit(
-        options.out,
-        rooms.Manifest(
-            kind="tags",
-            fingerprint=provenance.fingerprint,
-            inputs=provenance.inputs,
-            options=provenance.options,
+    return room.commit(
+        TagsManifest(
+            fingerprint=room.provenance.fingerprint,
+            inputs=room.provenance.inputs,
+            options=room.provenance.options,
             counts={
                 "files": len(files),
                 **{f"status_{name}": count for name, count in sorted(statuses.items())},
             },
-            details={"labels": dict(labels.most_common())},
-        ),
+            labels=dict(labels.most_common()),
+        )
     )
 
 
-def _summary(out: str, manifest: rooms.Manifest, status: str) -> str:
+def _summary(out: str, manifest: TagsManifest, status: str) -> str:
     counts = dict(manifest.counts)
     files = counts.pop("files")
     statuses = ", ".join(f"{name.removeprefix('status_')} {count}" for name, count in counts.items())
-    commonest = ", ".join(f"{name} {count}" for name, count in list(manifest.details["labels"].items())[:5])
+    labels = Counter(manifest.labels).most_common(LABELS_NAMED)
+    commonest = ", ".join(f"{name} {count}" for name, count in labels)
     return f"{out}: tags, {status}: {files} rows ({statuses}); commonest labels: {commonest or 'none'}"
 
 

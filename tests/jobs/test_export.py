@@ -263,7 +263,7 @@ def test_an_evaluation_of_another_model_is_refused(
     result = here("export", "--model", exported, "--evaluation", evaluation, "--out", out)
     assert_refused(result, out, str(evaluation), "another model", str(exported))
     result = here("export", "--model", tiny_model, "--evaluation", tiny_model, "--out", out)
-    assert_refused(result, out, "a model room was found where a evaluation room was expected")
+    assert_refused(result, out, "a model room was found where an evaluation room was expected")
 
 
 def test_no_model_is_refused(here: Here, tiny_dataset: Path, tmp_path: Path):

@@ -3,9 +3,11 @@
 import csv
 import json
 import shutil
+import signal
 import tarfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 
+from jobs import cluster
 from lglm_core.sources.coco import CocoSource
 from lglm_core.sources.table import TableSource
 from tests.jobs.commands import Commands, contents, make_dataset, picture, write_coco
+from tests.jobs.tables import Here, run_here, table
 
 PER_SHARD = 4
 CUT = "000000000002.jpg"  # of train, and so
@@ -97,10 +101,11 @@ def test_too_many_broken_pictures_stop_it_and_what_was_mended_is_read_again(
     root, out = tmp_path / "coco", tmp_path / "room"
     shutil.copytree(damaged_coco, root)
     arguments = ("shard", "coco", "--root", root, "--out", out, "--max-samples-per-shard", PER_SHARD)
+    retry = ("retry", *arguments[1:])
     refused = lglm(*arguments, "--max-rejected", "0.1")
     assert refused.code == 2
     (line,) = [line for line in refused.stderr.splitlines() if line.startswith("lglm shard:")]
-    assert "2 of 12 pictures could not be read, more than --max-rejected 0.1 allows" in line
+    assert "2 of 12 pictures could not be read, more than --max-rejected = 0.1 allows" in line
     assert f"corrupt 1, such as train2017/{CUT}: " in line
     assert f"missing 1, such as val2017/{ABSENT}: cannot be read (No such file or directory)" in line
     assert not (out / "manifest.json").exists()
@@ -109,7 +114,7 @@ def test_too_many_broken_pictures_stop_it_and_what_was_mended_is_read_again(
 
     (root / "train2017").rename(root / "elsewhere")  # a disk that is not mounted: what stands is kept
     (root / "train2017").mkdir()
-    again = lglm(*arguments, "--retry-rejected")
+    again = lglm(*retry)
     stays = "train-000000 stays as it was, with 1 pictures rejected: of its samples 3 can no longer be read"
     assert f"{stays}, such as train2017/000000000000.jpg (cannot be read (No such file" in again.stderr
     assert contents(out) == contents(from_coco)
@@ -117,17 +122,17 @@ def test_too_many_broken_pictures_stop_it_and_what_was_mended_is_read_again(
     (root / "elsewhere").rename(root / "train2017")
 
     # What was allowed once does not become too much by trying again.
-    lglm.done(*arguments, "--retry-rejected", "--max-rejected", "0")
+    lglm.done(*retry, "--max-rejected", "0")
     assert contents(out) == contents(from_coco)
 
     write_coco(tmp_path / "sound")
     for name in (f"train2017/{CUT}", f"val2017/{ABSENT}"):
         shutil.copy(tmp_path / "sound" / name, root / name)
     assert lglm.done(*arguments)["status"] == "already complete"
-    counts = lglm.done(*arguments, "--retry-rejected")["counts"]
+    counts = lglm.done(*retry)["counts"]
     assert (counts["written"], counts["rejected"]) == (12, 0)
     assert_complete(out)
-    assert lglm.done(*arguments, "--retry-rejected")["status"] == "already complete"
+    assert lglm.done(*retry)["status"] == "already complete"
     anew = make_dataset(CocoSource(str(root)), tmp_path / "anew", max_samples_per_shard=PER_SHARD)
     assert contents(out) == contents(anew)
 
@@ -240,3 +245,60 @@ def test_pictures_that_are_all_missing_leave_nothing_behind(lglm: Commands, coco
     assert result.code == 2
     assert "train" in result.stderr.splitlines()[-1]
     assert not out.exists()
+
+
+@pytest.mark.slow
+def test_of_two_writers_at_once_one_wins_and_the_other_stops(lglm: Commands, here: Here, tmp_path: Path):
+    arguments, out = table(tmp_path, range(8)), tmp_path / "dataset"
+    with lglm.started("shard", *arguments, "--out", out) as first:
+        first.wait_until(lambda: (out / "writer.json").exists())
+        first.process.send_signal(signal.SIGSTOP)
+        try:
+            second = lglm("shard", *arguments, "--out", out)
+        finally:
+            first.process.send_signal(signal.SIGCONT)
+        assert second.code == 2
+        assert f"{out}: another run is writing there (process {first.process.pid} on" in second.stderr
+        assert len(second.stderr.strip().splitlines()[-1]) < 300
+        assert first.wait().code == 0
+    assert lglm.done("verify", "--dataset", out, "--full")["counts"]["written"] == 8
+    assert sorted(path.name for path in out.iterdir() if path.is_file()) == [
+        *("duplicates.parquet", "labels.json", "manifest.json", "rejects.parquet")
+    ]
+
+
+def test_duplicates_that_cannot_be_left_out_are_not_reported_as_dropped(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A picture of their shard goes away between the pass that finds them and the one that drops them."""
+    arguments = table(tmp_path, range(8))
+    pictures, out = tmp_path / "images", tmp_path / "dataset"
+    shutil.copy(pictures / "1.png", pictures / "6.png")
+    monkeypatch.setattr(cluster, "ray_cluster", lambda _: nullcontext())
+
+    def in_this_process(*task: Any) -> list[Any]:
+        if "drop duplicates" in task:
+            for path in pictures.iterdir():
+                path.rename(tmp_path / path.name)
+        return run_here(*task)
+
+    monkeypatch.setattr(cluster, "run_tasks", in_this_process)
+    result = here("shard", *arguments, "--out", out, "--duplicates", "drop")
+    assert result.code == 1
+    assert "can no longer be read, such as" in result.stderr.splitlines()[-1]
+    assert not (out / "manifest.json").exists()
+    for path in tmp_path.glob("*.png"):
+        path.rename(pictures / path.name)
+    monkeypatch.undo()
+
+
+def test_duplicates_become_rejects_on_request(lglm: Commands, tmp_path: Path):
+    arguments = table(tmp_path, range(8))
+    pictures = tmp_path / "images"
+    shutil.copy(pictures / "1.png", pictures / "6.png")
+    kept = lglm.done("shard", *arguments, "--out", tmp_path / "kept")["counts"]
+    dropped = lglm.done("shard", *arguments, "--out", tmp_path / "dropped", "--duplicates", "drop")["counts"]
+    assert (kept["duplicates"], kept["rejected"], kept["written"]) == (1, 0, 8)
+    assert (dropped["duplicates"], dropped["rejected"], dropped["written"]) == (1, 1, 7)
+    manifest = json.loads((tmp_path / "dropped" / "manifest.json").read_text())
+    assert manifest["options"]["duplicates"] == "drop"

@@ -1,4 +1,4 @@
-"""A picture's way through real Ray: train on two workers, evaluate, embed, tag, search."""
+"""Real Ray, from pictures to tags: train on two workers, evaluate, embed, tag, search."""
 
 import json
 import re
@@ -30,7 +30,7 @@ Again = Callable[[str], tuple[Any, ...]]
 
 @pytest.fixture(scope="module")
 def place(made_once: Callable) -> Path:
-    """The folder that all rooms of this module lie in."""
+    """Return the folder of all rooms of this module."""
     with made_once("way") as folder:
         folder.mkdir(exist_ok=True)
     return folder
@@ -38,7 +38,7 @@ def place(made_once: Callable) -> Path:
 
 @pytest.fixture(scope="module")
 def again(place: Path) -> Again:
-    """The arguments of every verb, by name: what was run, and may be run again."""
+    """Return the arguments of every verb, by name, to run it or to run it again."""
     model, dataset = ("--model", place / "run" / "model"), ("--dataset", place / "dataset")
     commands: dict[str, tuple[Any, ...]] = {
         "shard": ("toy", *TOY, "--root", place / "raw"),
@@ -58,7 +58,7 @@ def again(place: Path) -> Again:
 
 @pytest.fixture(scope="module")
 def made(lglm: Commands, made_once: Callable, again: Again) -> Callable[[str], Path]:
-    """Run a verb unless it has been, here or in another worker of pytest; returns its room."""
+    """Run a verb, unless it has run here or in another worker of pytest, and return its room."""
 
     def make(verb: str) -> Path:
         arguments = again(verb)
@@ -107,7 +107,7 @@ BROKEN = {
 
 @pytest.fixture(scope="module")
 def images(made_once: Callable, place: Path) -> Path:
-    """A folder as folders are."""
+    """Return a folder of pictures, broken files and other files, with names of all kinds."""
     folder = place / "images"
     with made_once("way-images"):
         if not folder.exists():
@@ -133,7 +133,7 @@ def read_manifest(room: Path) -> dict[str, Any]:
 
 
 def read_rows(room: Path) -> pa.Table:
-    """All parts of a table, in order of their names."""
+    """Return the rows of all parts of a table, in the order of their names."""
     return pa.concat_tables([pq.read_table(path) for path in sorted(room.glob("part-*.parquet"))])
 
 
@@ -316,7 +316,7 @@ def test_a_new_file_in_the_folder_is_not_mixed_into_old_tags(
 # --- Again ---
 
 
-def test_every_verb_run_again_is_complete_already(
+def test_every_verb_finds_its_room_complete_when_it_runs_again(
     lglm: Commands,
     again: Again,
     dataset: Path,
@@ -348,7 +348,7 @@ def test_tagging_again_is_complete_already(lglm: Commands, again: Again, tags: P
 
 
 def train_here(dataset: Path, labels: Path, out: Path) -> tuple[Any, ...]:
-    """A training without Ray, whose bytes are the same every time."""
+    """Return the arguments of a training without Ray, whose weights are the same every time."""
     inputs = ("--dataset", dataset, "--label-embeddings", labels, "--out", out)
     return ("train", *inputs, *RECIPE, "--epochs", 4, "--num-workers", 0)
 
@@ -366,10 +366,10 @@ def test_training_that_was_killed_ends_as_if_it_had_not_been(
     assert not (disturbed / "manifest.json").exists()
     resumed = lglm(*train_here(dataset, labels, disturbed), *smaller)
     assert resumed.code == 0, resumed.stderr
-    begun = re.search(r"goes on after (\d) of 4 epochs(?: and (\d+) of \d+ steps)?", resumed.stderr)
-    assert begun and (begun[2] is not None) == within
-    told = re.findall(r"^epoch (\d)/4", resumed.stderr, flags=re.MULTILINE)
-    assert told == ["1", "2", "3", "4"][int(begun[1]) :]
+    resumed_at = re.search(r"resumes after (\d) of 4 epochs(?: and (\d+) of \d+ steps)?", resumed.stderr)
+    assert resumed_at and (resumed_at[2] is not None) == within
+    epochs = re.findall(r"^epoch (\d)/4", resumed.stderr, flags=re.MULTILINE)
+    assert epochs == ["1", "2", "3", "4"][int(resumed_at[1]) :]
     assert lglm.done(*train_here(dataset, labels, undisturbed), *smaller)["status"] == "done"
     weights = [room / "model" / "model.safetensors" for room in (disturbed, undisturbed)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
@@ -397,7 +397,7 @@ def test_training_on_two_workers_that_was_killed_ends_as_if_it_had_not_been(
     if not (out / "manifest.json").exists():
         resumed = lglm(*arguments)
         assert resumed.code == 0, resumed.stderr
-        assert "goes on after " in resumed.stderr
-        assert "epoch 1/" not in resumed.stderr or (often and "goes on after 0 of" in resumed.stderr)
+        assert "resumes after " in resumed.stderr
+        assert "epoch 1/" not in resumed.stderr or (often and "resumes after 0 of" in resumed.stderr)
     ours, theirs = (room / "model" / "model.safetensors" for room in (out, run))
     assert ours.read_bytes() == theirs.read_bytes()

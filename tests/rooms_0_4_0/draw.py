@@ -3,7 +3,8 @@
     python -m tests.rooms_0_4_0.draw DRAWN FOLDER      # only draw the inputs, below FOLDER
     python -m tests.rooms_0_4_0.draw MADE FOLDER       # draw them, and run the verbs of the lglm at hand
 
-``rooms.zip`` beside this file was made by ``MADE`` with lglm 0.4.0, from a checkout of that version.
+``rooms.zip`` beside this file was made by ``MADE`` with lglm 0.4.0, from a checkout of that version, where
+``lglm append`` was still ``lglm shard --append``.
 """
 
 import json
@@ -108,9 +109,7 @@ def make(root: Path) -> None:
     table = ("table", "--image-root", "photos", "--max-rejected", "0.5", "--max-samples-per-shard", "8")
     verb(root, "shard", *table, "--table", "labels.csv", "--out", "dataset")
     verb(root, "shard", *table, "--table", "labels.csv", "--out", "dataset-grown")
-    verb(
-        root, "shard", *table, "--table", "more.csv", "--out", "dataset-grown", "--append", "--extend-labels"
-    )
+    verb(root, "append", *table, "--table", "more.csv", "--out", "dataset-grown", "--extend-labels")
     verb(root, "shard", "coco", "--root", "coco", "--out", "dataset-coco")
     verb(root, "label-embeddings", "--dataset", "dataset", "--out", "labels-ppmi")
     verb(root, "label-embeddings", "--dataset", "dataset", "--out", "labels", "--glove", "words.txt")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lglm_core import rooms
-from lglm_core.dataset.commit import commit_dataset, refuse_another
+from lglm_core.dataset.commit import Written, commit_dataset, refuse_other_shards
 from lglm_core.dataset.plan import make_plan
 from lglm_core.dataset.reader import Dataset
 from lglm_core.dataset.shard_writer import write_shard
@@ -88,21 +88,21 @@ def test_rejects_say_which_and_why(dataset: Dataset):
 
 
 def test_the_manifest_counts_each_splits_samples_and_labels(dataset: Dataset):
-    assert dataset.manifest.details["splits"] == {
-        "train": {"samples": 4, "label_counts": [2, 1, 1]},
-        "val": {"samples": 1, "label_counts": [0, 1, 0]},
+    assert dataset.manifest.splits == {
+        "train": rooms.SplitRecord(4, (2, 1, 1)),
+        "val": rooms.SplitRecord(1, (0, 1, 0)),
     }
 
 
 def test_the_shares_of_labels_are_of_the_pictures_where_they_are_known(dataset: Dataset):
-    np.testing.assert_allclose(dataset.training_shares(), [2 / 3, 1 / 3, 1 / 3])
+    np.testing.assert_allclose(dataset.training_prevalence(), [2 / 3, 1 / 3, 1 / 3])
 
 
 def test_the_manifest_lists_every_shard_with_its_digest(dataset: Dataset):
-    for shard in dataset.manifest.details["shards"]:
-        path = Path(dataset.url, "shards", shard["split"], f"{shard['name']}.tar")
-        assert shard["bytes"] == path.stat().st_size
-        assert shard["sha256"] == rooms.digest(path.read_bytes())
+    for shard in dataset.manifest.shards:
+        path = Path(dataset.url, "shards", shard.split, f"{shard.name}.tar")
+        assert shard.bytes == path.stat().st_size
+        assert shard.sha256 == rooms.digest(path.read_bytes())
 
 
 def test_the_fingerprint_does_not_depend_on_where_it_was_made(
@@ -174,7 +174,11 @@ def test_a_picture_lost_on_the_way_is_damage(
     receipt = write_shard(plan.shards[0], LabelVocabulary(NAMES), url)
     lost = replace(receipt, index=receipt.index.slice(0, 1))
     with pytest.raises(DamageError, match="2 pictures planned, but 1 written and 0 rejected"):
-        commit_dataset(url, rooms.Provenance("dataset", {}, {}), plan, [lost])
+        commit_dataset(room_at(url), Written(plan, [lost]))
+
+
+def room_at(url: str) -> rooms.Room[rooms.DatasetManifest]:
+    return rooms.Room(url, rooms.Provenance(rooms.DatasetManifest, {}, {}))
 
 
 @pytest.fixture
@@ -189,12 +193,12 @@ def three(tmp_path: Path, encode: Encode, listed_source: Callable[..., object]) 
 
 
 def test_shards_of_another_division_are_removed_and_nothing_else(three: Any, tmp_path: Path):
-    url, recipe = str(tmp_path / "dataset"), rooms.Provenance("dataset", {}, {})
+    url = str(tmp_path / "dataset")
     for per_shard in (1, 2):  # the first one never came to its end
         plan = make_plan(three, per_shard)
         receipts = [write_shard(shard, plan.labels, url) for shard in plan.shards]
     Path(url, "notes.txt").touch()
-    commit_dataset(url, recipe, plan, receipts)
+    commit_dataset(room_at(url), Written(plan, receipts))
     assert len(list(Path(url).glob("shards/*/*.tar"))) == len(list(Path(url).glob("receipts/*"))) == 2
     assert Path(url, "notes.txt").exists()
     assert Dataset.open(url).split("train").keys == ["p0", "p1", "p2"]
@@ -203,17 +207,17 @@ def test_shards_of_another_division_are_removed_and_nothing_else(three: Any, tmp
 def test_a_shard_that_cannot_be_written_anew_as_it_was_is_named(three: Any, tmp_path: Path):
     url, plan = str(tmp_path / "dataset"), make_plan(three, 2)
     receipts = [write_shard(shard, plan.labels, url) for shard in plan.shards]
-    manifest = commit_dataset(url, rooms.Provenance("dataset", {}, {}), plan, receipts)
+    manifest = commit_dataset(room_at(url), Written(plan, receipts))
     Path(url, "shards/train/train-000001.tar").unlink()
     again = [write_shard(shard, plan.labels, url) for shard in plan.shards]
-    refuse_another(url, manifest, plan, again)
+    refuse_other_shards(room_at(url), manifest, Written(plan, again))
     Path(url, "shards/train/train-000001.tar").unlink()
     (tmp_path / "p2").unlink()
     again = [write_shard(shard, plan.labels, url) for shard in plan.shards]
     with pytest.raises(
         DamageError, match=r"train-000001\.tar cannot be written anew as it was.* missing 1, such"
     ):
-        refuse_another(url, manifest, plan, again)
+        refuse_other_shards(room_at(url), manifest, Written(plan, again))
     assert not Path(url, "shards/train/train-000001.tar").exists()  # else taken for what it was
     assert Path(url, "shards/train/train-000000.tar").exists()
 
@@ -225,7 +229,7 @@ def test_a_mended_dataset_is_what_its_manifest_says(three: Any, tmp_path: Path):
     statuses = []
     for _ in range(2):
         receipts = [write_shard(shard, plan.labels, url) for shard in plan.shards]
-        manifest = commit_dataset(url, rooms.Provenance("dataset", {}, {}), plan, receipts)
+        manifest = commit_dataset(room_at(url), Written(plan, receipts))
         assert Dataset.open(url).manifest == manifest
         statuses += Dataset.open(url).rejects().column("status").to_pylist()
         Path(url, "shards/train/train-000000.tar").unlink()
@@ -240,7 +244,7 @@ def test_a_dataset_that_changed_since_it_was_looked_at_is_refused(dataset: Datas
 
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path):
-    with pytest.raises(InputError, match=r"no complete dataset room there.*lglm shard writes one"):
+    with pytest.raises(InputError, match=r"no complete dataset room there \(no manifest\.json\)"):
         Dataset.open(str(tmp_path))
 
 
@@ -257,4 +261,4 @@ def test_without_some_labels_the_others_keep_their_targets(dataset: Dataset):
     kept = dataset.without([first])
     assert list(kept.labels) == rest
     np.testing.assert_array_equal(kept.split("train").targets, dataset.split("train").targets[:, 1:])
-    np.testing.assert_array_equal(kept.training_shares(), dataset.training_shares()[1:])
+    np.testing.assert_array_equal(kept.training_prevalence(), dataset.training_prevalence()[1:])

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lglm_core.images.codec import UnreadableImage
 from lglm_core.images.transforms import Preprocessing
-from lglm_core.inference.attribution import Explainer, activation, attribution, entering
+from lglm_core.inference.attribution import Explainer, activation, attribution, pooled_contributions
 from lglm_core.inference.tagger import Tagger
 from lglm_core.model.bundle import Bundle, load_bundle
 from lglm_core.model.fold import fold
@@ -78,7 +78,9 @@ def test_of_equal_maxima_the_first_cell_is_credited_alone():
 @pytest.mark.parametrize("shape", [(2, 5, 3, 4), (1, 4, 1, 1), (1, 4, 1, 6)])
 def test_what_enters_sums_up_to_the_pooled_feature(pooling: str, shape: tuple[int, ...]):
     feature_map = draw(*shape)
-    torch.testing.assert_close(entering(feature_map, pooling).sum((2, 3)), pool(feature_map, pooling))
+    torch.testing.assert_close(
+        pooled_contributions(feature_map, pooling).sum((2, 3)), pool(feature_map, pooling)
+    )
 
 
 @pytest.mark.parametrize("variant", FOLDABLE)

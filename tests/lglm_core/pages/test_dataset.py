@@ -14,7 +14,7 @@ from lglm_core.dataset.statistics import DatasetStatistics, SplitStatistics, Tog
 from lglm_core.labels.vocabulary import LabelVocabulary
 from lglm_core.pages.dataset import BARS_PER_END, REJECTS_SHOWN, LogScale, dataset_page, distributions, names
 from lglm_core.pages.gallery import Gallery, ShownPicture, draw_gallery
-from lglm_core.pages.heatmap import block_order, heat_map
+from lglm_core.pages.heatmap import clustered_order, heat_map
 from lglm_core.pages.rendering import share
 from lglm_core.rooms.manifest import Manifest
 from tests.lglm_core.pages.test_report import EVIL, EVIL_IMAGE, Page, dumped_dom, jpeg, script_policy
@@ -222,17 +222,17 @@ def test_distributions_count_every_picture_once():
 
 
 def test_labels_that_go_together_stand_together():
-    """Three kinds, scattered; within a kind the likeness is high."""
+    """Three kinds, scattered; within a kind the cosine_similarity is high."""
     kinds = np.random.default_rng(1).permutation(np.repeat([0, 1, 2], 7))
     alike = np.where(kinds[:, None] == kinds, 0.8, 0.05)
-    order = block_order(alike)
+    order = clustered_order(alike)
     assert sorted(order) == list(range(21))
     assert (np.diff(kinds[order]) != 0).sum() == 2
 
 
 def test_labels_that_shade_into_each_other_stand_in_their_order():
     places = np.random.default_rng(2).permutation(np.arange(15.0) ** 1.5)
-    order = block_order(np.exp(-np.abs(np.subtract.outer(places, places)) / 20))
+    order = clustered_order(np.exp(-np.abs(np.subtract.outer(places, places)) / 20))
     assert places[order].tolist() in (sorted(places), sorted(places, reverse=True))
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lglm_core.pages.charts import EDGES_AT_MOST, epoch_ticks, ring, round_ticks, seating
+from lglm_core.pages.charts import EDGES_AT_MOST, epoch_ticks, ring, ring_order, round_ticks
 from lglm_core.pages.neighbours import Neighbour, neighbours_page
 from lglm_core.pages.pictures import thumbnail
 from lglm_core.pages.report import (
     BARS_PER_END,
-    EpochRow,
+    EpochRecord,
     Example,
     LabelResult,
     Report,
@@ -71,7 +71,11 @@ def small_report() -> Report:
         ],
         examples=[example("coco_1")],
         hardest=[example("coco_2")],
-        history=[EpochRow(1, 2.5, None, 30.04), EpochRow(2, 1.25, 60.04, 31.0), EpochRow(3, 0.9, 58.8, 31.5)],
+        history=[
+            EpochRecord(1, 2.5, None, 30.04),
+            EpochRecord(2, 1.25, 60.04, 31.0),
+            EpochRecord(3, 0.9, 58.8, 31.5),
+        ],
         graph=[("dog", "person", 0.4321), ("cat", "dog", -0.1234)],
         facts={"Backbone": "ResNet-101", "Fingerprint": "9f2c51ab"},
     )
@@ -294,7 +298,7 @@ def test_the_graph_draws_the_strongest_edges_only():
 
 
 def test_linked_labels_sit_together():
-    assert seating([("a", "b", 0.9), ("x", "y", 0.8), ("b", "c", 0.7)]) == ["a", "b", "c", "x", "y"]
+    assert ring_order([("a", "b", 0.9), ("x", "y", 0.8), ("b", "c", 0.7)]) == ["a", "b", "c", "x", "y"]
 
 
 @pytest.mark.parametrize("edges", [[], [("a", "a", 1.0)], [("a", "b", 0.0)], [("a", "b", float("nan"))]])
@@ -303,7 +307,7 @@ def test_a_graph_with_nothing_to_draw_is_left_out(edges):
 
 
 def test_a_diverged_epoch_is_no_point_of_the_curve():
-    history = [EpochRow(1, 2.0, None, 1.0), EpochRow(2, float("nan"), float("nan"), 1.0)]
+    history = [EpochRecord(1, 2.0, None, 1.0), EpochRecord(2, float("nan"), float("nan"), 1.0)]
     html = report_page(replace(small_report(), history=history))
     assert "Training loss: 2.000 at epoch 1, 2.000 at epoch 1, lowest 2.000 at epoch 1." in html
     assert "nan" not in Page(html).text.lower()

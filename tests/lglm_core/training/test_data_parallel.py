@@ -179,7 +179,7 @@ def test_one_goes_on_where_two_were_stopped_within_an_epoch(
     alone = start_run(learnable, shape_embeddings, variant, {}, **values)
     resumed = start_run(learnable, shape_embeddings, variant, {}, **values)
     resumed.resume(two / "within.pt")
-    assert resumed.within is not None and resumed.within.steps == 2 and len(resumed.history) == 1
+    assert resumed.progress is not None and resumed.progress.steps == 2 and len(resumed.history) == 1
     assert_nearly(result(finish(resumed)), result(finish(alone)))
 
 

@@ -18,7 +18,7 @@ from lglm_core.labels.embeddings import LabelEmbeddings
 from lglm_core.loading.loader import Batch, Loader
 from lglm_core.metrics.multi_label import average_precisions
 from lglm_core.model.config import PlainConfig
-from lglm_core.model.head import Head, ImageSide, LabelKnowledge, Prediction
+from lglm_core.model.head import Head, HeadOutput, ImageSide, LabelKnowledge
 from lglm_core.model.losses import graph_loss, multi_label_loss
 from lglm_core.model.recogniser import ImagePath, Recogniser
 from lglm_core.training import run as run_module
@@ -169,10 +169,10 @@ class Twice(ImageSide):
         super().__init__()
         self.weight = nn.Parameter(torch.linspace(-1, 1, 30).view(6, 5))
 
-    def forward(self, feature_map: Tensor, label_weights: Tensor | None = None) -> Prediction:
+    def forward(self, feature_map: Tensor, label_weights: Tensor | None = None) -> HeadOutput:
         logits = feature_map[..., 0][:, :, 0] @ self.weight
         first, second = logits.chunk(2)
-        return Prediction(logits, (first - second).square().mean(dim=1))
+        return HeadOutput(logits, (first - second).square().mean(dim=1))
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
@@ -209,8 +209,8 @@ class Reds(nn.Module):
 class Copies(ImageSide):
     """Answers for all labels with the mean of its map."""
 
-    def forward(self, feature_map: Tensor, label_weights: Tensor | None = None) -> Prediction:
-        return Prediction(feature_map.mean(dim=(2, 3)).repeat(1, 5))
+    def forward(self, feature_map: Tensor, label_weights: Tensor | None = None) -> HeadOutput:
+        return HeadOutput(feature_map.mean(dim=(2, 3)).repeat(1, 5))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
@@ -303,7 +303,7 @@ def test_resuming_equals_never_having_stopped(
 
 def test_an_epoch_that_was_interrupted_tells_of_all_its_time(start: StartRun, tmp_path: Path):
     run = start()
-    run.within = EpochProgress(run.training.state(0, 1), 1, 1.0, 0.0, 1e-3, 1000.0)
+    run.progress = EpochProgress(run.training.state(0, 1), 1, 1.0, 0.0, 1e-3, 1000.0)
     run.save(tmp_path / "checkpoint.pt")
     resumed = start()
     resumed.resume(tmp_path / "checkpoint.pt")
@@ -323,9 +323,9 @@ def test_resuming_at_an_epoch_s_end_forgets_where_within_one_a_run_was(
     run = start()
     next(run.epochs(checkpoint_steps=1))
     run.save(tmp_path / "checkpoint.pt")
-    run.within = EpochProgress(run.training.state(0, 1), 1, 1.0, 0.0, 1e-3, 1.0)
+    run.progress = EpochProgress(run.training.state(0, 1), 1, 1.0, 0.0, 1e-3, 1.0)
     run.resume(tmp_path / "checkpoint.pt")
-    assert run.within is None
+    assert run.progress is None
     assert told(finish(run)) == told(undisturbed)
 
 
@@ -352,7 +352,7 @@ def test_pauses_are_within_epochs_and_change_nothing(undisturbed: TrainingRun, s
     run = start()
     pauses: list[tuple[int, int]] = []
     for _ in run.epochs(checkpoint_steps=1, on_checkpoint=lambda w: pauses.append((w.state.epoch, w.steps))):
-        assert run.within is None
+        assert run.progress is None
     steps = run.training.steps
     assert pauses == [(epoch, step) for epoch in range(3) for step in range(1, steps)]
     assert same_weights(run.model, undisturbed.model) and told(run) == told(undisturbed)

@@ -24,7 +24,7 @@ from lglm_core.model.config import LglmConfig, head_config
 from lglm_core.model.head import LabelKnowledge
 from lglm_core.model.heads import build_head
 from lglm_core.model.recogniser import Recogniser
-from lglm_core.training.loop import Trainer, off_diagonal_share
+from lglm_core.training.loop import Trainer, off_diagonal_fraction
 from lglm_core.training.optim import averaged, make_optimizer, make_schedule
 from lglm_core.training.recipe import PRESETS, Preset, TrainingRecipe
 
@@ -52,7 +52,7 @@ def vectors() -> Tensor:
     """Vectors of COCO's names; where no file is, drawn ones with such norms and as much in common."""
     if GLOVE.exists():
         aliases = {"cell phone": "phone", "parking meter": "street sign"}
-        embeddings = glove_embeddings(LabelVocabulary(COCO), str(GLOVE), aliases=aliases, oov="zero")
+        embeddings = glove_embeddings(LabelVocabulary(COCO), str(GLOVE), alias=aliases, oov="zero")
         return torch.from_numpy(embeddings.vectors)
     rng = torch.Generator().manual_seed(0)
     common, own = torch.randn(1, 300, generator=rng), torch.randn(LABELS, 300, generator=rng)
@@ -145,8 +145,13 @@ def train(
         average=averaged(model, recipe.ema) if recipe.ema else None,
         takes_features=True,
     )
-    first_share = off_diagonal_share(model)
-    kept = [*model.parameters(), *model.buffers(), *trainer.used.parameters(), *trainer.used.buffers()]
+    first_share = off_diagonal_fraction(model)
+    kept = [
+        *model.parameters(),
+        *model.buffers(),
+        *trainer.kept_model.parameters(),
+        *trainer.kept_model.buffers(),
+    ]
     losses = []
     for step in trainer.fit(pictures.batches(steps, count)):
         slopes = [cast(Tensor, parameter.grad) for parameter in model.parameters()]
@@ -158,7 +163,7 @@ def train(
         ]
         assert torch.stack(sums).isfinite().all(), f"{preset} {options}, seed {seed}, step {step.number}"
         losses.append(step.classification.item())
-    last_share = off_diagonal_share(trainer.used)
+    last_share = off_diagonal_fraction(trainer.kept_model)
     assert first_share is not None
     assert last_share is not None
     return Outcome(float(np.mean(losses[:10])), float(np.mean(losses[-10:])), first_share, last_share)

@@ -31,7 +31,7 @@ OTHER_VALUES: dict[str, Any] = {
 def test_what_is_not_given_is_the_presets(preset: Preset):
     filled = TrainingRecipe(recipe=preset).filled_in()
     for name, value in PRESETS[preset].items():
-        if name != "backbone_lr_share":
+        if name != "backbone_lr_fraction":
             assert getattr(filled, name) == value, name
 
 
@@ -60,10 +60,10 @@ def test_nought_is_a_value_and_not_the_presets(name: str):
 
 
 def test_all_that_presets_fill_in_can_be_given_and_is_checked_here():
-    filled = {name for preset in PRESETS.values() for name in preset} - {"backbone_lr_share"}
+    filled = {name for preset in PRESETS.values() for name in preset} - {"backbone_lr_fraction"}
     assert filled | {"backbone_lr"} == OTHER_VALUES.keys()
     for preset in PRESETS.values():
-        assert preset.keys() == filled | {"backbone_lr_share"}
+        assert preset.keys() == filled | {"backbone_lr_fraction"}
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_ridge_takes_one_epoch_unless_told_otherwise():
 
 def test_a_ridge_to_be_chosen_over_several_epochs_is_refused():
     """Cross-validation would take the views of one picture for pictures of their own."""
-    with pytest.raises(ValidationError, match="head ridge chooses its ridge in one pass; leave --epochs out"):
+    with pytest.raises(ValidationError, match="head ridge chooses its ridge in one pass; leave `epochs` out"):
         TrainingRecipe(**RIDGE, epochs=2)
     assert TrainingRecipe(**RIDGE, epochs=1).filled_in().epochs == 1
 
@@ -134,9 +134,7 @@ def test_a_g_that_does_not_divide_m_is_refused():
 
 
 def test_ridge_on_a_backbone_that_trains_is_refused():
-    with pytest.raises(
-        ValidationError, match=r"head ridge is solved on .* fixed backbone; add --freeze-back"
-    ):
+    with pytest.raises(ValidationError, match=r"head ridge is solved on .* fixed backbone; add `freeze_back"):
         TrainingRecipe(head="ridge")
 
 
