@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -10,11 +10,18 @@ import pytest
 
 from lglm_core import storage
 from lglm_core.errors import InputError
-from lglm_core.rooms import Provenance, Room, TagsManifest, read_manifest, require
+from lglm_core.rooms import Provenance, Room, TagsManifest, read_manifest, release_all, require
 from tests.servers.s3 import S3Server, faulty
 
 Connect = Callable[..., None]
 numbers = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def released(connect_to: Connect) -> Iterator[None]:
+    """Give back all leases while the server is there: otherwise threads keep asking for it."""
+    yield
+    release_all()
 
 
 @pytest.fixture(params=["rclone", "moto"])
@@ -124,15 +131,11 @@ def test_a_manifest_is_never_replaced_by_another(moto_folder: str):
     room = Room(moto_folder, PROVENANCE)
     raised = both_at_once([partial(Room(moto_folder, PROVENANCE).commit, one) for one in manifests])
     winner = raised.index(None)
-    message = refusal(
-        Room(moto_folder, PROVENANCE).commit, manifests[1 - winner]
-    )  # and once more, afterwards
+    message = refusal(room.commit, manifests[1 - winner])  # and once more, afterwards
     assert message == f"{moto_folder}: another run completed this room meanwhile; name another folder"
     assert str(raised[1 - winner]) == message
     assert read_manifest(moto_folder) == manifests[winner]
-    assert (
-        Room(moto_folder, PROVENANCE).commit(manifests[winner]) == manifests[winner]
-    )  # the same again is no other
+    assert room.commit(manifests[winner]) == manifests[winner]  # the same again is no other
 
 
 def test_a_room_is_begun_and_completed_although_answers_are_lost(
