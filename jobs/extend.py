@@ -16,7 +16,7 @@ from lglm_core import storage
 from lglm_core.errors import InputError
 from lglm_core.labels.aliases import parse_aliases, read_aliases, refuse_unknown
 from lglm_core.rooms import ModelManifest, Provenance, Room, require
-from lglm_core.storage import compressed as unpacked
+from lglm_core.storage import compressed
 
 if TYPE_CHECKING:
     from lglm_core.labels.embeddings import LabelEmbeddings
@@ -35,7 +35,7 @@ def run(options: Extend) -> Outcome:
     inputs = {
         "model": model.fingerprint,
         "thresholds": thresholds,
-        "glove": unpacked.sha256(options.glove),
+        "glove": compressed.sha256(options.glove),
     }
     added = {"added": list(options.label), "alias": aliases}
     room = Room(options.out, Provenance(ModelManifest, inputs, added))

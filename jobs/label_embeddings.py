@@ -18,7 +18,7 @@ from lglm_core import storage
 from lglm_core.dataset.layout import load_labels
 from lglm_core.labels.aliases import parse_aliases, read_aliases, refuse_unknown
 from lglm_core.rooms import DatasetManifest, LabelEmbeddingsManifest, LabelOrigin, Provenance, Room, require
-from lglm_core.storage import compressed as unpacked
+from lglm_core.storage import compressed
 
 if TYPE_CHECKING:
     from lglm_core.dataset.reader import Dataset
@@ -66,7 +66,7 @@ def _inputs(options: MakeLabelEmbeddings, dataset: DatasetManifest) -> dict[str,
     counted = {"dataset": dataset.fingerprint}
     if not options.glove:
         return counted
-    words = {"glove": unpacked.sha256(options.glove)}
+    words = {"glove": compressed.sha256(options.glove)}
     return words | counted if options.oov == "cooccurrence" else words
 
 

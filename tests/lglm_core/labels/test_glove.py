@@ -9,6 +9,7 @@ import pytest
 from lglm_core.errors import InputError
 from lglm_core.labels.glove import glove_embeddings, words_of
 from lglm_core.labels.vocabulary import LabelVocabulary
+from tests.servers.web import Website
 
 Form = Literal["NFC", "NFD"]
 LINES = """\
@@ -200,3 +201,13 @@ def test_another_width_than_in_the_only_member_s_name_is_refused(glove: Path):
 def test_a_missing_file_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match=r"glove\.6B\.50d\.txt: no such file"):
         glove_embeddings(LabelVocabulary(["cat", "sign"]), f"{tmp_path}/glove.6B.50d.txt")
+
+
+def test_word_vectors_may_lie_on_a_web_server(site: Website):
+    site.files["/glove.2d.txt"] = b"dog 1 2\ncat 3 4\n"
+    labels = LabelVocabulary(["cat", "dog"])
+    found = glove_embeddings(labels, f"{site.url}/glove.2d.txt?sig=secret")
+    assert found.vectors.tolist() == [[3, 4], [1, 2]]
+    site.files["/glove.2d.txt"] = b"dog 1 2\ncat 3\n"
+    with pytest.raises(InputError, match=f"^{site.url}/glove.2d.txt, line 2: "):
+        glove_embeddings(labels, f"{site.url}/glove.2d.txt?sig=secret")

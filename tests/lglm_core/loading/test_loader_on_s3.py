@@ -14,7 +14,7 @@ import torch
 from lglm_core.dataset.reader import Dataset
 from lglm_core.loading.cache import with_cache
 from lglm_core.loading.loader import Batch, Loader
-from lglm_core.storage import retry as patience
+from lglm_core.storage import retry
 from lglm_core.storage.s3_client import connect
 from tests.servers.faulty import ALL_KINDS
 from tests.servers.s3 import FaultyServer, faulty, rclone_s3
@@ -38,8 +38,8 @@ def dataset(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[D
         monkeypatch.delenv(name)
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(patience, "FIRST_DELAY_S", 0.01)
-    monkeypatch.setattr(patience, "READ_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(retry, "FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr(retry, "READ_TIMEOUT_S", 0.5)
     connect.cache_clear()
     yield Dataset.open("s3://bucket/dataset")
     connect.cache_clear()
