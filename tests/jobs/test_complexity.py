@@ -69,7 +69,7 @@ def test_the_table_is_aligned(complexity: Here):
 
 def test_what_is_not_counted_is_said(complexity: Here):
     result = complexity(*SMALL, "--head", "plain")
-    assert "Not counted, being no matrix products: amax, batch_norm" in result.stdout
+    assert "Not counted, as they are not matrix products: amax, batch_norm" in result.stdout
 
 
 @pytest.mark.parametrize(
