@@ -1,4 +1,4 @@
-"""The verb complexity: the figures of the paper's Table 2, counted and as printed."""
+"""``lglm complexity``: Table 2 of the paper, as counted and as printed."""
 
 from collections.abc import Callable
 
@@ -16,12 +16,12 @@ def complexity(here: Here) -> Here:
 
 
 def row(result: Result, model: str) -> list[str]:
-    """Return the cells of the row of *model* in the table."""
+    """Return the cells that follow *model* in its row of the table."""
     line = next(line for line in result.stdout.splitlines() if line.startswith(f"{model} "))
     return [cell.strip() for cell in line.removeprefix(model).split("  ") if cell.strip()]
 
 
-def test_the_papers_three_models_are_listed_beside_the_papers_figures(complexity: Here):
+def test_the_papers_three_models_are_shown_with_the_papers_figures(complexity: Here):
     result = complexity("--json")
     assert result.code == 0, result.stderr
     assert result.stderr == ""
@@ -47,14 +47,14 @@ def test_models_of_one_head_differ_by_their_options(complexity: Here):
     assert result.object["counts"] == {"models": 3}
 
 
-def test_the_papers_figures_are_shown_in_its_setting_alone(complexity: Here):
+def test_in_another_setting_than_the_papers_its_figures_are_not_shown(complexity: Here):
     result = complexity(*SMALL, "--json")
     assert "paper" not in result.stdout.splitlines()[2]
     assert "44.04" not in result.stdout
     assert [model["paper"] for model in result.object["metrics"]["models"]] == [None] * 3
 
 
-def test_lglm_without_mfc_has_no_figures_in_table_2(complexity: Here):
+def test_lglm_without_mfc_is_not_a_model_of_table_2(complexity: Here):
     with_mfc, without = complexity("--head", "lglm", "lglm fusion=dot", "--json").object["metrics"]["models"]
     assert with_mfc["paper"] and not without["paper"]
 
@@ -62,14 +62,14 @@ def test_lglm_without_mfc_has_no_figures_in_table_2(complexity: Here):
 def test_the_table_is_aligned(complexity: Here):
     lines = complexity("--head", "lglm", "plain", "a-gcn pooling=average").stdout.splitlines()
     table = lines[2 : lines.index("", 3)]
-    ends = [{column for column, letter in enumerate(line) if letter in "MG"} for line in table[1:]]
+    ends = [{place for place, letter in enumerate(line) if letter in "MG"} for line in table[1:]]
     assert ends[0] == ends[2] >= ends[1]
     assert max(map(len, lines)) <= 110
 
 
 def test_operations_that_are_not_counted_are_named(complexity: Here):
     result = complexity(*SMALL, "--head", "plain")
-    assert "Not counted, being no matrix products: amax, batch_norm" in result.stdout
+    assert "Not counted, as they are not matrix products: amax, batch_norm" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,9 @@ def test_operations_that_are_not_counted_are_named(complexity: Here):
         (("--backbone", "inception_v3", "--image-size", 32), "too small"),
     ],
 )
-def test_an_impossible_model_is_one_line(complexity: Here, arguments: tuple[object, ...], naming: str):
+def test_a_model_that_cannot_be_built_is_refused_in_one_line(
+    complexity: Here, arguments: tuple[object, ...], naming: str
+):
     result = complexity(*arguments)
     assert result.code == 2
     assert result.stdout == ""
