@@ -1,4 +1,4 @@
-"""Add to a dataset what a source has more: new shards beside the existing ones, which stay as they are.
+"""Append the new pictures of a source to a dataset, as new shards; existing files stay as they are.
 
 lglm append coco --root COCO --out DATASET
 lglm append table --table labels.csv --image-root PICTURES --out DATASET --extend-labels
@@ -9,18 +9,18 @@ from collections.abc import Sequence
 
 from jobs import command_line
 from jobs.command_line import Outcome
-from jobs.datasets import build_source, dataset_writer, sum_up
+from jobs.datasets import build_source, dataset_outcome, dataset_writer
 from jobs.options import APPEND, AppendSource
 
 
 def run(options: AppendSource) -> Outcome:
-    """Append what is new, if anything is."""
+    """Append the pictures that the dataset lacks, if there are any."""
     change = dataset_writer(options).append(build_source(options), extend_labels=options.extend_labels)
     if change.changed:
         status = f"done, {change.added} samples added to {change.manifest.counts['written'] - change.added}"
     else:
         status = f"nothing new, {change.known} pictures are known already"
-    return sum_up(options.out, change.manifest, status)
+    return dataset_outcome(options.out, change.manifest, status)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""What the verbs that write a dataset share: its source, its writer, and the summary."""
+"""What the verbs that write a dataset share: the source, the writer, and the summary."""
 
 import importlib
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ LABELS_NAMED = 6
 
 
 def build_source(options: Source) -> "LabelledSource":
-    """Build the source that the options describe, with paths that hold in any working directory."""
+    """Build the source that the options describe, with absolute paths for processes that run elsewhere."""
     module, _, name = options.source_class.partition(":")
     absolute = options.absolute()
     shared = {*WriteDataset.model_fields, "extend_labels"}
@@ -30,7 +30,7 @@ def build_source(options: Source) -> "LabelledSource":
 
 
 def dataset_writer(options: WriteDataset) -> "DatasetWriter":
-    """Return a writer whose shards are Ray tasks."""
+    """Return a writer that writes each shard in a Ray task."""
     from lglm_core.dataset.image_policy import QUALITY, ImagePolicy
     from lglm_core.dataset.writer import DatasetWriter, WriteSettings
 
@@ -51,11 +51,13 @@ def dataset_writer(options: WriteDataset) -> "DatasetWriter":
     return DatasetWriter(options.out, settings, on_ray)
 
 
-def sum_up(out: str, manifest: "DatasetManifest", status: str) -> Outcome:
-    """Say what is in a dataset.
+def dataset_outcome(out: str, manifest: "DatasetManifest", status: str) -> Outcome:
+    """Return the outcome of a job that wrote a dataset, with a summary of what the dataset holds.
 
     Args:
-        status: What the job did; up to a comma it is the outcome's status.
+        out: URL of the dataset.
+        manifest: Its manifest.
+        status: What the job did; the text before the first comma becomes the outcome's status.
     """
     counts = manifest.counts
     splits = ", ".join(f"{name} {split.samples}" for name, split in manifest.splits.items())
@@ -67,16 +69,16 @@ def sum_up(out: str, manifest: "DatasetManifest", status: str) -> Outcome:
     if counts["unlabelled_dropped"]:
         lines.append(f"  {counts['unlabelled_dropped']} pictures without a label were dropped")
     if counts["rejected"]:
-        lines.append(f"  why: {storage.join(out, 'rejects.parquet')}")
+        lines.append(f"  reasons: {storage.join(out, 'rejects.parquet')}")
     if counts["duplicates"]:
         lines.append(
-            f"  {counts['duplicates']} pictures have the same bytes as another: "
-            f"{storage.join(out, 'duplicates.parquet')}, or dropped: rejects.parquet"
+            f"  {counts['duplicates']} pictures have the same bytes as another: listed in "
+            f"{storage.join(out, 'duplicates.parquet')} or, where dropped, in rejects.parquet"
         )
     return Outcome(status.partition(",")[0], out, "\n".join(lines), counts=counts)
 
 
 def _named(labels: "LabelVocabulary") -> str:
-    """Name some labels, in quotation marks: a cell that was taken apart in another way than meant is seen."""
+    """Name the first labels in quotes, so that a cell of a table that was split in the wrong place shows."""
     more = f" and {len(labels) - LABELS_NAMED} more" if len(labels) > LABELS_NAMED else ""
     return f"{len(labels)} labels: {', '.join(map(repr, labels[:LABELS_NAMED]))}{more}"

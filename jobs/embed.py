@@ -1,4 +1,4 @@
-"""Write the pooled features and the scores of a split, for search and for other models.
+"""Write the pooled features and scores of all pictures of a split.
 
 lglm embed --model RUN/model --dataset DATASET --split val --out EMBEDDINGS
 """
@@ -20,10 +20,10 @@ from lglm_core.rooms import EmbeddingsManifest, Room
 
 
 class Embeddings(SplitTagger):
-    """Makes rows ``key, uri, feature, norm, scores``."""
+    """Makes the rows of embeddings: ``key, uri, feature, norm, scores``."""
 
     def table(self, start: int, stop: int) -> pa.Table:
-        """Embed the rows *start* to *stop* of the split."""
+        """Return the embeddings of the rows *start* up to *stop* of the split."""
         features, scores = self.predict(start, stop)
         return pa.table(
             {

@@ -1,4 +1,4 @@
-"""Measure a model on a split: predictions, metrics, and a report to look at.
+"""Measure a model on a split: write its predictions, its metrics and a report.
 
 lglm evaluate --model RUN/model --dataset DATASET --split val --out EVALUATION
 """
@@ -22,10 +22,10 @@ HEADLINE = ("mAP", "CF1", "OF1")
 
 
 class Predictions(SplitTagger):
-    """Makes rows ``key, labels, unknown, scores``."""
+    """Makes the rows of predictions: ``key, labels, unknown, scores``."""
 
     def table(self, start: int, stop: int) -> pa.Table:
-        """Score the rows *start* to *stop* of the split."""
+        """Return the predictions for the rows *start* up to *stop* of the split."""
         _, scores = self.predict(start, stop)
         rows = self.split.index.select(["key", "labels", "unknown"]).slice(start, stop - start)
         return rows.append_column("scores", fixed_size_lists(scores[:, self.columns]))
@@ -52,12 +52,12 @@ def _summary(room: Room[EvaluationManifest], metrics: Mapping[str, Any], status:
         f"{room.url}: evaluation, {status}: {metrics['n_images']} pictures, "
         + ", ".join(f"{name} {metrics[name]:.1f}" for name in HEADLINE)
         + f" (predicting the prior: mAP {metrics['prior_mAP']:.1f})\n"
-        + _never_trained(metrics)
+        + _untrained_line(metrics)
         + f"  report: {room.path('report.html')}"
     )
 
 
-def _never_trained(metrics: Mapping[str, Any]) -> str:
+def _untrained_line(metrics: Mapping[str, Any]) -> str:
     if metrics.get("untrained_mAP") is None:
         return ""
     names = ", ".join(metrics["untrained_labels"])
@@ -85,10 +85,10 @@ def _evaluate(options: Evaluate, inputs: SplitInputs, room: Room[EvaluationManif
     bundle = load_bundle(options.model)
     if untrained := [name for name in bundle.untrained if name in dataset.labels.names]:
         ap = per_label.column("ap").to_pylist()
-        found = [ap[dataset.labels.column(name)] for name in untrained]
-        known = [value for value in found if value is not None]
+        values = [ap[dataset.labels.column(name)] for name in untrained]
+        defined = [value for value in values if value is not None]
         metrics["untrained_labels"] = untrained
-        metrics["untrained_mAP"] = sum(known) / len(known) if known else None
+        metrics["untrained_mAP"] = sum(defined) / len(defined) if defined else None
     room.write("per_class.parquet", storage.to_parquet(per_label))
     report = gather_report(bundle, inputs.model, dataset, split, scores, metrics, per_label)
     room.write("report.html", report_page(report).encode())

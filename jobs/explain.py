@@ -1,4 +1,4 @@
-"""Show where in pictures the scores of a model come from, or of two models side by side.
+"""Show which regions of pictures the scores of a model come from, or of two models side by side.
 
 lglm explain --model RUN/model --compare OTHER/model --image street.jpg --label car --out EXPLANATION
 """
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.make_room import make_room
+from jobs.models import require_model
 from jobs.options import Explain
 from lglm_core import storage
 from lglm_core.errors import InputError
 from lglm_core.labels.vocabulary import LabelVocabulary
 from lglm_core.model.config import HEADS
-from lglm_core.rooms import ExplanationManifest, ModelManifest, Provenance, Room, digest, read_json, require
+from lglm_core.rooms import ExplanationManifest, Provenance, Room, digest, read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,16 +32,15 @@ Models = Mapping[str, str]
 
 
 def run(options: Explain) -> Outcome:
-    """Explain all pictures, unless the same explanation is complete."""
+    """Explain the pictures, unless the same explanation is complete."""
     models = {"model": options.model, **({"compare": options.compare} if options.compare else {})}
     labels = tuple(dict.fromkeys(options.label))
-    inputs = {}
+    inputs: dict[str, str] = {}
     for option, url in models.items():
-        inputs[option] = require(url, ModelManifest).fingerprint
-        # people may edit them
-        inputs[f"thresholds of {option}"] = storage.sha256(storage.join(url, "thresholds.json"))
+        _, of_model = require_model(url)
+        inputs |= {option: of_model["model"], f"thresholds of {option}": of_model["thresholds"]}
         _refuse_unfoldable(url)
-    _refuse_unknown(models, labels)
+    _refuse_unknown_labels(models, labels)
     images = _read(options.image)
     inputs["images"] = digest(
         [[name, hashlib.sha256(data).hexdigest()] for name, (_, data) in images.items()]
@@ -60,12 +60,12 @@ def _refuse_unfoldable(model: str) -> None:
     if head in HEADS and not HEADS[head].foldable:
         foldable = ", ".join(name for name, kind in HEADS.items() if kind.foldable)
         raise InputError(
-            f"{model}: the scores of its head {head} are no sum over places of the picture; "
+            f"{model}: the scores of its head {head} are not a sum over positions in the picture; "
             f"heads that can be explained: {foldable}"
         )
 
 
-def _refuse_unknown(models: Models, labels: Sequence[str]) -> None:
+def _refuse_unknown_labels(models: Models, labels: Sequence[str]) -> None:
     known = {url: LabelVocabulary.load(storage.join(url, "labels.json")) for url in models.values()}
     for url, names in known.items():
         for label in labels:
@@ -73,11 +73,11 @@ def _refuse_unknown(models: Models, labels: Sequence[str]) -> None:
                 close = difflib.get_close_matches(label, names.names, 3) or names[:3]
                 raise InputError(f"{url}: no label {label!r}; the closest are {', '.join(close)}")
     if not labels and not set.intersection(*map(set, known.values())):
-        raise InputError(f"{' and '.join(known)}: they have no label in common")
+        raise InputError(f"{' and '.join(known)}: the models have no label in common")
 
 
 def _read(urls: Sequence[str]) -> dict[str, tuple[str, bytes]]:
-    """Return URL and bytes of every picture by a name of its own."""
+    """Return the URL and the bytes of every picture, by a name that no other picture has."""
     images: dict[str, tuple[str, bytes]] = {}
     for url in dict.fromkeys(urls):
         base = url.rstrip("/").rpartition("/")[2]

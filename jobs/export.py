@@ -1,8 +1,8 @@
-"""Write a model folded, to a backbone and one linear layer, and as ONNX.
+"""Export a model as a backbone and one linear layer, and as ONNX.
 
     lglm export --model RUN/model --evaluation EVALUATION --out MODEL
 
-The folder is a model as any other; ``model.onnx`` in it needs neither lglm nor torch.
+The folder is a model like any other; its ``model.onnx`` needs neither lglm nor torch.
 """
 
 import importlib.util
@@ -14,8 +14,8 @@ from typing import Any
 from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.make_room import make_room
+from jobs.models import CARD_USAGE, require_model
 from jobs.options import Export
-from jobs.tag import CARD_USAGE
 from lglm_core import storage
 from lglm_core.errors import InputError
 from lglm_core.rooms import EvaluationManifest, ModelManifest, Provenance, Room, read_json, require
@@ -25,10 +25,9 @@ logger = logging.getLogger("lglm.export")
 
 
 def run(options: Export) -> Outcome:
-    """Fold and write, unless the same export is complete."""
-    model = require(options.model, ModelManifest)
-    thresholds = storage.sha256(storage.join(options.model, "thresholds.json"))  # people may edit them
-    inputs = {"model": model.fingerprint, "thresholds": thresholds, **_evaluation(options, model)}
+    """Export the model, unless the same export is complete."""
+    model, inputs = require_model(options.model)
+    inputs |= _evaluation_input(options, model)
     room = Room(options.out, Provenance(ModelManifest, inputs, {}))
 
     def summary(manifest: ModelManifest, status: str) -> str:
@@ -42,15 +41,15 @@ def run(options: Export) -> Outcome:
     return make_room(room, lambda: _export(options, model, room), summary)
 
 
-def _evaluation(options: Export, model: ModelManifest) -> dict[str, str]:
-    """The evaluation's fingerprint, if one is given; refuse that of another model."""
+def _evaluation_input(options: Export, model: ModelManifest) -> dict[str, str]:
+    """Return the fingerprint of the evaluation, if one is given; refuse an evaluation of another model."""
     if options.evaluation is None:
         return {}
     evaluation = require(options.evaluation, EvaluationManifest)
     if evaluation.inputs["model"] != model.fingerprint:
         raise InputError(
             f"{options.evaluation}: an evaluation of another model than {options.model}; "
-            "run lglm evaluate with it"
+            "run lglm evaluate with this one"
         )
     return {"evaluation": evaluation.fingerprint}
 

@@ -1,4 +1,4 @@
-"""Embed the labels of a dataset: word vectors, ready-made ones, or co-occurrence in its training split.
+"""Embed the labels of a dataset by word vectors, ready-made vectors, or label co-occurrence in training.
 
 lglm label-embeddings --dataset DATASET --out LABELS
 lglm label-embeddings --dataset DATASET --out LABELS --glove glove.6B.300d.txt --alias 'cell phone=phone'
@@ -35,10 +35,10 @@ WORDS_SHOWN = 3
 
 
 def run(options: MakeLabelEmbeddings) -> Outcome:
-    """Make the vectors, unless the same ones are there."""
+    """Make the embeddings, unless the same ones are complete."""
     dataset = require(options.dataset, DatasetManifest)
-    given = _aliases_by_place(options, dataset)
-    aliases = {label: words for place in given.values() for label, words in place.items()}
+    given = _aliases_by_option(options, dataset)
+    aliases = {label: words for pairs in given.values() for label, words in pairs.items()}
     inputs = {"labels": dataset.labels, **_inputs(options, dataset)}
     made_with = {"alias": aliases, "oov": options.oov}
     room = Room(options.out, Provenance(LabelEmbeddingsManifest, inputs, made_with))
@@ -49,18 +49,18 @@ def run(options: MakeLabelEmbeddings) -> Outcome:
     )
 
 
-def _aliases_by_place(options: MakeLabelEmbeddings, dataset: DatasetManifest) -> dict[str, dict[str, str]]:
-    """The aliases by what gave them; what comes later wins."""
+def _aliases_by_option(options: MakeLabelEmbeddings, dataset: DatasetManifest) -> dict[str, dict[str, str]]:
+    """Return the aliases by the option that gave them; a later option overrides an earlier one."""
     file = options.alias_file
     if not file and not options.alias:
         return {}
-    names = load_labels(options.dataset, dataset).names  # which may hold '=', or begin with '#'
+    names = load_labels(options.dataset, dataset).names  # a name may hold '=' or begin with '#'
     from_file = {f"--alias-file {storage.redact_url(file)}": read_aliases(file, names)} if file else {}
     return from_file | {"--alias": parse_aliases(options.alias, names)}
 
 
 def _inputs(options: MakeLabelEmbeddings, dataset: DatasetManifest) -> dict[str, str]:
-    """The digests of what the vectors come from; the dataset is one where its pictures give some."""
+    """Return the digests of what the vectors come from, with the dataset where its pictures give vectors."""
     if options.vectors:
         return {"vectors": storage.sha256(options.vectors)}
     counted = {"dataset": dataset.fingerprint}
@@ -81,8 +81,8 @@ def _make(
     from lglm_core.labels.embeddings import FILE
 
     dataset = Dataset.open(options.dataset, fingerprint=fingerprint)
-    for place, labels in given.items():
-        refuse_unknown(labels, dataset.labels.names, place)
+    for option, labels in given.items():
+        refuse_unknown(labels, dataset.labels.names, option)
     embeddings, counts = _embed(options, aliases, dataset)
     room.begin()
     embeddings.save(room.path(FILE))
@@ -101,14 +101,14 @@ def _make(
 def _embed(
     options: MakeLabelEmbeddings, aliases: dict[str, str], dataset: "Dataset"
 ) -> "tuple[LabelEmbeddings, dict[str, int]]":
-    """Make the vectors; with them come counts that are particular to their source."""
+    """Return the embeddings, and the counts that only their source has."""
     from lglm_core.labels.cooccurrence import cooccurrence_embeddings, fill_by_cooccurrence
     from lglm_core.labels.glove import glove_embeddings
     from lglm_core.labels.vector_table import ready_made_embeddings
 
     if options.vectors:
-        embeddings, others = ready_made_embeddings(dataset.labels, options.vectors)
-        return embeddings, {"vectors_of_no_label": others}
+        embeddings, unused = ready_made_embeddings(dataset.labels, options.vectors)
+        return embeddings, {"vectors_of_no_label": unused}
     if not options.glove:
         return cooccurrence_embeddings(dataset.labels, dataset.split("train").targets), {}
     if options.oov != "cooccurrence":
@@ -130,7 +130,7 @@ def _counts(embeddings: "LabelEmbeddings") -> dict[str, int]:
 
 
 def _of_note(embeddings: "LabelEmbeddings") -> tuple[LabelOrigin, ...]:
-    """What was used for each label whose vector is not simply the source's, for all of its name."""
+    """Return the origin of every label whose vector is not simply the source's vector of its whole name."""
     rows = zip(embeddings.labels, embeddings.origin, embeddings.words, embeddings.missing, strict=True)
     return tuple(LabelOrigin(*row) for row in rows if row[3] or row[1] != embeddings.source)
 
@@ -141,8 +141,8 @@ def _summary(out: str, manifest: LabelEmbeddingsManifest, status: str) -> str:
     counts = manifest.counts
     first = f"{out}: label embeddings, {status}: {counts['labels']} labels, {counts['width']} wide, from "
     first += SOURCES[manifest.source]
-    if others := counts.get("vectors_of_no_label"):
-        first += f"; {others} more are of no label"
+    if unused := counts.get("vectors_of_no_label"):
+        first += f"; {unused} more belong to no label"
     of_note = manifest.of_note
     lines = [first, *(_table(of_note[:ROWS_SHOWN]) if of_note else [])]
     if more := len(of_note[ROWS_SHOWN:]):
@@ -151,7 +151,7 @@ def _summary(out: str, manifest: LabelEmbeddingsManifest, status: str) -> str:
 
 
 def _table(of_note: Sequence[LabelOrigin]) -> list[str]:
-    """Lay out what was used for each of these labels, in columns."""
+    """Return the lines of a table that shows where each label's vector comes from."""
     rows = [("label", "from", "words used", "missing")]
     for row in of_note:
         rows.append((row.label, ORIGINS[row.origin], _brief(row.words), _brief(row.missing)))

@@ -1,4 +1,4 @@
-"""The frame of every job that writes a room: find it complete, or make it, then sum up."""
+"""The frame of every job that writes a room: find it complete or make it, then summarise it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,12 +13,14 @@ def make_room(
     summary: Callable[[M, str], str],
     metrics: Callable[[M], Mapping[str, Any]] = lambda manifest: {},
 ) -> Outcome:
-    """Make *room*, unless it is complete; say what there is.
+    """Make *room* unless it is complete, and return the outcome of the job.
 
     Args:
-        make: Writes the room and commits it.
-        summary: Turns the manifest and the status, ``done`` or ``already complete``, into text.
-        metrics: Returns what ``--json`` tells beside the counts.
+        room: The room that the job writes.
+        make: Writes the room, commits it, and returns its manifest.
+        summary: Returns the summary for people, of the manifest and the status: ``done`` or ``already
+            complete``.
+        metrics: Returns the metrics that ``--json`` reports beside the counts.
     """
     manifest = room.find()
     status = "already complete" if manifest else "done"

@@ -1,4 +1,4 @@
-"""Read the pictures again that could not be read when a dataset was written.
+"""Retry the pictures of a dataset that could not be read when it was written.
 
 lglm retry coco --root COCO --out DATASET
 lglm retry table --table labels.csv --image-root PICTURES --out DATASET
@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 from jobs import command_line
 from jobs.command_line import Outcome
-from jobs.datasets import build_source, dataset_writer, sum_up
+from jobs.datasets import build_source, dataset_outcome, dataset_writer
 from jobs.options import RETRY, RetrySource
 
 
 def run(options: RetrySource) -> Outcome:
-    """Retry the rejected pictures, if there are some."""
+    """Retry the unreadable pictures, if there are any."""
     change = dataset_writer(options).retry(build_source(options))
     if change.changed:
         status = f"done, {change.added} samples added to {change.manifest.counts['written'] - change.added}"
@@ -22,7 +22,7 @@ def run(options: RetrySource) -> Outcome:
         status = f"nothing new, {change.still_unreadable} pictures still cannot be read"
     else:
         status = "already complete"
-    return sum_up(options.out, change.manifest, status)
+    return dataset_outcome(options.out, change.manifest, status)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Find the pictures nearest to a given one among those of an embeddings folder.
+"""Find the pictures of an embeddings folder that are nearest to a given picture.
 
 lglm search --model RUN/model --embeddings EMBEDDINGS --query picture.jpg -k 5 --out page.html
 """
@@ -26,14 +26,15 @@ QUERY_SIDE = 480  # pixels; the page draws the query larger than its neighbours
 
 
 def run(options: Search) -> Outcome:
-    """Print the k nearest, and write them as a page if asked."""
+    """Print the *k* nearest pictures, and write a page of them if one is asked for."""
     if options.out and storage.is_folder(options.out):
         raise InputError(f"{options.out}: a folder is there; name the page to write")
     model = require(options.model, ModelManifest)
     manifest = require(options.embeddings, EmbeddingsManifest)
     if manifest.inputs["model"] != model.fingerprint:
         raise InputError(
-            f"{options.embeddings}: made with another model than {options.model}; run lglm embed with it"
+            f"{options.embeddings}: made with another model than {options.model}; "
+            "run lglm embed with this one"
         )
     data = storage.read_bytes(options.query)
     from lglm_core.inference.tagger import Tagger
@@ -82,12 +83,12 @@ def _nearest(
 
 
 def _labels(split: "Split", row: int) -> tuple[str, ...]:
-    """Name the labels of a picture as the dataset does; the model may list them in another order."""
+    """Return the labels of a picture by the dataset's order, from which the model's order may differ."""
     return tuple(split.labels[column] for column in split.index.column("labels")[row].as_py())
 
 
 def _split(embeddings: EmbeddingsManifest) -> "Split | None":
-    """Open the dataset that was embedded, for its pictures and labels; None where it is gone or another."""
+    """Open the split that was embedded; return None if its dataset is gone or has changed."""
     from lglm_core.dataset.reader import Dataset
 
     url = embeddings.dataset_url
@@ -98,6 +99,7 @@ def _split(embeddings: EmbeddingsManifest) -> "Split | None":
 
 
 def _highest(tagger: "Tagger", scores: "np.ndarray") -> dict[str, float]:
+    """Return the highest of the scores [C] by label, the highest first."""
     order = (-scores).argsort(kind="stable")[:SCORES_SHOWN]
     return {tagger.labels[int(column)]: float(scores[column]) for column in order}
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from jobs import command_line
 from jobs.command_line import Outcome
-from jobs.datasets import build_source, dataset_writer, sum_up
+from jobs.datasets import build_source, dataset_outcome, dataset_writer
 from jobs.options import SHARD, ShardSource, ShardToy, WriteDataset
 from lglm_core import storage
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def run(options: WriteDataset) -> Outcome:
-    """Write the dataset, or what is missing of it, unless it is complete."""
+    """Write the shards of the dataset that are missing, unless it is complete."""
     writer = dataset_writer(options)
     if isinstance(options, ShardToy):
         return _shard_toy(options, writer)
@@ -36,7 +36,7 @@ def run(options: WriteDataset) -> Outcome:
 
 
 def _shard_toy(options: ShardToy, writer: "DatasetWriter") -> Outcome:
-    """Draw, then shard as any other COCO; a complete dataset is recognised before anything is drawn."""
+    """Draw a COCO and shard it like any other; draw nothing if the dataset is complete."""
     drawn = {"source": "toy", "samples": options.samples, "seed": options.seed}
     provenance = writer.settings.provenance({}, drawn)
 
@@ -48,11 +48,11 @@ def _shard_toy(options: ShardToy, writer: "DatasetWriter") -> Outcome:
         with _kept_or_temporary(options.root) as root:
             with progress_bar(options.samples, "draw") as bar:
 
-                def show(done: int, total: int) -> None:
+                def show_progress(done: int, total: int) -> None:
                     bar.total = total
                     bar.update(done - bar.n)
 
-                write_toy_coco(root, samples=options.samples, seed=options.seed, progress=show)
+                write_toy_coco(root, samples=options.samples, seed=options.seed, progress=show_progress)
             return writer.write(CocoSource(root), provenance)
 
     return _find_or_write(writer, provenance, write)
@@ -63,7 +63,7 @@ def _find_or_write(
 ) -> Outcome:
     manifest = writer.find(provenance)
     status = "already complete" if manifest else "done"
-    return sum_up(writer.url, manifest or write(), status)
+    return dataset_outcome(writer.url, manifest or write(), status)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What evaluate and embed share: a model over the pictures of a split."""
+"""What evaluate and embed share: the scores of a model for the pictures of a split."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,22 +23,26 @@ class SplitInputs:
     dataset: DatasetManifest
     samples: int
     columns: tuple[int, ...]
-    """Where the model has the dataset's labels."""
+    """The model's column of each label of the dataset."""
 
     def provenance(self, kind: type[M], split: str) -> Provenance[M]:
-        """Return the provenance of a room that is made from the two."""
+        """Return the provenance of a room made from the model and a split of the dataset."""
         inputs = {"model": self.model.fingerprint, "dataset": self.dataset.fingerprint}
         return Provenance(kind, inputs, {"split": split})
 
 
 def open_inputs(options: OnSplit) -> SplitInputs:
-    """Check, from manifests alone, that model, dataset and split fit together."""
+    """Read the manifests of model and dataset, and check that they and the split fit together.
+
+    Raises:
+        InputError: the model lacks a label of the dataset, or the split has no samples.
+    """
     model = require(options.model, ModelManifest)
     dataset = require(options.dataset, DatasetManifest)
-    theirs = load_labels(options.dataset, dataset)
-    ours = LabelVocabulary.load(storage.join(options.model, "labels.json"))
-    known = set(ours)
-    missing = [name for name in theirs if name not in known]
+    dataset_labels = load_labels(options.dataset, dataset)
+    model_labels = LabelVocabulary.load(storage.join(options.model, "labels.json"))
+    known = set(model_labels)
+    missing = [name for name in dataset_labels if name not in known]
     if missing:
         raise InputError(
             f"{options.model}: does not know {len(missing)} of the labels of {options.dataset}, such as "
@@ -48,7 +52,7 @@ def open_inputs(options: OnSplit) -> SplitInputs:
         raise InputError(
             f"{options.dataset}: no samples in a split {options.split!r}; it has {', '.join(dataset.splits)}"
         )
-    columns = tuple(ours.column(name) for name in theirs)
+    columns = tuple(model_labels.column(name) for name in dataset_labels)
     return SplitInputs(model, dataset, dataset.splits[options.split].samples, columns)
 
 
@@ -59,7 +63,7 @@ def write_split_parts(
     room: Room[M],
     folder: str,
 ) -> None:
-    """Write the rows that *maker* makes of every picture of the split, as parts in *folder*."""
+    """Begin *room* and write the rows that *maker* makes of the split, as parts of a table in *folder*."""
     absolute = options.absolute()
     arguments = {
         "model": absolute.model,
@@ -81,11 +85,15 @@ def write_split_parts(
 
 
 class SplitTagger:
-    """Scores pictures of a split by row; constructed once in each actor.
+    """Scores the pictures of a split; constructed once in each actor.
 
     Args:
-        fingerprint: The dataset's when it was looked at.
-        columns: Where the model has the dataset's labels.
+        model: URL of the model.
+        dataset: URL of the dataset.
+        fingerprint: The dataset's fingerprint when the job began.
+        split: Name of the split.
+        columns: The model's column of each label of the dataset.
+        threads: CPU threads of the actor.
     """
 
     def __init__(
@@ -100,7 +108,7 @@ class SplitTagger:
         self.split = Dataset.open(dataset, fingerprint=fingerprint).split(split)
 
     def predict(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return features float32 [n, D] and probabilities float32 [n, C] of rows *start* to *stop*."""
+        """Return features, float32 [n, D], and probabilities, float32 [n, C], of a range of rows."""
         features, scores = [], []
         for first in range(start, stop, IMAGES_PER_BATCH):
             rows = range(first, min(first + IMAGES_PER_BATCH, stop))

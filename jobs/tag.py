@@ -1,4 +1,4 @@
-"""Tag every file of a folder; each becomes one row, whatever happened on the way.
+"""Tag every file in a folder: each file becomes one row, whether or not it can be read.
 
 lglm tag --model RUN/model --images FOLDER --out TAGS
 """
@@ -14,17 +14,16 @@ from jobs import command_line
 from jobs.cluster import ray_cluster
 from jobs.command_line import Outcome
 from jobs.make_room import make_room
+from jobs.models import require_model
 from jobs.options import Tag
 from jobs.parts import IMAGES_PER_BATCH, read_parts, write_parts
 from lglm_core import storage
 from lglm_core.errors import InputError
 from lglm_core.images.codec import MAX_BYTES
-from lglm_core.rooms import ModelManifest, Provenance, Room, TagsManifest, digest, require
+from lglm_core.rooms import Provenance, Room, TagsManifest, digest
 from lglm_core.storage.location import StoredFile
 
 LABELS_NAMED = 5
-CARD_USAGE = "lglm tag --model . --images FOLDER --out TAGS"
-"""How a model card shows the use of the model beside it."""
 SCHEMA = pa.schema(
     {
         "uri": pa.string(),
@@ -39,11 +38,17 @@ SCHEMA = pa.schema(
 
 
 class TagRows:
-    """Makes rows ``uri, etag, size, status, error, labels, scores``.
+    """Makes the rows of tags: ``uri, etag, size, status, error, labels, scores``.
 
-    ``status`` is ``ok``, or the reason why the file could not be read; then ``error`` says more and labels
-    and scores are empty. ``labels`` are those at or above their thresholds, highest first, ``scores`` their
-    probabilities.
+    ``status`` is ``ok``, or a code for the reason why the file could not be read; in that case ``error``
+    gives the reason, and ``labels`` and ``scores`` are empty. ``labels`` are the labels at or above their
+    thresholds, the highest score first; ``scores`` are their probabilities.
+
+    Args:
+        model: URL of the model.
+        images: URL of the listed folder.
+        files: The listing.
+        threads: CPU threads of the actor.
     """
 
     def __init__(self, model: str, images: str, files: list[StoredFile], threads: int) -> None:
@@ -52,22 +57,22 @@ class TagRows:
         self.tagger = Tagger.load(model, threads=threads)
         self.readers = ThreadPoolExecutor(storage.READERS, thread_name_prefix="reader")
         self.images = images
-        self.shown = storage.redact_url(images)
+        self.redacted = storage.redact_url(images)
         self.files = files
 
     def table(self, start: int, stop: int) -> pa.Table:
-        """Tag the files *start* to *stop* of the listing."""
+        """Return the tags of the files *start* up to *stop* of the listing."""
         rows = []
         for first in range(start, stop, IMAGES_PER_BATCH):
             rows += self._rows(self.files[first : min(first + IMAGES_PER_BATCH, stop)])
         return pa.Table.from_pylist(rows, schema=SCHEMA)
 
     def _rows(self, files: list[StoredFile]) -> list[dict]:
-        found = list(self.readers.map(self._read, files))
-        predictions = self.tagger.predict([data if isinstance(data, bytes) else b"" for data in found])
+        contents = list(self.readers.map(self._read, files))
+        predictions = self.tagger.predict([data if isinstance(data, bytes) else b"" for data in contents])
         rows = [
             {
-                "uri": storage.join(self.shown, _printable(file.name)),
+                "uri": storage.join(self.redacted, _printable(file.name)),
                 "etag": file.etag,
                 "size": file.size,
                 "status": "ok",
@@ -86,29 +91,29 @@ class TagRows:
                 "labels": [self.tagger.labels[column] for column in columns],
                 "scores": [float(scores[column]) for column in columns],
             }
-        for row, data in zip(rows, found, strict=True):
-            if not isinstance(data, bytes):  # it could not even be read
+        for row, data in zip(rows, contents, strict=True):
+            if not isinstance(data, bytes):  # there was nothing to decode
                 row |= {"status": data[0], "error": _printable(data[1])}
         return rows
 
     def _read(self, file: StoredFile) -> bytes | tuple[str, str]:
-        """Return the file's bytes, or status and reason why there are none."""
+        """Return the bytes of a file, or the status and the error of a file that cannot be read."""
         if file.size > MAX_BYTES:
             return "too_large", f"{file.size} bytes, at most {MAX_BYTES} taken"
         try:
             return storage.read_bytes(storage.join(self.images, file.name))
-        except storage.UnreadableFile as error:  # gone since it was listed, or not ours to read
+        except storage.UnreadableFile as error:  # it is gone since it was listed, or access to it is denied
             return "unreadable", str(error)
 
 
 def _printable(name: str) -> str:
-    """Return a file name as text; bytes that are none are written as escapes."""
+    """Return a file name as valid text, with bytes that are not UTF-8 as escapes."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def run(options: Tag) -> Outcome:
-    """Tag all files found, unless the same files have been tagged with the same model."""
-    model = require(options.model, ModelManifest)
+    """Tag all listed files, unless the same files were tagged with the same model."""
+    _, inputs = require_model(options.model)
     images, out = storage.absolute(options.images), storage.absolute(options.out)
     if storage.lies_within(out, images):
         raise InputError(f"{options.out}: lies inside {options.images}; its own files would be tagged")
@@ -116,9 +121,7 @@ def run(options: Tag) -> Outcome:
     if not files:
         raise InputError(f"{options.images}: holds no file")
     listing = digest([[file.name, file.size, file.etag] for file in files])
-    thresholds = storage.sha256(storage.join(options.model, "thresholds.json"))  # people may edit them
-    inputs = {"model": model.fingerprint, "thresholds": thresholds, "images": listing}
-    room = Room(options.out, Provenance(TagsManifest, inputs, {}))
+    room = Room(options.out, Provenance(TagsManifest, {**inputs, "images": listing}, {}))
     return make_room(
         room,
         lambda: _tag(options, images, files, room),

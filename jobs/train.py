@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.make_room import make_room
+from jobs.models import CARD_USAGE
 from jobs.options import Train
-from jobs.tag import CARD_USAGE
 from jobs.training_inputs import TrainingInputs, embeddings_room, open_inputs, warn_without_validation
 from jobs.training_log import epoch_line, resumed_line, step_lines
 from lglm_core import storage

@@ -1,4 +1,4 @@
-"""Check a dataset against what was written: names and sizes, or every byte and every picture.
+"""Check that a dataset is as it was written, by names and sizes, or by every byte and every picture.
 
 lglm verify --dataset DATASET
 lglm verify --dataset DATASET --full
@@ -23,7 +23,7 @@ logger = logging.getLogger("lglm.verify")
 
 
 def run(options: Verify) -> Outcome:
-    """Check, and name on stderr everything that is damaged."""
+    """Check the dataset, and name every damage on stderr."""
     from lglm_core.dataset.integrity import (
         NEVER_DECODED,
         REMEDY,
@@ -51,7 +51,7 @@ def run(options: Verify) -> Outcome:
 
 
 def _check_shards(options: Verify, manifest: DatasetManifest) -> "list[Damage]":
-    """Check every shard, as Ray tasks."""
+    """Check each shard in a Ray task."""
     from jobs.cluster import ray_cluster, run_tasks
     from lglm_core.dataset.integrity import check_shard
     from lglm_core.dataset.reader import shards_with_rows
@@ -72,8 +72,8 @@ def _outcome(options: Verify, manifest: DatasetManifest) -> Outcome:
         f"{options.dataset}: dataset, whole: {counts['written']} samples in {counts['shards']} shards, {how}"
     ]
     if not is_unfinished(options.dataset):
-        foreign = untracked_files(options.dataset, manifest)
-        lines += [f"  no part of the dataset: {name}" for name in foreign]
+        untracked = untracked_files(options.dataset, manifest)
+        lines += [f"  does not belong to the dataset: {name}" for name in untracked]
     return Outcome("done", options.dataset, "\n".join(lines), counts=counts)
 
 

@@ -85,7 +85,8 @@ def strongest_edges(bundle: Bundle) -> list[tuple[str, str, float]]:
     flat = np.argsort(-np.abs(graph), axis=None, kind="stable")[:EDGES_SHOWN]
     rows, columns = np.unravel_index(flat, graph.shape)
     names = bundle.labels.names
-    return [(names[r], names[c], float(graph[r, c])) for r, c in zip(rows, columns, strict=True)]
+    entries = zip(rows, columns, strict=True)
+    return [(names[r], names[c], float(graph[r, c])) for r, c in entries if r != c]
 
 
 def _loss(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from tests.jobs.commands import Commands, contents
 from tests.jobs.tables import Here, keys, table, train
 
 
-def test_a_grown_table_is_added_and_added_again_it_is_nothing_new(
+def test_a_grown_table_is_appended_and_appended_again_it_is_nothing_new(
     lglm: Commands, here: Here, table_dataset: Path, tmp_path: Path
 ):
     before, old = contents(table_dataset), keys(table_dataset)
@@ -56,7 +56,7 @@ def test_an_append_that_was_killed_goes_on_or_is_rolled_back(
 
 
 def test_an_append_that_comes_to_nothing_changes_nothing(lglm: Commands, table_dataset: Path, tmp_path: Path):
-    """A batch of one label alone, of which no picture can be read; tried again, and given up."""
+    """No picture of the batch can be read; its retry and an append that is stopped leave no trace."""
 
     def batch(verb: str, *broken: int) -> tuple[object, ...]:
         arguments = table(tmp_path, range(12))

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from jobs.options import Explain
-from lglm_core import rooms
+from lglm_core.rooms import ModelManifest, Provenance, Room
 from tests.jobs.commands import COCO_LABELS, Commands, Result, contents, picture
 from tests.servers.s3 import rclone_s3
 
@@ -43,10 +43,9 @@ def save_model(
     config = head_config(head, {"pooling": "average"} if head == "plain" else {"width": 8})
     model = Recogniser(cnn, build_head(head, config, cnn.width, LabelKnowledge(len(labels))))
     save_bundle(
-        str(out),
+        Room(str(out), Provenance(ModelManifest, {"dataset": "d" * 64}, {})),
         model,
         LabelVocabulary(labels),
-        rooms.Provenance("model", {"dataset": "d" * 64}, {}),
         embeddings=None,
         preprocessing=Preprocessing(size),
         facts={},

@@ -25,8 +25,7 @@ from lglm_core.model.extend import extend
 from lglm_core.model.head import LabelKnowledge
 from lglm_core.model.heads import BUILDERS, build_head
 from lglm_core.model.recogniser import Recogniser
-from lglm_core.rooms.canonical import digest
-from lglm_core.rooms.manifest import Provenance
+from lglm_core.rooms import ModelManifest, Provenance, Room, digest
 from tests.jobs.commands import Commands, Result, contents
 
 pytestmark = pytest.mark.timeout(900)  # the first test to ask for a room waits until it is made
@@ -183,10 +182,9 @@ def test_a_model_with_labels_added_by_name_is_exported_with_them(
         labels, vectors, tuple((name,) for name in labels), ((),) * 6, ("glove",) * 6, "glove"
     )
     save_bundle(
-        str(tmp_path / "model"),
+        Room(str(tmp_path / "model"), Provenance(ModelManifest, {}, {})),
         extend(before.model, torch.from_numpy(added)),
         labels,
-        Provenance("model", {}, {}),
         embeddings=embeddings,
         preprocessing=before.preprocessing,
         facts={"epochs": 1},
@@ -236,7 +234,7 @@ def test_the_manifest_comes_last_and_an_interrupted_export_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(bundles, "commit", interrupted)
+        patched.setattr(Room, "commit", interrupted)
         assert here("export", *arguments).code == 130
     assert (tmp_path / "out" / "model.onnx").exists()
     assert not (tmp_path / "out" / "manifest.json").exists()
@@ -293,10 +291,9 @@ def test_a_head_that_does_not_fold_is_refused(here: Here, tiny_model: Path, tmp_
     vectors = torch.from_numpy(before.embeddings.vectors.copy())
     knowledge = LabelKnowledge(4, vectors, torch.eye(4, dtype=torch.int64))
     save_bundle(
-        str(tmp_path / "model"),
+        Room(str(tmp_path / "model"), Provenance(ModelManifest, {}, {})),
         Recogniser(backbone, build_head(name, head_config(name), backbone.width, knowledge)),
         before.labels,
-        Provenance("model", {}, {}),
         embeddings=before.embeddings if HEADS[name].needs_vectors else None,
         preprocessing=before.preprocessing,
         facts={},

@@ -121,7 +121,7 @@ def test_every_verb_is_the_same_line_behind_ray_job_submit(cluster: RayCluster, 
     assert (tmp_path / "page.html").exists()
 
 
-def test_without_the_token_a_submission_says_what_is_missing(
+def test_a_submission_without_the_token_names_what_is_missing(
     cluster: RayCluster, tiny_model: Path, images: Path, tmp_path: Path
 ):
     line = ("lglm", "tag", "--model", tiny_model, "--images", images, "--out", tmp_path / "tags")
@@ -138,7 +138,7 @@ def test_without_the_token_a_submission_says_what_is_missing(
         ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "wrong" * 8}, "the given one is wrong"),
     ],
 )
-def test_a_flow_without_the_right_token_says_what_is_missing(
+def test_a_flow_without_the_right_token_names_what_is_missing(
     cluster: RayCluster, monkeypatch: pytest.MonkeyPatch, token: dict[str, str], reason: str
 ):
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS"):
@@ -158,7 +158,7 @@ def test_a_flow_without_the_right_token_says_what_is_missing(
 
 
 @pytest.mark.parametrize("token", [{}, {"RAY_AUTH_MODE": "token"}])
-def test_a_verb_without_the_token_says_what_is_missing(
+def test_a_verb_without_the_token_names_what_is_missing(
     cluster: RayCluster, tiny_model: Path, images: Path, tmp_path: Path, token: dict[str, str]
 ):
     started = time.monotonic()
@@ -233,7 +233,7 @@ def test_a_flow_sends_its_jobs_with_its_code(
         launch("tag", options, Cluster(ray_address=let_in, code="image"))
 
 
-def test_the_code_in_the_image_is_used_if_it_is_of_the_same_version(
+def test_the_code_in_the_image_is_used_if_its_version_is_the_same(
     let_in: str, tiny_model: Path, images: Path, tmp_path: Path
 ):
     options = tag_options(tiny_model, images, tmp_path / "tags")
@@ -241,7 +241,7 @@ def test_the_code_in_the_image_is_used_if_it_is_of_the_same_version(
     assert (tmp_path / "tags" / "manifest.json").exists()
 
 
-def test_a_relative_place_means_the_same_on_the_cluster(
+def test_a_relative_path_means_the_same_on_the_cluster(
     let_in: str, tiny_model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -249,7 +249,7 @@ def test_a_relative_place_means_the_same_on_the_cluster(
     assert (tmp_path / "tags" / "manifest.json").exists()
 
 
-def test_a_job_that_runs_already_is_attached_to_and_one_that_ended_runs_again(
+def test_a_running_job_is_attached_to_and_an_ended_one_runs_again(
     let_in: str, cluster: RayCluster, tiny_model: Path, images: Path, tmp_path: Path
 ):
     options = tag_options(tiny_model, images, tmp_path / "tags")
@@ -281,8 +281,8 @@ def test_a_failing_job_fails_the_flow_with_its_own_line(let_in: str, images: Pat
 def test_a_flow_that_is_cancelled_stops_its_job(
     let_in: str, cluster: RayCluster, tiny_dataset: Path, tiny_labels: Path, tmp_path: Path
 ):
-    places = {"dataset": str(tiny_dataset), "label_embeddings": str(tiny_labels), "out": f"{tmp_path}/run"}
-    options = Train(**places, **RECIPE, epochs=100_000, num_workers=2)
+    rooms = {"dataset": str(tiny_dataset), "label_embeddings": str(tiny_labels), "out": f"{tmp_path}/run"}
+    options = Train(**rooms, **RECIPE, epochs=100_000, num_workers=2)
     script = (
         "import signal\nfrom jobs.options import Train\nfrom pipelines.launch import launch\n"
         "from pipelines.options import Cluster\n"

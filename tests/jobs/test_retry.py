@@ -12,7 +12,7 @@ from lglm_core.dataset.reader import Dataset
 from tests.jobs.tables import Here, run_here, table
 
 
-def test_a_mended_picture_that_is_one_twice_is_no_longer_unreadable(
+def test_a_mended_picture_that_is_a_duplicate_is_no_longer_unreadable(
     here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     arguments = (*table(tmp_path, range(8)), "--out", tmp_path / "dataset", "--duplicates", "drop")

@@ -5,10 +5,20 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lglm_core import rooms
+from lglm_core.rooms import (
+    DatasetManifest,
+    EmbeddingsManifest,
+    FileRecord,
+    LabelEmbeddingsManifest,
+    ModelManifest,
+    PartRecord,
+    Room,
+    SplitRecord,
+)
 from tests.jobs.commands import Commands, Result, picture
 from tests.servers.process import free_ports
 from tests.servers.s3 import S3Server, rclone_s3
@@ -39,21 +49,24 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Rooms of which only the manifest is there: all that is looked at before the bucket."""
     folder = tmp_path_factory.mktemp("inputs")
     labels = "1" * 64
-    details = {
-        "dataset": {
-            "labels": labels,
-            "splits": {"train": {"samples": 8}, "val": {"samples": 8}},
-            "parts": [{}],
-            "files": {"labels.json": {}},
-        },
-        "label-embeddings": {},
-        "model": {"labels": labels},
-        "embeddings": {},
-    }
-    for kind, known in details.items():
-        made_from = {"model": "f" * 64} if kind == "embeddings" else {}
-        manifest = rooms.Manifest(kind, "f" * 64, inputs=made_from, options={}, counts={}, details=known)
-        rooms.commit(str(folder / kind), manifest)
+    common: dict[str, Any] = {"fingerprint": "f" * 64, "inputs": {}, "options": {}, "counts": {}}
+    split = SplitRecord(8, (4, 4))
+    part = PartRecord({}, {}, "", 2, {"train": 8, "val": 8}, (), {})
+    manifests = (
+        DatasetManifest(
+            **common,
+            labels=labels,
+            splits={"train": split, "val": split},
+            shards=(),
+            files={"labels.json": FileRecord(0, "")},
+            parts=(part,),
+        ),
+        LabelEmbeddingsManifest(**common, source="ppmi", of_note=()),
+        ModelManifest(**common, head="", weights="", labels=labels, names=(), history=()),
+        EmbeddingsManifest(**common | {"inputs": {"model": common["fingerprint"]}}, dataset_url=""),
+    )
+    for manifest in manifests:
+        Room(str(folder / manifest.kind), manifest.provenance).commit(manifest)
     for name, text in {"thresholds": "{}", "config": "{}", "labels": '["dog", "cat"]'}.items():
         (folder / "model" / f"{name}.json").write_text(text)
     (folder / "dataset" / "labels.json").write_text('["dog", "cat"]')

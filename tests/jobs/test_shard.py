@@ -1,4 +1,4 @@
-"""``lglm shard`` through Ray: rooms complete, counts that add up, the same bytes, and quick when done."""
+"""``lglm shard``: the dataset is complete, its counts add up, and Ray writes the bytes of one process."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ def read_manifest(room: Path) -> dict[str, Any]:
 
 
 def assert_complete(room: Path) -> dict[str, Any]:
-    """Counts, index, shards and rejects of a dataset room agree; returns its manifest."""
+    """Assert that counts, index, shards and rejects of a dataset agree; return its manifest."""
     manifest = read_manifest(room)
     counts, shards = manifest["counts"], manifest["details"]["shards"]
     assert counts["planned"] == counts["written"] + counts["rejected"]
@@ -53,7 +53,7 @@ def assert_complete(room: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def damaged_coco(made_once: Callable) -> Path:
-    """A COCO of which one picture is cut in half and another is not there."""
+    """A COCO in which one picture is cut in half and another is missing."""
     with made_once("damaged-coco") as root:
         if not root.exists():
             write_coco(root)
@@ -70,7 +70,7 @@ def shard(lglm: Commands, root: Path, out: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def from_coco(lglm: Commands, damaged_coco: Path, made_once: Callable) -> Path:
-    """What ``lglm shard coco`` makes of it."""
+    """The dataset that ``lglm shard coco`` makes of the damaged COCO."""
     with made_once("from-coco") as out:
         shard(lglm, damaged_coco, out)
     return out
@@ -94,10 +94,10 @@ def test_a_broken_picture_is_a_row_in_rejects(from_coco: Path):
     assert absent["error"]
 
 
-def test_too_many_broken_pictures_stop_it_and_what_was_mended_is_read_again(
+def test_too_many_broken_pictures_are_refused_and_mended_ones_are_read_again(
     lglm: Commands, damaged_coco: Path, from_coco: Path, tmp_path: Path
 ):
-    """Allowing as many completes the room from what was written; mended, it is as if nothing had been."""
+    """Allowing more completes the dataset with the same bytes; mending it removes every trace of damage."""
     root, out = tmp_path / "coco", tmp_path / "room"
     shutil.copytree(damaged_coco, root)
     arguments = ("shard", "coco", "--root", root, "--out", out, "--max-samples-per-shard", PER_SHARD)
@@ -112,7 +112,7 @@ def test_too_many_broken_pictures_stop_it_and_what_was_mended_is_read_again(
     assert lglm.done(*arguments)["counts"]["rejected"] == 2
     assert contents(out) == contents(from_coco)
 
-    (root / "train2017").rename(root / "elsewhere")  # a disk that is not mounted: what stands is kept
+    (root / "train2017").rename(root / "elsewhere")  # like a disk that is not mounted: shards are kept
     (root / "train2017").mkdir()
     again = lglm(*retry)
     stays = "train-000000 stays as it was, with 1 pictures rejected: of its samples 3 can no longer be read"
@@ -121,7 +121,7 @@ def test_too_many_broken_pictures_stop_it_and_what_was_mended_is_read_again(
     (root / "train2017").rmdir()
     (root / "elsewhere").rename(root / "train2017")
 
-    # What was allowed once does not become too much by trying again.
+    # Pictures whose rejection was allowed once do not count against a lower limit in a retry.
     lglm.done(*retry, "--max-rejected", "0")
     assert contents(out) == contents(from_coco)
 
@@ -142,7 +142,7 @@ def test_ray_writes_what_one_process_writes(from_coco: Path, damaged_coco: Path,
     assert contents(from_coco) == contents(alone)
 
 
-def test_again_it_is_recognised_at_once(lglm: Commands, damaged_coco: Path, from_coco: Path):
+def test_a_complete_dataset_is_recognised_at_once(lglm: Commands, damaged_coco: Path, from_coco: Path):
     before = contents(from_coco)
     started = time.perf_counter()
     result = shard(lglm, damaged_coco, from_coco)
@@ -175,11 +175,11 @@ def test_a_complete_room_is_recognised_without_ray_and_torch(
 def test_an_unfinished_room_is_completed_to_the_same_bytes(
     lglm: Commands, damaged_coco: Path, from_coco: Path, tmp_path: Path
 ):
-    """No manifest, and one shard without its receipt, one receipt without its shard, one shard cut."""
+    """No manifest, a shard without its receipt, a receipt without its shard, and a shard that is cut."""
     room = tmp_path / "room"
     shutil.copytree(from_coco, room)
-    recipe = {name: read_manifest(room)[name] for name in ("kind", "inputs", "options")}
-    (room / "unfinished.json").write_text(json.dumps(recipe))
+    provenance = {name: read_manifest(room)[name] for name in ("kind", "inputs", "options")}
+    (room / "unfinished.json").write_text(json.dumps(provenance))
     for name in ("manifest.json", "receipts/train-000000.json", "shards/train/train-000001.tar"):
         (room / name).unlink()
     tar = room / "shards" / "train" / "train-000002.tar"
@@ -222,11 +222,11 @@ def test_a_table_becomes_a_complete_room(lglm: Commands, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_pictures_are_scaled_down_with_the_quality_that_was_named(lglm: Commands, coco: Path, tmp_path: Path):
+def test_pictures_are_scaled_down_with_the_given_quality(lglm: Commands, coco: Path, tmp_path: Path):
     sizes = {}
-    for quality, named in ((90, ()), (30, ("--quality", 30))):
+    for quality, given in ((90, ()), (30, ("--quality", 30))):
         out = tmp_path / f"{quality}"
-        lglm.done("shard", "coco", "--root", coco, "--out", out, "--max-side", 24, *named)
+        lglm.done("shard", "coco", "--root", coco, "--out", out, "--max-side", 24, *given)
         assert_complete(out)
         assert read_manifest(out)["options"]["quality"] == quality
         index = pq.read_table(out / "index" / "train.parquet", columns=["width", "height"]).to_pylist()
@@ -270,7 +270,7 @@ def test_of_two_writers_at_once_one_wins_and_the_other_stops(lglm: Commands, her
 def test_duplicates_that_cannot_be_left_out_are_not_reported_as_dropped(
     here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """A picture of their shard goes away between the pass that finds them and the one that drops them."""
+    """A picture of their shard disappears after the pass that finds duplicates and before it drops them."""
     arguments = table(tmp_path, range(8))
     pictures, out = tmp_path / "images", tmp_path / "dataset"
     shutil.copy(pictures / "1.png", pictures / "6.png")
@@ -302,3 +302,37 @@ def test_duplicates_become_rejects_on_request(lglm: Commands, tmp_path: Path):
     assert (dropped["duplicates"], dropped["rejected"], dropped["written"]) == (1, 1, 7)
     manifest = json.loads((tmp_path / "dropped" / "manifest.json").read_text())
     assert manifest["options"]["duplicates"] == "drop"
+
+
+def test_pictures_that_are_dropped_because_they_have_no_label_are_counted(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    root, out = write_coco(tmp_path / "coco"), tmp_path / "dataset"
+    path = root / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = [row for row in content["annotations"] if row["image_id"] not in (2, 5)]
+    path.write_text(json.dumps(content))
+    monkeypatch.setattr(cluster, "ray_cluster", lambda _: nullcontext())
+    monkeypatch.setattr(cluster, "run_tasks", run_here)
+    result = here("shard", "coco", "--root", root, "--out", out, "--unlabelled", "drop")
+    assert result.code == 0, result.stderr
+    assert "  2 pictures without a label were dropped" in result.stdout.splitlines()
+    counts = assert_complete(out)["counts"]
+    assert counts["unlabelled_dropped"] == 2
+    assert (counts["planned"], counts["written"], counts["unlabelled"]) == (10, 10, 0)
+    keys = pq.read_table(out / "index" / "train.parquet").column("key").to_pylist()
+    assert not {"000000000002", "000000000005"} & {*keys}
+
+
+@pytest.mark.parametrize(
+    ("flag", "verb"), [("--append", "append"), ("--extend-labels", "append"), ("--retry-rejected", "retry")]
+)
+def test_a_flag_of_earlier_versions_is_refused_with_the_verb_that_replaces_it(
+    here: Here, coco: Path, tmp_path: Path, flag: str, verb: str
+):
+    result = here("shard", "coco", "--root", coco, "--out", tmp_path / "out", flag)
+    assert result.code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"lglm shard coco: {flag} ")
+    assert f": lglm {verb};" in line
+    assert not (tmp_path / "out").exists()

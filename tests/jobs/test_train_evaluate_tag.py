@@ -29,7 +29,7 @@ Again = Callable[[str], tuple[Any, ...]]
 
 
 @pytest.fixture(scope="module")
-def place(made_once: Callable) -> Path:
+def base(made_once: Callable) -> Path:
     """Return the folder of all rooms of this module."""
     with made_once("way") as folder:
         folder.mkdir(exist_ok=True)
@@ -37,23 +37,23 @@ def place(made_once: Callable) -> Path:
 
 
 @pytest.fixture(scope="module")
-def again(place: Path) -> Again:
+def again(base: Path) -> Again:
     """Return the arguments of every verb, by name, to run it or to run it again."""
-    model, dataset = ("--model", place / "run" / "model"), ("--dataset", place / "dataset")
+    model, dataset = ("--model", base / "run" / "model"), ("--dataset", base / "dataset")
     commands: dict[str, tuple[Any, ...]] = {
-        "shard": ("toy", *TOY, "--root", place / "raw"),
+        "shard": ("toy", *TOY, "--root", base / "raw"),
         "label-embeddings": dataset,
         "train": (
-            *(*dataset, "--label-embeddings", place / "labels", *RECIPE),
+            *(*dataset, "--label-embeddings", base / "labels", *RECIPE),
             *("--epochs", EPOCHS, "--num-workers", 2),
         ),
         "evaluate": (*model, *dataset),
         "embed": (*model, *dataset, "--split", "val"),
-        "tag": (*model, "--images", place / "images"),
+        "tag": (*model, "--images", base / "images"),
     }
     rooms = {"shard": "dataset", "label-embeddings": "labels", "train": "run", "tag": "tags"}
     rooms |= {"evaluate": "evaluation", "embed": "embeddings"}
-    return lambda verb: (verb, *commands[verb], "--out", place / rooms[verb])
+    return lambda verb: (verb, *commands[verb], "--out", base / rooms[verb])
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +106,9 @@ BROKEN = {
 
 
 @pytest.fixture(scope="module")
-def images(made_once: Callable, place: Path) -> Path:
+def images(made_once: Callable, base: Path) -> Path:
     """Return a folder of pictures, broken files and other files, with names of all kinds."""
-    folder = place / "images"
+    folder = base / "images"
     with made_once("way-images"):
         if not folder.exists():
             for seed, name in enumerate(GOOD):
@@ -245,11 +245,11 @@ def test_embeddings_have_their_schema(embeddings: Path, evaluation: Path, datase
 
 
 def test_a_search_for_a_picture_of_the_split_finds_it(
-    lglm: Commands, embeddings: Path, run: Path, dataset: Path, place: Path, tmp_path: Path
+    lglm: Commands, embeddings: Path, run: Path, dataset: Path, base: Path, tmp_path: Path
 ):
     """A model of two epochs tells pictures apart badly, so this one need not be the very first."""
     keys, page = read_index(dataset).column("key").to_pylist(), tmp_path / "pages" / "page.html"
-    (query,) = place.glob(f"raw/val2017/{keys[3]}.*")
+    (query,) = base.glob(f"raw/val2017/{keys[3]}.*")
     arguments = ("--model", run / "model", "--embeddings", embeddings, "--query", query)
     result = lglm("search", *arguments, "-k", len(keys), "--out", page, "--json")
     assert result.code == 0, result.stderr
@@ -325,12 +325,12 @@ def test_every_verb_finds_its_room_complete_when_it_runs_again(
     evaluation: Path,
     embeddings: Path,
     tags: Path,
-    place: Path,
+    base: Path,
 ):
     rooms = (dataset, labels, run, evaluation, embeddings, tags)
     before = [contents(room) for room in rooms]
     for verb in ("shard", "label-embeddings", "train", "evaluate", "embed"):
-        first = json.loads((place.parent / f"way-{verb}").read_text())
+        first = json.loads((base.parent / f"way-{verb}").read_text())
         result = lglm.done(*again(verb))
         assert (first["status"], result["status"]) == ("done", "already complete")
         assert result["counts"] == first["counts"]

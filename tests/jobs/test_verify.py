@@ -1,4 +1,4 @@
-"""``lglm verify``, and what damage other verbs meet."""
+"""``lglm verify``, and how other verbs report damage."""
 
 from pathlib import Path
 
@@ -29,7 +29,9 @@ def test_a_damaged_sample_is_named_and_the_shard_is_written_anew(
     assert contents(table_dataset) == before
 
 
-def test_training_refuses_what_it_does_not_even_read(here: Here, table_dataset: Path, tmp_path: Path):
+def test_training_refuses_damage_in_a_file_that_it_does_not_read(
+    here: Here, table_dataset: Path, tmp_path: Path
+):
     receipt = table_dataset / "receipts" / "train-000001.json"
     data = bytearray(receipt.read_bytes())
     data[-9] ^= 1

@@ -420,15 +420,15 @@ def no_embeddings(tmp_path: Path, tiny_model: Path) -> Callable[[str | None], Pa
 
     def make(model: str | None = None) -> Path:
         room = tmp_path / "embeddings"
-        found = rooms.require(str(tiny_model), "model")
-        manifest = rooms.Manifest(
-            kind="embeddings",
+        found = rooms.require(str(tiny_model), rooms.ModelManifest)
+        manifest = rooms.EmbeddingsManifest(
             fingerprint="0" * 64,
             inputs={"model": model or found.fingerprint, "dataset": "0" * 64},
             options={"split": "val"},
             counts={"images": 1, "width": 1024},
+            dataset_url="",
         )
-        rooms.commit(str(room), manifest)
+        rooms.Room(str(room), manifest.provenance).commit(manifest)
         return room
 
     return make
@@ -550,8 +550,8 @@ def test_a_room_of_another_kind_is_not_written_over(here: Here, tiny_dataset: Pa
 def test_a_room_begun_with_other_options_is_not_gone_on_with(
     here: Here, tiny_dataset: Path, tiny_labels: Path, out: Path
 ):
-    begun = rooms.Provenance("run", {}, {"epochs": 50})
-    rooms.begin(str(out), begun)
+    begun = rooms.Provenance(rooms.RunManifest, {}, {"epochs": 50})
+    rooms.Room(str(out), begun).begin()
     lease.release(str(out))  # as the command that began it does when it is interrupted
     before = contents(out)
     assert_refused(train(here, tiny_dataset, tiny_labels, out), out, "epochs was 50, now 1")

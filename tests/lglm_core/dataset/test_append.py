@@ -1,6 +1,6 @@
 """Adding to a dataset: what stands is never touched, and is never added twice."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from lglm_core.dataset.append import (
-    ImagesToAppend,
     first_shard_numbers,
     new_images,
     orphan_files,
@@ -20,65 +19,16 @@ from lglm_core.dataset.plan import Plan, make_plan
 from lglm_core.dataset.reader import Dataset
 from lglm_core.dataset.shard_writer import write_shard
 from lglm_core.dataset.statistics import describe
-from lglm_core.dataset.writer import DatasetWriter, WriteSettings
 from lglm_core.errors import InputError
-from lglm_core.rooms import DatasetManifest, MissingRoom, Provenance, Room, lease
+from lglm_core.rooms import DatasetManifest, Provenance, Room, lease
 from lglm_core.sources.source import LabelledImage
 from tests.jobs.commands import contents
 from tests.lglm_core.conftest import ListedSource
+from tests.lglm_core.dataset.samples import append, keys
 
 COUNTED = ("planned", "written", "rejected")
 Encode = Callable[..., bytes]
 Listed = Callable[..., ListedSource]
-
-
-@pytest.fixture
-def first(tmp_path: Path, encode: Encode, write_dataset: Callable[..., Dataset]) -> Dataset:
-    """Five pictures, s0 to s4, the last of which cannot be read."""
-    rows = [
-        ("val" if n == 1 else "train", encode(Image.new("RGB", (5, 4), (n, 0, 0))), ["a"], ["b"] if n else [])
-        for n in range(4)
-    ]
-    return write_dataset(tmp_path, ["a", "b"], [*rows, ("train", b"", ["a"], [])], per_shard=2)
-
-
-@pytest.fixture
-def listed(first: Dataset, encode: Encode, listed_source: Listed) -> Listed:
-    """A source of the same folder with further pictures: ``listed({"s7": ["a"]}, labels)``."""
-
-    def source(
-        rows: dict[str, Sequence[str]], labels: Sequence[str] = ("a", "b"), split: str = "train"
-    ) -> ListedSource:
-        raw = Path(first.url).parent / "raw"
-        images = []
-        for key, present in rows.items():
-            path = raw / key
-            if not path.exists():
-                path.write_bytes(encode(Image.new("RGB", (5, 4), (0, int(key[1:]), 0))))
-            unknown = ("b",) if key in ("s1", "s2", "s3") else ()
-            images.append(LabelledImage(key, split, str(path), key, tuple(present), unknown))
-        return listed_source(tuple(labels), tuple(images))
-
-    return source
-
-
-def writer_of(dataset: Dataset, max_rejected: float = 1.0) -> DatasetWriter:
-    return DatasetWriter(dataset.url, WriteSettings(max_samples_per_shard=2, max_rejected=max_rejected))
-
-
-def append(dataset: Dataset, source: ListedSource, *, extend_labels: bool = False) -> Dataset:
-    writer_of(dataset).append(source, extend_labels=extend_labels)
-    return Dataset.open(dataset.url)
-
-
-def retry(dataset: Dataset, source: ListedSource) -> Dataset:
-    """Retry what *source*, which is another state of it than the dataset's, has of the rejected images."""
-    writer_of(dataset).retry(source)
-    return Dataset.open(dataset.url)
-
-
-def keys(images: ImagesToAppend) -> list[str]:
-    return [image.key for image in images.images()]
 
 
 def test_new_pictures_become_new_shards_and_what_stands_is_untouched(first: Dataset, listed: Listed):
@@ -130,21 +80,6 @@ def test_one_key_in_two_splits_is_refused_where_it_names_one_picture(listed: Lis
     images = (*listed({"s7": []}).listed, *listed({"s7": []}, split="val").listed)
     with pytest.raises(InputError, match="both get the key 's7'"):
         make_plan(listed_source(("a", "b"), images), 2)
-
-
-def test_an_image_that_could_not_be_read_before_may_be_unreadable_again(first: Dataset, listed: Listed):
-    """s4 is empty; appended beside another one, half of them are more than is allowed, retried none."""
-    source = listed({"s7": ["a"], "s8": ["a"], "s9": ["a"]})
-    raw = Path(first.url).parent / "raw"
-    (raw / "s7").write_bytes(b"")
-    (raw / "s8").write_bytes(b"")
-    with pytest.raises(InputError, match=r"2 of 3 pictures could not be read, more than `max_rejected`"):
-        writer_of(first, 0.6).append(source)
-    second = append(first, source)
-    (raw / "s8").write_bytes((raw / "s9").read_bytes())
-    change = writer_of(second, 0.0).retry(source)
-    assert (change.changed, change.added) == (True, 1)
-    assert change.manifest.counts["written"] == 6
 
 
 def test_what_later_labels_leave_unknown_is_counted_as_that(first: Dataset, listed: Listed):
@@ -246,39 +181,6 @@ def test_of_many_pictures_that_are_there_some_are_compared(
         new_images(source, many)
 
 
-def test_a_picture_that_could_not_be_read_is_taken_again_on_request_alone(first: Dataset, listed: Listed):
-    raw = Path(first.url).parent / "raw"
-    (raw / "s4").write_bytes((raw / "s0").read_bytes())
-    source = listed({"s4": ["a"]})
-    assert keys(new_images(source, first)) == []
-    second = retry(first, source)
-    assert "s4" in second.split("train").keys
-    assert {n: second.manifest.counts[n] for n in COUNTED} == {"planned": 5, "written": 5, "rejected": 0}
-    assert (first.rejects().num_rows, second.rejects().num_rows) == (1, 0)
-
-
-def test_what_fails_again_is_one_reject_for_its_last_reason(first: Dataset, listed: Listed):
-    raw = Path(first.url).parent / "raw"
-    source = listed({"s4": ["a"], "s5": ["a"]})
-    (raw / "s5").write_bytes(b"")
-    second = append(first, source)
-    (raw / "s4").write_text("no picture")
-    (raw / "s5").write_bytes((raw / "s0").read_bytes())
-    third = retry(second, source)
-    assert {n: third.manifest.counts[n] for n in COUNTED} == {"planned": 6, "written": 5, "rejected": 1}
-    assert [dataset.rejects().column("status").to_pylist() for dataset in (first, third)] == [
-        ["empty"],
-        ["not_an_image"],
-    ]
-
-
-def test_a_retry_in_vain_leaves_the_dataset_as_it_was(first: Dataset, listed: Listed):
-    before = contents(Path(first.url))
-    change = writer_of(first).retry(listed({"s4": ["a"], "s7": ["a"]}))
-    assert (change.changed, change.still_unreadable) == (False, 1)
-    assert contents(Path(first.url)) == before
-
-
 def test_a_retry_takes_no_new_images(first: Dataset, listed: Listed):
     found = rejected_images(listed({"s0": ["a"], "s4": ["a"], "s7": ["a"]}), first)
     assert (keys(found), found.known) == (["s4"], 2)
@@ -287,11 +189,6 @@ def test_a_retry_takes_no_new_images(first: Dataset, listed: Listed):
 def test_a_rejected_image_with_a_label_that_the_dataset_lacks_is_refused(first: Dataset, listed: Listed):
     with pytest.raises(InputError, match="has no label 'c', which rejected pictures have now"):
         rejected_images(listed({"s4": ["c"]}, ("a", "b", "c")), first)
-
-
-def test_a_retry_of_nothing_is_refused(tmp_path: Path, listed: Listed):
-    with pytest.raises(MissingRoom, match="no complete dataset room there"):
-        DatasetWriter(str(tmp_path / "nowhere")).retry(listed({"s0": ["a"]}))
 
 
 def test_a_duplicate_that_was_dropped_is_not_taken_again(first: Dataset, listed: Listed):
@@ -304,14 +201,6 @@ def test_a_duplicate_that_was_dropped_is_not_taken_again(first: Dataset, listed:
     commit_append(room, first.manifest, Written(plan, receipts), provenance)
     again = rejected_images(source, Dataset.open(first.url))
     assert (keys(again), again.known) == ([], 1)
-
-
-def test_a_picture_that_is_taken_again_stays_in_its_split(first: Dataset, listed: Listed):
-    raw = Path(first.url).parent / "raw"
-    (raw / "s4").write_bytes((raw / "s0").read_bytes())
-    second = retry(first, listed({"s4": ["a"]}, split="val"))
-    assert "s4" in second.split("train").keys
-    assert second.rejects().num_rows == 0
 
 
 @pytest.mark.parametrize("appending", [True, False])

@@ -189,7 +189,7 @@ def test_looking_at_a_room_leaves_it_to_who_writes_there(room: Path):
 def test_a_disk_that_fails_once_is_no_sign_of_another_process(room: Path, monkeypatch: pytest.MonkeyPatch):
     lease.take(str(room))
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "read_bytes", fail)
+        patch.setattr(storage, "read_if_exists", fail)
         with pytest.raises(storage.UnreadableFile, match="cannot be read"):
             lease.confirm(str(room))
     lease.confirm(str(room))
