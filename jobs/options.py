@@ -61,7 +61,7 @@ class OnRay(Options):
 
 
 class WriteDataset(OnRay):
-    """What the verbs that write a dataset share."""
+    """Options that the verbs that write a dataset share."""
 
     out: Url
     """Dataset folder to write."""
@@ -88,10 +88,10 @@ class WriteDataset(OnRay):
 
 
 class Source(Options):
-    """Where labelled pictures are found; the options of each source are its class's arguments."""
+    """Options of a source of labelled pictures; they are the arguments of the source's class."""
 
     source_class: ClassVar[str]
-    """Where the source's class is: ``module:name``, loaded when it is needed."""
+    """The class of the source, as ``module:name``; it is imported when it is needed."""
 
 
 class Coco(Source):
@@ -221,7 +221,7 @@ class DescribeDataset(Options):
 
 
 class LabelVectors(Options):
-    """Where the labels' vectors come from."""
+    """Options that say where the labels' vectors come from."""
 
     glove: UrlOrNone = None
     """GloVe text file, also in gzip or as ARCHIVE.zip/NAME; with neither this nor ready-made vectors, the

@@ -77,7 +77,7 @@ def in_this_process() -> Iterator[RunTasks]:
 
 @dataclass(frozen=True, kw_only=True)
 class WriteSettings:
-    """How images become shards.
+    """The settings of a dataset writer.
 
     Args:
         max_samples_per_shard: The most images in a shard.
@@ -108,7 +108,7 @@ class WriteSettings:
 
 @dataclass(frozen=True)
 class Change:
-    """What an append or a retry came to; *changed* is False where the dataset is as it was.
+    """The result of an append or a retry; ``changed`` is False where the dataset is as it was.
 
     ``added`` counts the samples that it has more, ``known`` the images of the source that it had seen before,
     and ``still_unreadable`` the images that were read again in vain.

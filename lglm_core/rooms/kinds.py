@@ -34,7 +34,7 @@ class ShardRecord(FileRecord):
 
 @dataclass(frozen=True)
 class SplitRecord:
-    """How many samples a split has and, by column of the vocabulary, how many carry each label."""
+    """The number of samples in a split and, by column of the vocabulary, of those that carry each label."""
 
     samples: int
     label_counts: tuple[int, ...]
@@ -42,7 +42,7 @@ class SplitRecord:
 
 @dataclass(frozen=True)
 class PartRecord:
-    """What one run wrote into a dataset: the first run, or one that appended to it.
+    """The part that one run wrote of a dataset: the first run, or one that appended to it.
 
     ``plan`` is the fingerprint of its sharding plan, ``labels`` how many labels there were then, ``samples``
     counts by split, and ``shards`` are names.
@@ -59,7 +59,7 @@ class PartRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetManifest(Manifest):
-    """Of a dataset: its shards, its other files by name, and the parts it was written in.
+    """The manifest of a dataset: its shards, its other files by name, and the parts it was written in.
 
     ``labels`` is the digest of the vocabulary.
     """
@@ -81,14 +81,14 @@ class DatasetManifest(Manifest):
 
     @property
     def unreadable(self) -> int:
-        """How many images could not be read; the other rejects are duplicates that were dropped."""
+        """The number of images that could not be read; the other rejects are duplicates that were dropped."""
         dropped = self.counts["duplicates"] if self.options.get("duplicates") == "drop" else 0
         return self.counts["rejected"] - dropped
 
 
 @dataclass(frozen=True)
 class LabelOrigin:
-    """Where a label's vector comes from: the words used, and those that the word vectors lack."""
+    """The origin of a label's vector: the words used, and those that the word vectors lack."""
 
     label: str
     origin: str
@@ -98,7 +98,7 @@ class LabelOrigin:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelEmbeddingsManifest(Manifest):
-    """Of label embeddings: their source, and the labels whose vector is not simply of all their name."""
+    """The manifest of label embeddings: their source, and labels whose vector is not of the whole name."""
 
     kind = "label-embeddings"
     source: str
@@ -107,7 +107,7 @@ class LabelEmbeddingsManifest(Manifest):
 
 @dataclass(frozen=True, kw_only=True)
 class RunManifest(Manifest):
-    """Of a training run: what its last epoch came to, by column of ``history.parquet``."""
+    """The manifest of a training run: the results of its last epoch, by column of ``history.parquet``."""
 
     kind = "run"
     last_epoch: Mapping[str, Any]
@@ -125,7 +125,7 @@ class EpochRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelManifest(Manifest):
-    """Of a model: the digests of weights, labels and further files, the labels' names, and its training."""
+    """The manifest of a model: digests of weights, labels and further files, label names, and its history."""
 
     kind = "model"
     head: str
@@ -138,7 +138,7 @@ class ModelManifest(Manifest):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationManifest(Manifest):
-    """Of an evaluation: its main metrics, in percent."""
+    """The manifest of an evaluation: its main metrics, in percent."""
 
     kind = "evaluation"
     headline: Mapping[str, float | None]
@@ -146,7 +146,7 @@ class EvaluationManifest(Manifest):
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingsManifest(Manifest):
-    """Of embeddings: where the dataset was."""
+    """The manifest of embeddings: the URL of the dataset."""
 
     kind = "embeddings"
     dataset_url: str
@@ -154,7 +154,7 @@ class EmbeddingsManifest(Manifest):
 
 @dataclass(frozen=True, kw_only=True)
 class TagsManifest(Manifest):
-    """Of tags: how many files got each label."""
+    """The manifest of tags: the number of files that got each label."""
 
     kind = "tags"
     labels: Mapping[str, int]
@@ -162,7 +162,7 @@ class TagsManifest(Manifest):
 
 @dataclass(frozen=True, kw_only=True)
 class ExplanationManifest(Manifest):
-    """Of an explanation: the models' names, and the probabilities of the explained labels."""
+    """The manifest of an explanation: names of the models, and probabilities of the explained labels."""
 
     kind = "explanation"
     models: tuple[str, ...]

@@ -29,7 +29,7 @@ class MissingRoom(InputError):
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What every room's manifest records; a subclass adds what is particular to its kind.
+    """The record that commits a room; a subclass adds the fields of its kind of room.
 
     ``fingerprint`` identifies the content or, where only people read the room, its provenance; ``inputs``
     holds the fingerprints of what the room is made from and ``options`` the settings that matter; ``counts``
@@ -45,7 +45,7 @@ class Manifest:
 
     @property
     def provenance(self) -> "Provenance[Self]":
-        """What the room is made from."""
+        """The provenance of the room."""
         return Provenance(type(self), self.inputs, self.options)
 
     def to_json(self) -> bytes:
@@ -70,7 +70,7 @@ M = TypeVar("M", bound=Manifest)
 
 @dataclass(frozen=True)
 class Provenance(Generic[M]):
-    """What a room is made from: the fingerprints of its inputs and the options that matter.
+    """The origin of a room: the fingerprints of its inputs and the options that matter.
 
     ``manifest`` is the class of the room's manifest, which says what kind of room it is.
     """
