@@ -6,21 +6,17 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
-import botocore.session
 import pytest
 
 from lglm_core import rooms, storage
 from lglm_core.errors import InputError
 from lglm_core.rooms import Provenance, Room, TagsManifest, read_manifest, require
-from lglm_core.storage import retry
-from lglm_core.storage.s3_client import connect
-from tests.servers.s3 import S3Server, faulty, moto_s3, rclone_s3
+from tests.servers.s3 import S3Server, faulty
 
 Connect = Callable[..., None]
-BUCKET = "bucket"
 PROVENANCE = Provenance(TagsManifest, {"table": "abc"}, {"source": "table", "share": 0.2})
 OTHER = Provenance(TagsManifest, {"table": "xyz"}, {"source": "table", "share": 0.3})
 DIFFERENCES = (  # as the second process reads them, by which of the two was first
@@ -35,38 +31,6 @@ MANIFEST = TagsManifest(
     labels={"dog": 2},
 )
 numbers = itertools.count()
-shared_loader = cache(botocore.session.create_loader)  # reads the description of S3 once, not once per client
-
-
-@pytest.fixture(scope="module")
-def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with rclone_s3(tmp_path_factory.mktemp("rclone")) as server:
-        server.put_bucket(BUCKET)
-        yield server
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[S3Server]:
-    with moto_s3() as server:
-        server.put_bucket(BUCKET)
-        yield server
-
-
-@pytest.fixture
-def connect_to(monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
-    """Reach a server as a user does, by the environment."""
-
-    def to(server: S3Server) -> None:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            monkeypatch.delenv(name)
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        connect.cache_clear()
-
-    monkeypatch.setattr(retry, "FIRST_DELAY_S", 0.01)  # otherwise the tests wait most of their time
-    monkeypatch.setattr(botocore.session, "create_loader", shared_loader)
-    yield to
-    connect.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -80,20 +44,21 @@ def leases(connect_to: Connect) -> Iterator[None]:
 def folder(request: pytest.FixtureRequest, connect_to: Connect) -> str:
     """A prefix of the test's own on each of both servers in turn."""
     connect_to(request.getfixturevalue(request.param))
-    return f"s3://{BUCKET}/room-{next(numbers)}"
+    return f"s3://bucket/room-{next(numbers)}"
 
 
 @pytest.fixture
 def moto_folder(moto: S3Server, connect_to: Connect) -> str:
     """A prefix of the test's own on moto."""
     connect_to(moto)
-    return f"s3://{BUCKET}/room-{next(numbers)}"
+    return f"s3://bucket/room-{next(numbers)}"
 
 
 def refusal(action: Callable[..., object], *arguments: object) -> str:
     """Return the message of the InputError: one line, and no credentials in it."""
     with pytest.raises(InputError) as refused:
         action(*arguments)
+    assert type(refused.value) is InputError
     message = str(refused.value)
     assert "\n" not in message
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -149,7 +114,7 @@ def test_a_folder_with_foreign_files_and_a_file_in_place_of_one_are_refused(fold
 
 def test_the_mark_that_a_console_puts_for_a_folder_is_no_file_in_the_room(moto: S3Server, moto_folder: str):
     key = f"{moto_folder.rpartition('/')[2]}/"
-    moto.client().put_object(Bucket=BUCKET, Key=key, Body=b"")
+    moto.client().put_object(Bucket="bucket", Key=key, Body=b"")
     for room in (moto_folder, f"{moto_folder}/"):
         assert Room(room, PROVENANCE).find() is None
 
