@@ -13,12 +13,11 @@ from safetensors.numpy import load_file
 
 from jobs.options import Explain
 from lglm_core import rooms
-from tests.jobs.commands import COCO_LABELS, Commands, Result, contents, picture
-from tests.servers.s3 import rclone_s3
+from tests.jobs.commands import COCO_LABELS, Commands, Here, Result, contents, picture
+from tests.servers.s3 import S3Server, connected_to
 
 pytestmark = pytest.mark.timeout(900)  # the first test to ask for a room waits until it is made
 
-Here = Callable[..., Result]
 MAPS = ("attribution", "activation")
 OTHER_LABELS = ("dog", "bench", "person")
 

@@ -27,17 +27,16 @@ from lglm_core.model.heads import BUILDERS, build_head
 from lglm_core.model.recogniser import Recogniser
 from lglm_core.rooms.canonical import digest
 from lglm_core.rooms.manifest import Provenance
-from tests.jobs.commands import Commands, Result, contents
+from tests.jobs.commands import Commands, Here, Result, contents, done_here
+from tests.servers.ray_in_process import ray_in_process
 
 pytestmark = pytest.mark.timeout(900)  # the first test to ask for a room waits until it is made
 
-Here = Callable[..., Result]
-
 
 @pytest.fixture(scope="module")
-def evaluation(made_once: Callable, lglm: Commands, tiny_dataset: Path, tiny_model: Path) -> Path:
-    with made_once("export-evaluation") as out:
-        lglm.done("evaluate", "--model", tiny_model, "--dataset", tiny_dataset, "--out", out)
+def evaluation(made_once: Callable, tiny_dataset: Path, tiny_model: Path) -> Path:
+    with made_once("export-evaluation") as out, ray_in_process():
+        done_here("evaluate", "--model", tiny_model, "--dataset", tiny_dataset, "--out", out)
         return out
 
 
@@ -121,8 +120,9 @@ def test_the_loaded_model_gives_the_same_logits(exported: Path, tiny_model: Path
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_onnx_and_tags_agree(
-    lglm: Commands, exported: Path, tiny_model: Path, coco: Path, images: list[Path], tmp_path: Path
+    here: Here, exported: Path, tiny_model: Path, coco: Path, images: list[Path], tmp_path: Path
 ):
     """Both models tag alike, and as the file alone does with its own labels and thresholds."""
     for room in (tiny_model, exported):
@@ -130,7 +130,7 @@ def test_onnx_and_tags_agree(
         everything = dict.fromkeys(json.loads((edited / "labels.json").read_text()), 0.0)
         (edited / "thresholds.json").write_text(json.dumps(everything))
         tags = tmp_path / f"tags-{room.name}"
-        lglm.done("tag", "--model", edited, "--images", coco / "val2017", "--out", tags)
+        here.done("tag", "--model", edited, "--images", coco / "val2017", "--out", tags)
     ours, theirs = (read_scores(tmp_path / f"tags-{room.name}") for room in (exported, tiny_model))
     images = [path for path in images if path.parent.name == "val2017"]
     assert set(ours) == set(theirs) == set(map(str, images))
@@ -143,11 +143,12 @@ def test_onnx_and_tags_agree(
         assert found == pytest.approx(dict(zip(names, 1 / (1 + np.exp(-row)), strict=True)), abs=1e-4)
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_an_evaluation_of_it_measures_the_same(
-    lglm: Commands, exported: Path, evaluation: Path, tiny_dataset: Path, tmp_path: Path
+    here: Here, exported: Path, evaluation: Path, tiny_dataset: Path, tmp_path: Path
 ):
     out = tmp_path / "evaluation"
-    lglm.done("evaluate", "--model", exported, "--dataset", tiny_dataset, "--out", out)
+    here.done("evaluate", "--model", exported, "--dataset", tiny_dataset, "--out", out)
     ours, theirs = (read_scores(room / "predictions") for room in (out, evaluation))
     assert list(ours) == list(theirs)
     for key, row in ours.items():
