@@ -2,36 +2,25 @@
 
 import copy
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from lglm_core import rooms
-from tests.jobs.commands import Commands, Result, picture
+from tests.jobs.commands import Commands, Here, Result, picture
 from tests.servers.process import free_ports
-from tests.servers.s3 import S3Server, rclone_s3
+from tests.servers.s3 import S3Server, connected_to, reaching
 
 SECONDS_TO_REFUSE = 30.0
 ABSENT = "s3://no-such-bucket/somewhere"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+def server(rclone: S3Server) -> S3Server:
     """A server that checks signatures, with one empty bucket."""
-    with rclone_s3(tmp_path_factory.mktemp("rclone")) as running:
-        running.put_bucket("bucket")
-        yield running
-
-
-def reaching(lglm: Commands, server: S3Server, **changed: str | None) -> Commands:
-    """The same commands with the settings of a server, and no others of S3; None takes one away."""
-    commands = copy.copy(lglm)
-    others = {name: value for name, value in lglm.environment.items() if not name.startswith("AWS_")}
-    settings = {**server.environment, **changed}
-    commands.environment = others | {name: value for name, value in settings.items() if value is not None}
-    return commands
+    rclone.put_bucket("empty")
+    return rclone
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +92,15 @@ def arguments(name: str, inputs: dict[str, Path], out: Path) -> list[str]:
     return [*name.rpartition(" --")[0].split(), *options]
 
 
+def refused_soon(here: Here, server: S3Server, verb: str, *options: object, **changed: str | None) -> Result:
+    """Run a verb in this process, connected to a server; it may not take long."""
+    started = time.monotonic()
+    with connected_to(server, **changed):
+        result = here(verb, *options)
+    assert time.monotonic() - started < SECONDS_TO_REFUSE
+    return result
+
+
 def assert_refused(result: Result, verb: str, server: S3Server, out: Path) -> str:
     """The line that it was refused with."""
     assert result.code == 2, result.stderr
@@ -116,10 +114,10 @@ def assert_refused(result: Result, verb: str, server: S3Server, out: Path) -> st
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_bucket_that_is_not_there(
-    lglm: Commands, server: S3Server, inputs: dict[str, Path], coco: Path, tmp_path: Path, name: str
+    here: Here, server: S3Server, inputs: dict[str, Path], coco: Path, tmp_path: Path, name: str
 ):
     verb, *options = arguments(name, {**inputs, "coco": coco}, tmp_path / "out")
-    result = reaching(lglm, server)(verb, *options, timeout=SECONDS_TO_REFUSE)
+    result = refused_soon(here, server, verb, *options)
     line = assert_refused(result, verb, server, tmp_path / "out")
     assert ABSENT in line
     assert f"there is no bucket 'no-such-bucket' at {server.url}; create it, or mend the address" in line
@@ -148,7 +146,7 @@ def test_a_bucket_that_is_not_there(
     ids=["a wrong secret to read", "a wrong secret to write", "none", "no such profile"],
 )
 def test_credentials_that_are_wrong(
-    lglm: Commands,
+    here: Here,
     server: S3Server,
     inputs: dict[str, Path],
     tmp_path: Path,
@@ -157,7 +155,7 @@ def test_credentials_that_are_wrong(
     words: str,
 ):
     verb, *options = arguments(name, inputs, tmp_path / "out")
-    result = reaching(lglm, server, **changed)(verb, *options, timeout=SECONDS_TO_REFUSE)
+    result = refused_soon(here, server, verb, *options, **changed)
     line = assert_refused(result, verb, server, tmp_path / "out")
     assert words in line
     assert "another-secret-of-ours" not in line
@@ -166,8 +164,10 @@ def test_credentials_that_are_wrong(
 def test_an_address_where_nothing_listens(
     lglm: Commands, server: S3Server, inputs: dict[str, Path], coco: Path, tmp_path: Path
 ):
-    nowhere = f"127.0.0.1:{free_ports(1)[0]}"
-    lost = reaching(lglm, server, AWS_ENDPOINT_URL=f"http://somebody:their-password@{nowhere}")
+    """From processes of their own, as each tries for a while; so all of them at once."""
+    nowhere, lost = f"127.0.0.1:{free_ports(1)[0]}", copy.copy(lglm)
+    address = f"http://somebody:their-password@{nowhere}"
+    lost.environment = reaching(server, lglm.environment, AWS_ENDPOINT_URL=address)
     started = time.monotonic()
     with ExitStack() as stack:
         running = {}
@@ -184,18 +184,18 @@ def test_an_address_where_nothing_listens(
 
 
 def test_credentials_in_an_address_are_not_repeated(
-    lglm: Commands, server: S3Server, inputs: dict[str, Path], tmp_path: Path
+    here: Here, server: S3Server, inputs: dict[str, Path], tmp_path: Path
 ):
-    address = f"s3://{server.key}:{server.secret}@bucket/images"
+    address = f"s3://{server.key}:{server.secret}@empty/images"
     options = ("--model", inputs["model"], "--images", address, "--out", tmp_path / "out")
-    result = reaching(lglm, server)("tag", *options, timeout=SECONDS_TO_REFUSE)
+    result = refused_soon(here, server, "tag", *options)
     assert "AWS_ACCESS_KEY_ID" in assert_refused(result, "tag", server, tmp_path / "out")
 
 
 def test_tags_inside_the_bucket_that_is_tagged(
-    lglm: Commands, server: S3Server, inputs: dict[str, Path], tmp_path: Path
+    here: Here, server: S3Server, inputs: dict[str, Path], tmp_path: Path
 ):
-    options = ("--model", inputs["model"], "--images", "s3://bucket", "--out", "s3://bucket/tags")
-    result = reaching(lglm, server)("tag", *options, timeout=SECONDS_TO_REFUSE)
+    options = ("--model", inputs["model"], "--images", "s3://empty", "--out", "s3://empty/tags")
+    result = refused_soon(here, server, "tag", *options)
     line = assert_refused(result, "tag", server, tmp_path / "out")
-    assert "s3://bucket/tags: lies inside s3://bucket" in line
+    assert "s3://empty/tags: lies inside s3://empty" in line
