@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any
-from unittest.mock import patch
+
+import pytest
 
 CPUS = 1
 
@@ -99,6 +100,10 @@ def modules() -> dict[str, ModuleType]:
 @contextmanager
 def ray_in_process() -> Iterator[None]:
     """Let what is imported as ``ray`` while the block runs be this one."""
-    kept = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "of no cluster"}  # else a job leaves one of its own
-    with patch.dict(sys.modules, modules()), patch.dict("os.environ", kept):
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "of no cluster"}  # else a job leaves one of its own
+    with pytest.MonkeyPatch.context() as patched:
+        for name, made in modules().items():  # by name: what else is imported meanwhile stays
+            patched.setitem(sys.modules, name, made)
+        for name, value in token.items():
+            patched.setenv(name, value)
         yield
