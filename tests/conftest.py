@@ -43,8 +43,12 @@ def is_worker() -> bool:
 # --- Which test runs where, and when ---
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook, and pytest the marks
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "chaos" not in config.option.markexpr:
+        left_out = [item for item in items if "chaos" in item.keywords and "diagonal" not in item.keywords]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in {*left_out}]
     for item in items:
         if STARTING_PROCESSES & {*getattr(item, "fixturenames", ())}:
             item.add_marker("process")

@@ -1,4 +1,4 @@
-"""Running ``lglm``, in a session of its own that is ended with the call or in this process; and small inputs."""
+"""Running ``lglm``, in this process or in a session of its own that ends with the call; and small inputs."""
 
 import hashlib
 import importlib

@@ -64,9 +64,7 @@ class S3Server:
         return f"s3://{name}"
 
 
-def reaching(
-    server: S3Server, environment: Mapping[str, str], **changed: str | None
-) -> dict[str, str]:
+def reaching(server: S3Server, environment: Mapping[str, str], **changed: str | None) -> dict[str, str]:
     """Return an environment with the settings of a server, and no others of S3; None takes one away."""
     others = {name: value for name, value in environment.items() if not name.startswith("AWS_")}
     settings = {**server.environment, **changed}
