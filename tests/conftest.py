@@ -12,8 +12,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -24,7 +26,12 @@ from tests.servers.s3 import S3Server, moto_s3, rclone_s3
 
 MARK = "LGLM_TEST_SESSION"
 SECONDS_TO_VANISH = 20.0  # Ray's helpers notice the end of their driver after a while
-STARTING_PROCESSES = {"lglm", "rclone", "moto"}  # fixtures; files that start some by themselves say so
+STARTING_PROCESSES = {
+    "lglm",
+    "rclone",
+    "moto",
+    "connect_to",
+}  # fixtures; files that start some by themselves say so
 LONGEST_FIRST = ("end_to_end", "jobs", "pipelines")
 
 
@@ -120,16 +127,48 @@ def lglm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
 
 @pytest.fixture(scope="session")
 def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """An S3 server that checks signatures; tests take buckets of their own."""
+    """An S3 server with a bucket ``bucket``; every test writes below a prefix of its own."""
     with rclone_s3(tmp_path_factory.mktemp("rclone")) as server:
+        server.put_bucket("bucket")
         yield server
 
 
 @pytest.fixture(scope="session")
 def moto() -> Iterator[S3Server]:
-    """An S3 server that keeps to conditions; tests take buckets of their own."""
+    """Another S3 server with a bucket ``bucket``; every test writes below a prefix of its own."""
     with moto_s3() as server:
+        server.put_bucket("bucket")
         yield server
+
+
+@pytest.fixture
+def connect_to(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Reach a server as a user does: ``connect_to(server, AWS_…="changed")``; None takes a variable away."""
+    import botocore.session
+
+    from lglm_core.storage import retry
+    from lglm_core.storage.s3_client import connect
+
+    def to(server: S3Server, **changed: str | None) -> None:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            monkeypatch.delenv(name)
+        for name, value in {**server.environment, **changed}.items():
+            if value is not None:
+                monkeypatch.setenv(name, value)
+        connect.cache_clear()
+
+    monkeypatch.setattr(retry, "FIRST_DELAY_S", 0.01)  # otherwise the tests wait most of their time
+    monkeypatch.setattr(botocore.session, "create_loader", shared_loader)
+    yield to
+    connect.cache_clear()
+
+
+@cache
+def shared_loader(search_path: str | None = None) -> Any:
+    """Botocore's loader, which reads its description of S3 once and not once for each client."""
+    from botocore.loaders import create_loader
+
+    return create_loader(search_path)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
-"""What a model costs: its parameters, and the multiply-accumulates of one picture, of Table 2 of the paper.
+"""The cost of a model, as in Table 2 of the paper: parameters, and multiply-accumulates of one picture.
 
-Everything happens on torch's meta device, where tensors have shapes and no numbers: no weights, no data, and
-no time.
+Everything runs on torch's meta device, where tensors have shapes and no numbers, so that counting needs no
+weights, no data and hardly any time.
 """
 
 import re
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from lglm_core.model.backbone import Backbone, refuse_too_small
+from lglm_core.model.backbone import Backbone, check_image_size
 from lglm_core.model.config import HeadConfig, LglmConfig
 from lglm_core.model.head import Head, LabelKnowledge
 from lglm_core.model.heads import build_head
 
-PART_NAMES = {
+COMPONENT_NAMES = {
     "label_side.graph": "label graph",
     "label_side.layers": "graph layers",
     "label_side.fusion.projection": "label projection",
@@ -31,25 +31,18 @@ PART_NAMES = {
     "image_side.bias": "biases",
     "image_side.linear": "linear layer",
 }
-DRESS = re.compile(r"^aten\._?(native_)?|_legit_no_training|_with_indices|_$")  # of torch's names
-MOVES = {
-    "to_copy",
-    "unsafe_view",
-    "arange",
-    "cat",
-    "clone",
-    "copy",
-    "detach",
-    "empty",
-    "eye",
-    "fill_diagonal",
+DECORATION = re.compile(r"^aten\._?(native_)?|_legit_no_training|_with_indices|_$")
+"""What surrounds the plain names in torch's names of operations."""
+NOT_ARITHMETIC = {
+    *("to_copy", "unsafe_view", "arange", "cat", "clone", "copy", "detach", "empty", "eye"),
+    *("fill_diagonal", "full", "lift_fresh", "new_zeros", "ones", "repeat", "stack", "zeros"),
 }
-MOVES |= {"full", "lift_fresh", "new_zeros", "ones", "repeat", "stack", "zeros"}
+"""Operations that create or copy tensors and compute nothing."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the models that are compared have in common."""
+    """The setting that all compared models share; the image size is in pixels."""
 
     backbone: str = "resnet101"
     image_size: int = 448
@@ -62,7 +55,7 @@ PAPER_SETTING = Setting()
 
 @dataclass(frozen=True)
 class PaperFigures:
-    """A row of the paper's Table 2, in millions of parameters and 10⁹ "FLOPs"."""
+    """A row of the paper's Table 2: millions of parameters, and what it calls FLOPs in units of 10⁹."""
 
     parameters: float
     flops: float
@@ -76,14 +69,14 @@ PAPER_FIGURES = {
 
 
 def paper_figures(setting: Setting, name: str, config: HeadConfig) -> PaperFigures | None:
-    """Return what the paper lists for a head, if it lists that head in that setting."""
+    """Return the figures that the paper lists for a head; None where it lists none in this setting."""
     without_mfc = isinstance(config, LglmConfig) and config.fusion != "mfc"
     return None if without_mfc or setting != PAPER_SETTING else PAPER_FIGURES.get(name)
 
 
 @dataclass(frozen=True)
 class Operations:
-    """Multiply-accumulates of convolutions and matrix products, and what else ran, by torch's names."""
+    """Multiply-accumulates of convolutions and matrix products, and the names of all other operations."""
 
     macs: int
     not_counted: frozenset[str]
@@ -91,14 +84,15 @@ class Operations:
 
 @dataclass(frozen=True)
 class Complexity:
-    """What one model costs.
+    """The cost of one model.
 
-    ``parts`` are the parameters of the head's parts, by name. ``macs_label_side`` are needed once for a
-    model, the others once per picture. What is left after folding is None for a head that does not fold.
+    ``backbone`` and ``components`` count parameters, the latter by the head's components. ``macs_label_side``
+    are spent once per model, the other multiply-accumulates once per picture. ``folded`` (parameters) and
+    ``macs_folded`` are None for a head that does not fold.
     """
 
     backbone: int
-    parts: Mapping[str, int]
+    components: Mapping[str, int]
     macs_backbone: int
     macs_image_side: int
     macs_label_side: int
@@ -108,86 +102,99 @@ class Complexity:
 
     @property
     def parameters(self) -> int:
-        """All of them, as they are trained."""
-        return self.backbone + sum(self.parts.values())
+        """The number of parameters in training."""
+        return self.backbone + sum(self.components.values())
 
     @property
     def macs(self) -> int:
-        """Those of one picture, with the label side run for it."""
+        """The multiply-accumulates of one picture, including one run of the label side."""
         return self.macs_backbone + self.macs_image_side + self.macs_label_side
 
 
 @torch.inference_mode()
 def complexities(setting: Setting, heads: Sequence[tuple[str, HeadConfig]]) -> list[Complexity]:
-    """Count what a backbone with each of *heads* costs.
+    """Return the cost of the setting's backbone with each of *heads*, in their order.
+
+    Args:
+        setting: Backbone, image size, labels and width of the label vectors.
+        heads: Names and options of heads.
 
     Raises:
-        InputError: no such backbone, or pictures too small for it.
+        InputError: there is no such backbone, or the pictures are too small for it.
     """
     with torch.device("meta"):
         backbone = Backbone(setting.backbone)
-        refuse_too_small(backbone, setting.image_size)
+        check_image_size(backbone, setting.image_size)
         backbone.eval()
         picture = torch.zeros(1, 3, setting.image_size, setting.image_size)
-        feature_map, reading = count_operations(backbone, picture)
+        feature_map, backbone_operations = count_operations(backbone, picture)
         knowledge = LabelKnowledge(
             setting.labels,
             torch.zeros(setting.labels, setting.vector_width),
             torch.zeros(setting.labels, setting.labels, dtype=torch.int64),
         )
         return [
-            _complexity(backbone, reading, feature_map, build_head(name, config, backbone.width, knowledge))
+            _complexity(
+                backbone,
+                backbone_operations,
+                feature_map,
+                build_head(name, config, backbone.width, knowledge),
+            )
             for name, config in heads
         ]
 
 
-def _complexity(backbone: Backbone, reading: Operations, feature_map: Tensor, head: Head) -> Complexity:
+def _complexity(
+    backbone: Backbone, backbone_operations: Operations, feature_map: Tensor, head: Head
+) -> Complexity:
     head.eval()
     weights, label_side = None, Operations(0, frozenset())
     if head.label_side is not None:
         side, label_side = count_operations(head.label_side)
         weights = side.weights
-    prediction, image_side = count_operations(head.image_side, feature_map, weights)
-    own, layer = parameters(backbone), backbone.width * prediction.logits.shape[1]
+    output, image_side = count_operations(head.image_side, feature_map, weights)
+    labels = output.logits.shape[1]
+    backbone_parameters, layer = count_parameters(backbone), backbone.width * labels
     foldable = head.config.foldable
     return Complexity(
-        backbone=own,
-        parts=parts(head),
-        macs_backbone=reading.macs,
+        backbone=backbone_parameters,
+        components=count_by_component(head),
+        macs_backbone=backbone_operations.macs,
         macs_image_side=image_side.macs,
         macs_label_side=label_side.macs,
-        folded=own + layer + prediction.logits.shape[1] if foldable else None,
-        macs_folded=reading.macs + layer if foldable else None,
-        not_counted=reading.not_counted | image_side.not_counted | label_side.not_counted,
+        folded=backbone_parameters + layer + labels if foldable else None,
+        macs_folded=backbone_operations.macs + layer if foldable else None,
+        not_counted=backbone_operations.not_counted | image_side.not_counted | label_side.not_counted,
     )
 
 
-def parameters(module: nn.Module) -> int:
-    """Count a module's parameters; statistics, label vectors and counted graphs are none."""
+def count_parameters(module: nn.Module) -> int:
+    """Count a module's parameters; statistics, label vectors and counted graphs are not among them."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def parts(head: Head) -> dict[str, int]:
-    """Count the parameters of a head by its parts."""
-    found: Counter[str] = Counter()
+def count_by_component(head: Head) -> dict[str, int]:
+    """Count the parameters of a head by its components, in the order of :data:`COMPONENT_NAMES`."""
+    counts: Counter[str] = Counter()
     for name, parameter in head.named_parameters():
-        known = next((part for part in PART_NAMES if f"{name}.".startswith(f"{part}.")), None)
-        found[PART_NAMES[known] if known else name.split(".")[1].replace("_", " ")] += parameter.numel()
-    order = list(PART_NAMES.values())
-    return dict(sorted(found.items(), key=lambda part: order.index(part[0]) if part[0] in order else -1))
+        known = next((prefix for prefix in COMPONENT_NAMES if f"{name}.".startswith(f"{prefix}.")), None)
+        component = COMPONENT_NAMES[known] if known else name.split(".")[1].replace("_", " ")
+        counts[component] += parameter.numel()
+    order = list(COMPONENT_NAMES.values())
+    return dict(sorted(counts.items(), key=lambda item: order.index(item[0]) if item[0] in order else -1))
 
 
 def count_operations(module: nn.Module, *arguments: Any) -> tuple[Any, Operations]:
-    """Run *module* and return its result, and what it took."""
+    """Run *module* on *arguments* and return its result and the operations that ran."""
     counter = FlopCounterMode(display=False, custom_mapping=_MATRIX_TIMES_VECTOR)
-    seen = _Seen()
-    with seen, counter:  # the counter first: it takes apart what torch has put together
+    recorder = _OperationRecorder()
+    with recorder, counter:  # the inner mode comes first: the counter decomposes compound operations
         result = module(*arguments)
     counted = {str(operation) for operation in counter.flop_registry}
-    names = (DRESS.sub("", operation) for operation in seen.operations - counted)
+    names = (DECORATION.sub("", operation) for operation in recorder.operations - counted)
     return result, Operations(
         counter.get_total_flops() // 2,
-        frozenset(names) - MOVES,
+        frozenset(names) - NOT_ARITHMETIC,
     )
 
 
@@ -195,19 +202,19 @@ def _matrix_times_vector(matrix: Sequence[int], *_: Any, **__: Any) -> int:
     return 2 * matrix[0] * matrix[1]
 
 
-# torch's counter leaves it out; SS-GRL's attention is one.
+# torch's counter does not know this product, which SS-GRL's attention uses.
 _MATRIX_TIMES_VECTOR = {torch.ops.aten.mv: _matrix_times_vector}
 
 
-class _Seen(TorchDispatchMode):
-    """Notes which operations run, views apart."""
+class _OperationRecorder(TorchDispatchMode):
+    """Records the names of the operations that run, except views."""
 
     def __init__(self) -> None:
         super().__init__()
         self.operations: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Note one, and run it."""
+        """Record one operation, and run it."""
         if not func.is_view:
             self.operations.add(str(func.overloadpacket))
         return func(*args, **(kwargs or {}))

@@ -1,4 +1,4 @@
-"""Export: a trained model as backbone and one linear layer, and all of that as one ONNX graph."""
+"""Export of a trained model: folded to a backbone and one linear layer, and as an ONNX graph."""
 
 import json
 import warnings
@@ -22,17 +22,17 @@ from lglm_core.model.recogniser import Recogniser
 
 ONNX_FILE = "model.onnx"
 ONE_FILE_BYTES = 2**31 - 2**24
-"""Weights of more lie in a file of their own, as a protobuf message ends at 2 GiB."""
+"""Larger weights are written to a second file, because a protobuf message holds at most 2 GiB."""
 
 
-def folded(model: Recogniser) -> Recogniser:
-    """Return *model* in eval mode with its head as one linear layer; the backbone is shared with it.
+def folded_model(model: Recogniser) -> Recogniser:
+    """Return *model* in eval mode with its head folded to one linear layer; both share the backbone.
 
     Raises:
         InputError: the head does not fold.
     """
     linear, side = fold(model.head), model.head.image_side
-    assert isinstance(side, PooledSide)  # else it would not have folded
+    assert isinstance(side, PooledSide)  # or it would not fold
     config = FoldedConfig(pooling=side.pooling)
     head = build_head("folded", config, model.backbone.width, LabelKnowledge(linear.out_features))
     assert isinstance(head.image_side, LinearScores)
@@ -43,21 +43,23 @@ def folded(model: Recogniser) -> Recogniser:
 def to_onnx(
     model: Recogniser, preprocessing: Preprocessing, labels: LabelVocabulary, thresholds: Sequence[float]
 ) -> dict[str, bytes]:
-    """Write a :func:`folded` model as ONNX and return its files by name.
+    """Return the contents of the ONNX files of a folded model (see :func:`folded_model`), by file name.
 
-    The graph takes ``images``, uint8 [N, 3, S, S], pictures squashed to the square; it normalises
-    them itself, and gives ``logits`` float32 [N, C] and the pooled ``features`` float32 [N, D]. Its metadata
-    hold ``labels`` and ``thresholds`` (JSON lists, in column order) and ``image_size`` (S). The same model
-    gives the same bytes.
+    The graph takes ``images``, uint8 [N, 3, S, S], which are pictures squashed to the square; it normalises
+    them itself, and gives ``logits``, float32 [N, C], and the pooled ``features``, float32 [N, D]. Its
+    metadata hold ``labels`` and ``thresholds`` (JSON lists, in column order) and ``image_size`` (S). The same
+    model gives the same bytes.
 
     Raises:
-        RunError: the backbone does what ONNX cannot say.
+        RunError: ONNX cannot express an operation of the backbone.
     """
-    program = _exported(_Deployed(model, preprocessing).eval(), preprocessing.image_size, model.backbone.name)
+    program = _export_program(
+        _OnnxModel(model, preprocessing).eval(), preprocessing.image_size, model.backbone.name
+    )
     graph = program.model.graph
-    # The exporter notes line by line where everything came from: paths of this machine, and half a megabyte.
-    for described in (graph, *graph.inputs, *graph.all_nodes()):
-        described.metadata_props.clear()
+    # The exporter records the source line of every node: paths of this machine, and half a megabyte.
+    for annotated in (graph, *graph.inputs, *graph.all_nodes()):
+        annotated.metadata_props.clear()
     for node in graph.all_nodes():
         for value in node.outputs:
             value.metadata_props.clear()
@@ -72,8 +74,8 @@ def to_onnx(
         return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
 
 
-class _Deployed(nn.Module):
-    """From squashed uint8 pictures to logits and pooled features, as :class:`Tagger` makes them."""
+class _OnnxModel(nn.Module):
+    """Maps squashed uint8 pictures to the logits and pooled features that :class:`Tagger` computes."""
 
     def __init__(self, model: Recogniser, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -85,12 +87,12 @@ class _Deployed(nn.Module):
         self.preprocessing = preprocessing
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Score pictures [N, 3, S, S]."""
+        """Return logits [N, C] and features [N, D] of pictures [N, 3, S, S]."""
         features = pool(self.backbone(self.preprocessing.normalise(images)), self.pooling)
         return self.linear(features), features
 
 
-def _exported(module: nn.Module, image_size: int, name: str) -> Any:
+def _export_program(module: nn.Module, image_size: int, name: str) -> Any:
     pictures = torch.zeros(2, 3, image_size, image_size, dtype=torch.uint8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

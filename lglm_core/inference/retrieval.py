@@ -1,4 +1,4 @@
-"""The k nearest neighbours of a feature, by cosine similarity."""
+"""Nearest neighbours of a feature by cosine similarity."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Hit:
-    """A row of the searched features and its cosine similarity to the query."""
+    """A row of the searched features, and its cosine similarity to the query."""
 
     row: int
     similarity: float
@@ -17,10 +17,10 @@ def nearest(query: np.ndarray, features: np.ndarray, norms: np.ndarray, k: int) 
     """Return the *k* rows most similar to *query*, best first.
 
     Args:
-        query: float [D].
-        features: float16 or float32 [N, D], not normalised.
-        norms: float32 [N], the features' lengths; 0 makes a row similar to nothing.
-        k: At least 1; fewer rows come back if N is smaller.
+        query: The query's feature, float [D].
+        features: The features to search, float16 or float32 [N, D], not normalised.
+        norms: Lengths of the features, float32 [N]; a length of 0 gives the similarity 0.
+        k: How many rows to return, at least 1; there are fewer results where N is smaller.
     """
     query = query.astype(np.float32)
     query = query / max(float(np.linalg.norm(query)), 1e-12)

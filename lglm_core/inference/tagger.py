@@ -1,4 +1,4 @@
-"""Encoded images → features, scores, tags: the model as everything after training uses it."""
+"""The tagger, which turns encoded images into features, scores and tags with a trained model."""
 
 import os
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ BYTES = (bytes, bytearray, memoryview)
 
 @dataclass(frozen=True)
 class Predictions:
-    """What became of a list of encoded images; n ≤ of them could be read.
+    """Features and scores of those n images of a list that could be read, and the errors of the others.
 
-    ``features`` float32 [n, D], ``scores`` probabilities float32 [n, C], ``read`` the positions of those n
-    in the list, ``errors`` the reason for every other position.
+    ``features`` are float32 [n, D], ``scores`` are probabilities, float32 [n, C]. ``read`` holds the
+    positions of the n images in the list, ``errors`` the reason for every other position.
     """
 
     features: np.ndarray
@@ -34,9 +34,15 @@ class Predictions:
 
 
 class Tagger:
-    """A model for use: folded to backbone and one linear layer where its head folds, else as it is.
+    """A trained model that scores and tags pictures; a head that folds runs as one linear layer.
 
-    The feature of a picture is the pooled one that the head reads, or the maxima of the feature map.
+    The feature of a picture is the pooled feature that the head reads; for a head that reads the whole
+    feature map, it holds the maxima of the map.
+
+    Args:
+        bundle: The loaded model.
+        device: Where the model runs.
+        threads: Number of threads that decode pictures.
     """
 
     def __init__(self, bundle: Bundle, device: torch.device, *, threads: int = 2) -> None:
@@ -51,33 +57,50 @@ class Tagger:
         self.device = device
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tagger")
 
+    def __repr__(self) -> str:
+        size = self.preprocessing.image_size
+        return (
+            f"Tagger({self.head.name} on {self.backbone.name}, {len(self.labels)} labels, "
+            f"{size} × {size}, {self.device})"
+        )
+
     @classmethod
     def load(cls, model: str | os.PathLike[str], *, threads: int = 2) -> "Tagger":
-        """Load a model room, a folder or an address, fold it, and put it on the GPU if there is one."""
+        """Load the model room at a folder or an address, and move the model to the GPU if there is one.
+
+        Args:
+            model: Folder or address of a model room.
+            threads: Number of threads that decode pictures.
+
+        Raises:
+            InputError: there is no complete model room, or one of its files does not belong to the others.
+            DamageError: the weights are not the ones that were written.
+        """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return cls(load_bundle(model), device, threads=threads)
 
     @torch.inference_mode()
     def predict(self, images: Sequence[bytes]) -> Predictions:
-        """Decode and score encoded images; one that cannot be read is reported, never raised.
+        """Decode and score encoded images; an image that cannot be read is listed under ``errors``.
 
         Raises:
-            TypeError: what is given is no list, or holds something else than bytes.
+            TypeError: *images* is no list, or holds something other than bytes.
         """
-        images = _listed(images)
-        views: list[Tensor] = []
+        images = _check_images(images)
+        squares: list[Tensor] = []
         read: list[int] = []
         errors: dict[int, UnreadableImage] = {}
-        for position, view in enumerate(self._pool.map(self._view, images)):
-            if isinstance(view, Tensor):
-                views.append(view)
+        for position, decoded in enumerate(self._pool.map(self._decode, images)):
+            if isinstance(decoded, Tensor):
+                squares.append(decoded)
                 read.append(position)
             else:
-                errors[position] = view
-        if not views:
-            width = (0, self.backbone.width), (0, len(self.labels))
-            return Predictions(np.empty(width[0], np.float32), np.empty(width[1], np.float32), (), errors)
-        pixels = self.preprocessing.normalise(torch.stack(views).to(self.device))
+                errors[position] = decoded
+        if not squares:
+            no_features = np.empty((0, self.backbone.width), np.float32)
+            no_scores = np.empty((0, len(self.labels)), np.float32)
+            return Predictions(no_features, no_scores, (), errors)
+        pixels = self.preprocessing.normalise(torch.stack(squares).to(self.device))
         maps = self.backbone(pixels)
         features = pool(maps, self.pooling)
         logits = self.folded(features) if self.folded is not None else self.head(maps).logits
@@ -85,7 +108,7 @@ class Tagger:
         return Predictions(features.float().cpu().numpy(), scores.float().cpu().numpy(), tuple(read), errors)
 
     def tags(self, scores: np.ndarray) -> list[list[int]]:
-        """Columns of the labels at or above their thresholds, highest score first, per row of [n, C]."""
+        """Return, for each row of scores [n, C], the columns at or above their thresholds, highest first."""
         return [
             [
                 int(column)
@@ -95,20 +118,26 @@ class Tagger:
             for row in scores
         ]
 
-    def _view(self, data: bytes) -> Tensor | UnreadableImage:
+    def _decode(self, data: bytes) -> Tensor | UnreadableImage:
         try:
             return squash(decode(data), self.preprocessing.image_size)
         except UnreadableImage as error:
             return error
 
 
-def _listed(images: Sequence[bytes]) -> list[bytes]:
-    """Refuse one picture without a list around it, whose bytes are numbers, and what is no bytes."""
-    alone = isinstance(images, (*BYTES, str, os.PathLike))
-    listed = [] if alone else list(images)
-    if odd := [images] if alone else [data for data in listed if not isinstance(data, BYTES)]:
+def _check_images(images: Sequence[bytes]) -> list[bytes]:
+    """Return *images* as a list of bytes.
+
+    A single picture is refused rather than read as a list, because the items of bytes are numbers.
+
+    Raises:
+        TypeError: *images* is a single picture, or holds something other than bytes.
+    """
+    is_single = isinstance(images, (*BYTES, str, os.PathLike))
+    as_list = [] if is_single else list(images)
+    if wrong := [images] if is_single else [data for data in as_list if not isinstance(data, BYTES)]:
         raise TypeError(
             "a list of encoded pictures was expected, such as [open('photo.jpg', 'rb').read()]; "
-            f"found {type(odd[0]).__name__}{'' if alone else ' in it'}"
+            f"found {type(wrong[0]).__name__}{'' if is_single else ' in it'}"
         )
-    return listed
+    return as_list

@@ -1,4 +1,4 @@
-"""The CNN that reads the picture: any of torchvision's or timm's, cut before its pooling and classifier."""
+"""The CNN that reads the picture: any CNN of torchvision or timm, cut before its pooling and classifier."""
 
 import difflib
 import io
@@ -16,20 +16,26 @@ from lglm_core import storage
 from lglm_core.errors import InputError
 from lglm_core.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
-TIMM = "timm/"  # begins the names of timm's networks
+TIMM = "timm/"  # prefix of the names of timm's networks
 NOT_CNNS = ("vit_", "swin_", "swin3d", "maxvit")
 CLASSIFIERS = ("classifier", "fc", "head", "heads")
-PROBE_SIZE = 224  # pixels; every torchvision CNN takes it
-PROBE_STEP = 64  # pixels; how many cells it adds tells the stride
-TAIL = 20  # graph nodes looked at from the end; pooling and flattening take two or three
+PROBE_SIZE = 224  # pixels; every torchvision CNN accepts this size
+PROBE_STEP = 64  # pixels; the cells that it adds to the feature map give the stride
+TAIL_NODES = 20  # graph nodes searched from the end; pooling and flattening take two or three
 
 
 class Backbone(nn.Module):
-    """CNN(I) of Eq. 2: normalised images [B, 3, H, W] → feature map [B, D, h, w].
+    """CNN(I) of Eq. 2: maps normalised images [B, 3, H, W] to a feature map [B, D, h, w].
 
-    ``width`` is D, ``stride`` the pixels between neighbouring cells of the feature map; both are
-    measured, not known beforehand. ``mean`` and ``std`` are those of the pixels, from 0 to 1, that its
-    pretrained weights expect.
+    ``width`` is D and ``stride`` is the distance in pixels between neighbouring cells of the feature map;
+    both are measured when the network is built. ``mean`` and ``std`` are the channel means and deviations,
+    of pixels from 0 to 1, that the pretrained weights expect.
+
+    Args:
+        name: A classification CNN of torchvision, or of timm as ``timm/NAME``.
+
+    Raises:
+        InputError: there is no such network, or it gives no feature map.
     """
 
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -40,8 +46,8 @@ class Backbone(nn.Module):
         self.name = name
         if name.startswith(TIMM):
             self.cnn = _timm_network(name)
-            trained: Any = self.cnn.pretrained_cfg
-            self.mean, self.std = tuple(trained["mean"]), tuple(trained["std"])
+            pretrained: Any = self.cnn.pretrained_cfg
+            self.mean, self.std = tuple(pretrained["mean"]), tuple(pretrained["std"])
         else:
             network = _classification_network(name)
             self.cnn = create_feature_extractor(network, {_last_feature_map(network): "features"})
@@ -55,40 +61,52 @@ class Backbone(nn.Module):
         self.stride = PROBE_STEP // int(large.shape[-1] - small.shape[-1])
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the last feature map."""
+        """Return the last feature map [B, D, h, w] of images [B, 3, H, W]."""
         features: Any = self.cnn(images)
         return features if isinstance(features, Tensor) else features["features"]
 
     def preprocessing(self, image_size: int) -> Preprocessing:
-        """Return what its pretrained weights expect of pictures."""
+        """Return how pictures are prepared for the pretrained weights: resized and normalised."""
         return Preprocessing(image_size, self.mean, self.std)
 
     def load_weights(self, weights: str) -> None:
-        """Load pretrained weights: ``imagenet``, ``none``, or a file of torchvision's naming.
+        """Load pretrained weights.
+
+        Args:
+            weights: ``imagenet`` downloads the library's own; ``none`` keeps the random ones; anything else
+                is a file whose tensors have the names that torchvision or timm gives them.
 
         Raises:
-            InputError: the file is missing, is not this network's, or cannot be downloaded.
+            InputError: the file is missing or belongs to another network, or the download fails.
         """
         if weights == "none":
             return
         download = _download_timm if self.name.startswith(TIMM) else _download
         state = download(self.name) if weights == "imagenet" else read_weights(weights)
-        own = self.cnn.state_dict()
-        missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-        wrong = [key for key in own if key in state and state[key].shape != own[key].shape]
+        expected = self.cnn.state_dict()
+        missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
+        wrong = [key for key in expected if key in state and state[key].shape != expected[key].shape]
         if missing or wrong:
-            what = (
+            found = (
                 f"no {missing[0]!r}" if missing else f"{wrong[0]!r} of shape {tuple(state[wrong[0]].shape)}"
             )
             raise InputError(
-                f"{weights}: not weights of {self.name}: it holds {what}, where "
-                f"{tuple(own[(missing or wrong)[0]].shape)} was expected"
+                f"{weights}: not weights of {self.name}: it holds {found}, where "
+                f"{tuple(expected[(missing or wrong)[0]].shape)} was expected"
             )
-        self.cnn.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
+        # A file may hold more, such as the classifier.
+        known = {key: value for key, value in state.items() if key in expected}
+        self.cnn.load_state_dict(known, strict=False)
 
 
-def refuse_too_small(backbone: Backbone, image_size: int) -> None:
-    """Try the smallest batch: above the stride, some networks still pool a picture to nothing."""
+def check_image_size(backbone: Backbone, image_size: int) -> None:
+    """Refuse pictures that are too small for a backbone.
+
+    Some networks pool a picture to nothing even where it is larger than the stride, so this tries one.
+
+    Raises:
+        InputError: pictures of *image_size* × *image_size* pixels are too small.
+    """
     too_small = InputError(
         f"image size {image_size} is too small for {backbone.name}, whose stride is {backbone.stride} pixels"
     )
@@ -103,7 +121,11 @@ def refuse_too_small(backbone: Backbone, image_size: int) -> None:
 
 
 def check_backbone(name: str) -> None:
-    """Refuse a name that is no CNN of torchvision's or timm's, with the closest ones that are."""
+    """Check that torchvision or timm has a CNN of this name.
+
+    Raises:
+        InputError: neither has; the message names the closest ones.
+    """
     if name.startswith(TIMM):
         known = [TIMM + model for model in _timm().list_models()]
         network, _, weights = name.partition(".")
@@ -111,11 +133,11 @@ def check_backbone(name: str) -> None:
             raise InputError(
                 f"backbone {name!r} is unknown to timm; the closest are {_closest(network, known)}"
             )
-        named = _timm().list_pretrained(network.removeprefix(TIMM) + ".*")
-        if weights and name.removeprefix(TIMM) not in named:
+        pretrained = _timm().list_pretrained(network.removeprefix(TIMM) + ".*")
+        if weights and name.removeprefix(TIMM) not in pretrained:
             raise InputError(
                 f"timm knows no weights {weights!r} of {network}; it has "
-                f"{', '.join(model.partition('.')[2] for model in named) or 'none'}"
+                f"{', '.join(model.partition('.')[2] for model in pretrained) or 'none'}"
             )
         return
     known = [
@@ -134,7 +156,11 @@ def _closest(name: str, known: list[str]) -> str:
 
 
 def read_weights(path: str) -> dict[str, Tensor]:
-    """Read a state dict from a .safetensors or a torch file, without unpickling objects."""
+    """Read a state dict from a .safetensors file or a torch file, without unpickling objects.
+
+    Raises:
+        InputError: the file is missing, cannot be read, or holds no state dict of tensors.
+    """
     if not storage.is_file(path):
         raise InputError(f"{path}: no such weights file")
     data = storage.read_bytes(path)
@@ -142,7 +168,7 @@ def read_weights(path: str) -> dict[str, Tensor]:
         if path.endswith(".safetensors"):
             return load_tensors(data)
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # every broken file raises something else
+    except Exception as error:  # each kind of damage raises a different type
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(f"{path}: cannot be read as weights ({reason})") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else None
@@ -155,23 +181,23 @@ def _download(name: str) -> dict[str, Tensor]:
     weights = torchvision.models.get_model_weights(name).DEFAULT
     file_name = weights.url.rpartition("/")[2]
     try:
-        # A refusal is one line, without torch's own about the attempt.
+        # Silence torch's own lines about the attempt: a refusal is one line.
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             return dict(weights.get_state_dict(progress=False, check_hash=True))
     except (URLError, OSError, RuntimeError) as error:
         raise InputError(
             f"the ImageNet weights of {name} cannot be downloaded ({error}); bring the file {file_name} "
-            f"and name it with --weights {file_name}, or start from --weights none"
+            f"and name it with `weights` {file_name}, or start from `weights` none"
         ) from error
 
 
 def _download_timm(name: str) -> dict[str, Tensor]:
     try:
         network = _timm().create_model(name.removeprefix(TIMM), pretrained=True, num_classes=0)
-    except Exception as error:  # its hub raises what its transports do
+    except Exception as error:  # the hub passes on whatever its transport raises
         raise InputError(
             f"the weights of {name} cannot be downloaded ({str(error).partition(chr(10))[0]}); "
-            "bring a file of its own naming and name it with --weights, or start from --weights none"
+            "bring a file with timm's names and name it with `weights`, or start from `weights` none"
         ) from error
     return dict(network.state_dict())
 
@@ -206,29 +232,29 @@ def _timm_network(name: str) -> nn.Module:
 
 def _classification_network(name: str) -> nn.Module:
     check_backbone(name)
-    # These two were trained on inputs scaled otherwise, which they mend themselves when told to.
-    ported = {"aux_logits": False, "init_weights": True, "transform_input": True}
-    options = ported if name in ("googlenet", "inception_v3") else {}
+    # These two were trained on inputs of another scale; ``transform_input`` makes them convert.
+    rescaling = {"aux_logits": False, "init_weights": True, "transform_input": True}
+    options = rescaling if name in ("googlenet", "inception_v3") else {}
     network: nn.Module = torchvision.models.get_model(name, weights=None, **options)
     return network
 
 
 def _last_feature_map(network: nn.Module) -> str:
-    """Name the graph node with the last feature map before pooling and classifier.
+    """Return the name of the graph node with the last feature map before pooling and classifier.
 
-    That is the last node with four dimensions and more than one cell that belongs neither to the
-    classifier nor to an adaptive pooling in front of it.
+    This is the last node whose output has four dimensions and more than one cell, and which belongs neither
+    to the classifier nor to an adaptive pooling in front of it.
     """
     modules = dict(network.named_modules())
     training_names, names = get_graph_node_names(network)
-    ours = [
+    candidates = [
         name
         for name in names
         if name in training_names
         and name.partition(".")[0] not in CLASSIFIERS
         and not isinstance(modules.get(name), nn.AdaptiveAvgPool2d)
     ]
-    tail = ours[-TAIL:]
+    tail = candidates[-TAIL_NODES:]
     with torch.no_grad():
         outputs = create_feature_extractor(network, tail).eval()(torch.zeros(1, 3, PROBE_SIZE, PROBE_SIZE))
     maps = [name for name in tail if isinstance(outputs[name], Tensor) and outputs[name].ndim == 4]

@@ -1,7 +1,7 @@
-"""What can be chosen about each head, one class per head; imports nothing heavy.
+"""The options of each head, one class per head; imports nothing heavy.
 
-A head is everything right of the backbone. Heads share data, backbone, training, evaluation and bundle,
-so that only what they are named after differs.
+A head is everything behind the backbone. All heads share data, backbone, training, evaluation and model
+room, so that a comparison of two heads compares nothing else.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,23 +24,23 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 class HeadConfig(BaseModel):
-    """What all heads have in common."""
+    """Options and properties that all heads have."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     needs_vectors: ClassVar[bool] = False
-    """Whether it reads the labels' vectors."""
+    """Whether the head reads the labels' vectors."""
     needs_counts: ClassVar[bool] = False
-    """Whether it reads how often labels go together in the training split."""
+    """Whether the head reads how often labels occur together in the training split."""
     foldable: ClassVar[bool] = True
-    """Whether it is one linear layer after the pooled feature once it is trained."""
+    """Whether the trained head is equivalent to one linear layer on the pooled feature."""
 
     def penalty_weight(self, reduction: LabelReduction, labels: int, loss: LabelLoss = "bce") -> float:
-        """λ, by which the head's own loss is added to the classification loss.
+        """Return λ, the weight with which the head's penalty is added to the classification loss.
 
         Args:
-            reduction: How the classification loss reduces over labels.
-            labels: C.
+            reduction: How the classification loss is reduced over labels.
+            labels: C, the number of labels.
             loss: The classification loss.
         """
         return 0.0
@@ -60,8 +60,8 @@ class GraphConfig(HeadConfig):
     activation: Activation = "relu"
     """relu behind every graph layer (the text), or leaky (0.2) between them (public code)."""
     conditioning: Conditioning = "conditioned"
-    """conditioned: standardised feature, label vectors of unit length, per-label biases that start at the
-    label's log-odds, small first scores; text: none of it."""
+    """conditioned: standardised feature, label vectors of unit length, a bias per label that starts at the
+    label's log-odds, small first scores; text: none of these."""
     feature_dropout: Fraction = 0.0
     """Fraction of the pooled feature dropped in training; 0.7 suits hundreds of pictures."""
 
@@ -77,11 +77,11 @@ class LearnedGraphConfig(GraphConfig):
     graph_loss: GraphReduction = "mean"
     """L_A (Eq. 6) as the mean of absolute differences, the Frobenius norm, or the sum."""
     graph_weight: Weight | None = None
-    """λ of Eq. 9; default 1 with the cross-entropy summed over labels, 0.1 with the asymmetric loss, which is
-    several times smaller; with the mean over labels a C-th of that, the same balance."""
+    """λ of Eq. 9. By default 1 with the cross-entropy summed over labels, and 0.1 with the asymmetric loss,
+    which is several times smaller; with the mean over labels 1/C of that, which is the same balance."""
 
     def penalty_weight(self, reduction: LabelReduction, labels: int, loss: LabelLoss = "bce") -> float:
-        """See :attr:`graph_weight`."""
+        """Return :attr:`graph_weight`, or its default."""
         if self.graph_weight is not None:
             return self.graph_weight
         weight = 1.0 if loss == "bce" else 0.1
@@ -103,8 +103,8 @@ class LglmConfig(LearnedGraphConfig):
     fusion_dropout: Fraction = 0.0
     """Fraction of the m products dropped in training, the same ones for all labels of a picture."""
     residual: bool = False
-    """Not in the paper: beside the fusion, each label has D weights of its own, of which labels with similar
-    vectors take a share; better where pictures are few."""
+    """Not in the paper: beside the fusion, each label has D weights of its own, which labels with similar
+    vectors use in part; better where pictures are few."""
 
     @model_validator(mode="after")
     def _group_divides_m(self) -> Self:
@@ -128,23 +128,23 @@ class MlGcnConfig(GraphConfig):
     activation: Activation = "leaky"
     """leaky (0.2) between the graph layers, as published; or relu behind every one."""
     threshold: Fraction = 0.4
-    """Conditional probabilities below it are no edge."""
+    """Conditional probabilities below this value give no edge."""
     reweighting: Fraction = 0.25
-    """Weight of a label's neighbours together, beside 1 for itself."""
+    """Total weight of a label's neighbours, beside 1 for the label itself."""
 
 
 class PlainConfig(HeadConfig):
     """The network's own classifier: one linear layer on the pooled feature, with torch's initialisation."""
 
     pooling: Pooling = "max"
-    """How the feature map becomes one feature; published baselines of 77 (average) and 82 (max) differ in
-    this alone."""
+    """How the feature map becomes one feature; the published baselines of 77 (average) and 82 (max) differ
+    only in this."""
     feature_dropout: Fraction = 0.0
     """Fraction of the pooled feature dropped in training."""
 
 
 class ProbeConfig(HeadConfig):
-    """A linear probe as it should be tuned: standardised feature, weights from 0, biases from log-odds."""
+    """A well-tuned linear probe: standardised feature, weights from 0, biases from log-odds."""
 
     pooling: Pooling = "max"
     """How the feature map becomes one feature."""
@@ -158,12 +158,12 @@ class RidgeConfig(HeadConfig):
     pooling: Pooling = "max"
     """How the feature map becomes one feature."""
     ridge: Weight | None = None
-    """Weight of the squared coefficients, per picture, of standardised features; default: by generalised
-    cross-validation."""
+    """Weight of the squared coefficients, per picture, of standardised features; by default chosen by
+    generalised cross-validation."""
 
 
 class AddGcnConfig(HeadConfig):
-    """ADD-GCN (Ye et al. 2020): a label graph that each picture makes anew."""
+    """ADD-GCN (Ye et al. 2020): a label graph that is computed from each picture."""
 
     foldable: ClassVar[bool] = False
 
@@ -173,13 +173,13 @@ class AddGcnConfig(HeadConfig):
     """How the class activation maps become one score per label."""
     conditioning: Conditioning = "conditioned"
     """conditioned: standardised feature map, means over positions and labels, first scores at the labels'
-    log-odds; text: sums, none of it."""
+    log-odds; text: sums, and none of these."""
     feature_dropout: Fraction = 0.0
     """Fraction of the map's channels dropped in training; not published."""
 
 
 class SsGrlConfig(HeadConfig):
-    """SS-GRL (Chen et al. 2019): word vectors attend to the picture, then talk over a counted label graph."""
+    """SS-GRL (Chen et al. 2019): word vectors attend to the picture, and a counted graph joins the labels."""
 
     needs_vectors: ClassVar[bool] = True
     needs_counts: ClassVar[bool] = True
@@ -188,16 +188,16 @@ class SsGrlConfig(HeadConfig):
     d_1: Width = 1024
     """d_1: width of the product of position and word vector."""
     d_2: Width = 1024
-    """d_2: width of the layer behind it."""
+    """d_2: width of the layer behind that product."""
     steps: Annotated[int, Field(ge=1, le=10)] = 3
     """T: steps of the gated graph network."""
     state_width: Width | None = None
-    """Width of a label's state; default the feature's, as published. It sets most of the cost."""
+    """Width of a label's state; by default the feature's, as published. It sets most of the cost."""
     output_width: Width = 2048
-    """Width of a label's output, which its classifier reads."""
+    """Width of a label's output, which the label's classifier reads."""
     conditioning: Conditioning = "conditioned"
     """conditioned: standardised feature map, scaled word vectors, means over labels, first scores at the
-    labels' log-odds; text: none of it."""
+    labels' log-odds; text: none of these."""
     feature_dropout: Fraction = 0.0
     """Fraction of the map's channels dropped in training; not published."""
 
@@ -206,24 +206,25 @@ class VacitConfig(HeadConfig):
     """VACIT (Guo et al. 2019): average pooling and one linear layer, whose maps must follow a flip."""
 
     consistency_weight: Weight | None = None
-    """λ of the maps' squared difference under a flip; default 1 with L_M summed over labels, as published,
-    and 1/C, the same balance, with its mean."""
+    """λ of the maps' squared difference under a flip. By default 1 with L_M summed over labels, as published,
+    and 1/C with the mean, which is the same balance."""
     penalty_trains: Literal["both", "backbone"] = "both"
-    """both: head and backbone; backbone: it alone (public code), so nothing where that is frozen."""
+    """What the penalty trains. both: head and backbone; backbone: only the backbone (public code), so nothing
+    where it is frozen."""
     conditioning: Conditioning = "conditioned"
-    """conditioned: standardised feature map, weights from 0, biases from log-odds; text: none of it."""
+    """conditioned: standardised feature map, weights from 0, biases from log-odds; text: none of these."""
     feature_dropout: Fraction = 0.0
     """Fraction of the pooled feature dropped in training; not published."""
 
     def penalty_weight(self, reduction: LabelReduction, labels: int, loss: LabelLoss = "bce") -> float:
-        """See :attr:`consistency_weight`."""
+        """Return :attr:`consistency_weight`, or its default."""
         if self.consistency_weight is not None:
             return self.consistency_weight
         return 1.0 if reduction == "sum" else 1.0 / labels
 
 
 class FoldedConfig(HeadConfig):
-    """A folded head, as lglm export writes it: one linear layer, not to be trained."""
+    """A folded head as an export writes it: one linear layer, which is not trained."""
 
     pooling: Pooling = "max"
     """How the feature map becomes one feature."""
@@ -245,26 +246,26 @@ TRAINABLE = tuple(name for name in HEADS if name != "folded")
 
 
 def head_config(name: str, options: Mapping[str, Any] | Sequence[str] = ()) -> HeadConfig:
-    """Make a head's configuration from its name and its options.
+    """Return a head's configuration.
 
     Args:
         name: One of :data:`HEADS`.
-        options: By name, or as ``NAME=VALUE``.
+        options: A mapping from names to values, or texts ``NAME=VALUE``; other options keep their defaults.
 
     Raises:
-        InputError: no such head or option, or a value that cannot be; the message lists what there is.
+        InputError: the head or an option is unknown, or a value is invalid; the message lists the choices.
     """
     if name not in HEADS:
         raise InputError(f"head {name!r} is unknown; the heads are {', '.join(TRAINABLE)}")
     kind = HEADS[name]
-    values = options if isinstance(options, Mapping) else _pairs(name, options)
+    values = options if isinstance(options, Mapping) else _parse_options(name, options)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         fault = error.errors()[0]
         if fault["type"] == "extra_forbidden":
             raise InputError(
-                f"the head {name} has no option {fault['loc'][0]!r}; {_choices(kind)}"
+                f"the head {name} has no option {fault['loc'][0]!r}; {_list_options(kind)}"
             ) from error
         if not fault["loc"]:  # a rule about several options
             raise InputError(f"head {name}: {fault['ctx']['error']}") from error
@@ -272,13 +273,13 @@ def head_config(name: str, options: Mapping[str, Any] | Sequence[str] = ()) -> H
         raise InputError(f"head {name}: {option}={fault['input']} was given; {message}") from error
 
 
-def _pairs(name: str, options: Sequence[str]) -> dict[str, str]:
+def _parse_options(name: str, options: Sequence[str]) -> dict[str, str]:
     for option in options:
         if not all(option.partition("=")):
-            raise InputError(f"{option!r}: NAME=VALUE was expected; {_choices(HEADS[name])}")
+            raise InputError(f"{option!r}: NAME=VALUE was expected; {_list_options(HEADS[name])}")
     return {option.partition("=")[0]: option.partition("=")[2] for option in options}
 
 
-def _choices(kind: type[HeadConfig]) -> str:
+def _list_options(kind: type[HeadConfig]) -> str:
     options = (f"{option} ({field.default})" for option, field in kind.model_fields.items())
     return f"its options, with their defaults: {', '.join(options)}"

@@ -1,4 +1,4 @@
-"""Labels added to a trained model by their names alone."""
+"""Adding labels to a trained model by their word vectors, without further training."""
 
 import torch
 from torch import Tensor
@@ -12,35 +12,42 @@ from lglm_core.model.recogniser import Recogniser
 
 
 def check_extensible(model: Recogniser) -> None:
-    """Refuse a model whose scores of a label do not come from the label's vector."""
+    """Check that labels can be added to a model.
+
+    Raises:
+        InputError: the model does not compute a label's scores from the label's vector.
+    """
     side = model.head.label_side
     if isinstance(side, LabelSide) and isinstance(side.graph, LearnedGraph):
         return
-    why = "its label graph is counted from labelled pictures" if side else "it reads no label vectors"
-    raise InputError(f"the head {model.head.name} cannot take labels by name: {why}; lglm and a-gcn can")
+    reason = "its label graph is counted from labelled pictures" if side else "it reads no label vectors"
+    raise InputError(
+        f"the head {model.head.name} cannot take labels by name: {reason}; heads that can: a-gcn, lglm"
+    )
 
 
 @torch.no_grad()
 def extend(model: Recogniser, vectors: Tensor) -> Recogniser:
-    """Return the model with more labels, behind those it has, whose logits stay as they are.
+    """Return a model with more labels, behind the existing ones, whose logits do not change.
 
-    The label side runs on the new labels' vectors (see :class:`LabelSide`). A bias of its own, where labels
-    have one, is the mean of the trained labels', as if the new label were as common.
+    The label side computes weights from the new labels' vectors (see :class:`LabelSide`). Where every label
+    has a bias, a new label gets the mean of the trained labels' biases, as if it were as common as they are.
 
     Args:
-        vectors: float32 [added, d], from where the trained labels' came.
+        model: The trained model.
+        vectors: float32 [added, d], from the same source as the trained labels' vectors.
 
     Raises:
-        InputError: the head takes no labels by name, or the graph is not finite for these.
+        InputError: the head cannot take labels by name, or the label graph is not finite for these vectors.
     """
     check_extensible(model)
     side = model.head.label_side
     assert isinstance(side, LabelSide)
     labels = len(side.vectors) + len(vectors)
-    together = torch.cat([side.vectors, vectors.to(side.vectors)])
-    knowledge = LabelKnowledge(labels, together, trained=side.trained)
+    all_vectors = torch.cat([side.vectors, vectors.to(side.vectors)])
+    knowledge = LabelKnowledge(labels, all_vectors, trained=side.trained)
     head = build_head(model.head.name, model.head.config, model.backbone.width, knowledge)
-    state = dict(model.head.state_dict()) | {"label_side.vectors": together}
+    state = dict(model.head.state_dict()) | {"label_side.vectors": all_vectors}
     bias = state.get("image_side.bias")
     if bias is not None and len(bias) > 1:
         state["image_side.bias"] = torch.cat([bias, bias[: side.trained].mean().expand(len(vectors))])
@@ -49,6 +56,6 @@ def extend(model: Recogniser, vectors: Tensor) -> Recogniser:
     if weights is not None and not weights.weights.isfinite().all():
         raise InputError(
             "an added label's row of the label graph is not finite: the text's normalisation takes roots of "
-            "sums that may be negative; train with --head-option normalisation=absolute to add labels"
+            "sums that may be negative; train with `head_option` normalisation=absolute to add labels"
         )
     return Recogniser(model.backbone, head).eval()

@@ -1,4 +1,4 @@
-"""Folding: after training, everything right of the pooled feature is one Linear(D → C)."""
+"""Folding: after training, everything behind the pooled feature is equivalent to one Linear(D → C)."""
 
 import torch
 from torch import nn
@@ -9,14 +9,14 @@ from lglm_core.model.head import Head, PooledSide
 
 @torch.no_grad()
 def fold(head: Head) -> nn.Linear:
-    """Return the one linear layer that gives a trained head's logits in eval mode.
+    """Return one linear layer that gives the logits of a trained head in eval mode.
 
-    For a head with a label side, logits = (P·x̂ + p) · Sᵀ + b with S the label side and x̂ = (x - μ)/σ the
-    standardised feature; so weight = S·P/σ and bias = S·p + b - weight·μ. Computed in float64, kept in
-    float32.
+    For a head with a label side, logits = (P·x̂ + p) · Sᵀ + b, where S is the label side and x̂ = (x - μ)/σ
+    the standardised feature; so weight = S·P/σ and bias = S·p + b - weight·μ. The products are computed in
+    float64, the layer is float32.
 
     Raises:
-        InputError: the head reads more than the pooled feature, or not linearly.
+        InputError: the head's logits are no linear function of the pooled feature.
     """
     image_side = head.image_side
     if not isinstance(image_side, PooledSide):

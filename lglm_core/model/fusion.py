@@ -1,8 +1,7 @@
-"""Fusion: a picture's pooled feature and a label's embedding → one score (Eq. 7).
+"""Fusion of a picture's pooled feature and a label's embedding into one score (Eq. 7).
 
-Everything right of M1 is linear in M1, so for all labels at once the scores are M1 · Sᵀ + b with
-S = expand(w) ∘ M2, and no tensor of size B·C·m ever exists. S [C, m] is the label side's part, and the rest
-is the image side's.
+Everything behind M1 is linear in M1, so the scores of all labels are M1 · Sᵀ + b with S = expand(w) ∘ M2,
+and no tensor of size B·C·m ever exists. The label side computes S [C, m], the image side the rest.
 """
 
 import torch
@@ -13,14 +12,19 @@ from lglm_core.model.head import PooledSide, Standardise
 
 
 class FusedLabels(nn.Module):
-    """The label side's part of MFC: S = expand(w) ∘ M2, for label embeddings W.
+    """The label side of MFC: S = expand(w) ∘ M2, for label embeddings W.
 
     Per label the paper takes M2 = fc(W_i), sums M1 ∘ M2 over groups of *group*, and maps the m/g sums to a
     score by one fc with weights w that all labels share.
 
-    Conditioned (not in the paper, which trains poorly without): LayerNorm on M2, the last fc starts at
-    0, and the projection's bias starts at 0, because torch's default one outweighs what tells one label
-    from another.
+    Conditioned (not in the paper, whose form trains poorly): LayerNorm on M2; the last fc starts at 0; the
+    projection's bias starts at 0, because torch's default bias outweighs the differences between labels.
+
+    Args:
+        label_width: Width of the label embeddings.
+        m: Width of the fused vectors.
+        group: g, how many products are summed into one.
+        conditioning: ``conditioned``, or ``text`` for the paper's form.
     """
 
     def __init__(self, label_width: int, m: int, group: int, conditioning: Conditioning) -> None:
@@ -30,7 +34,7 @@ class FusedLabels(nn.Module):
         self.norm = nn.LayerNorm(m) if conditioning == "conditioned" else nn.Identity()
         self.score = nn.Linear(m // group, 1, bias=False)
         if conditioning == "conditioned":
-            start_projection(self.projection)
+            init_projection(self.projection)
             nn.init.zeros_(self.score.weight)
 
     def forward(self, label_embeddings: Tensor) -> Tensor:
@@ -40,9 +44,12 @@ class FusedLabels(nn.Module):
 
 
 class ScaledLabels(nn.Module):
-    """The label side's part of the conditioned plain product: S = w ∘ W, conditioned as MFC is.
+    """The label side of the conditioned plain product: S = w ∘ LayerNorm(W), with w starting at 0.
 
-    LayerNorm on W, and one weight per dimension that starts at 0: MFC without its two projections.
+    This is the conditioned MFC without its two projections.
+
+    Args:
+        width: D, the width of the label embeddings and of the pooled feature.
     """
 
     def __init__(self, width: int) -> None:
@@ -60,10 +67,14 @@ class FusedScores(PooledSide):
     """The image side of every head with a label side: project(F) · Sᵀ + b.
 
     Args:
-        feature_width: D.
-        label_width: m, the width of S; None: no projection, S is D wide (the plain product).
-        labels: C, for a bias per label; one that all share (the text's last fc) where unconditioned.
-        residual: Whether labels have weights of their own [C, D], right of S.
+        feature_width: D, the width of the pooled feature.
+        label_width: m, the width of S; None for the plain product, which has no projection and a D wide S.
+        labels: C. Conditioned heads have a bias per label; the text's last fc has one for all labels.
+        pooling: How the feature map becomes one feature.
+        conditioning: ``conditioned``, or ``text`` for the paper's form.
+        feature_dropout: Fraction of the pooled feature dropped in training.
+        fusion_dropout: Fraction of the m products dropped in training.
+        residual: Whether every label also has weights of its own [C, D], which are concatenated to S.
     """
 
     def __init__(
@@ -87,10 +98,10 @@ class FusedScores(PooledSide):
         self.projection = nn.Linear(feature_width, label_width) if label_width else None
         self.fusion_dropout = nn.Dropout(fusion_dropout)
         if conditioned and self.projection is not None:
-            start_projection(self.projection)
-        # As published, the text's last fc has one that all labels share, and the plain product has none.
-        biased = conditioned or self.projection is not None
-        self.bias = nn.Parameter(torch.zeros(labels if conditioned else 1)) if biased else None
+            init_projection(self.projection)
+        # In the text, all labels share the bias of the last fc, and the plain product has no bias.
+        has_bias = conditioned or self.projection is not None
+        self.bias = nn.Parameter(torch.zeros(labels if conditioned else 1)) if has_bias else None
 
     def score(self, features: Tensor, label_weights: Tensor | None = None) -> Tensor:
         """Return logits [B, C] of pooled features [B, D] and S [C, m] (with residual weights, [C, m + D])."""
@@ -105,7 +116,7 @@ class FusedScores(PooledSide):
         return logits if self.bias is None else logits + self.bias
 
     def _split(self, label_weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Divide what the label side came to into S [C, m] and residual weights [C, D], if there are any."""
+        """Split the label side's weights into S [C, m] and the residual weights [C, D], if there are any."""
         assert label_weights is not None
         if not self.residual:
             return label_weights, None
@@ -114,7 +125,7 @@ class FusedScores(PooledSide):
 
     @torch.no_grad()
     def affine(self, label_weights: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return S·P and S·p + b, with residual weights and the standardisation moved into them."""
+        """Return weight [C, D] and bias [C], float64: S·P and S·p + b with the standardisation folded in."""
         fused, residual = self._split(label_weights)
         weight = fused.double()
         bias = weight.new_zeros(len(weight)) + (0 if self.bias is None else self.bias.double())
@@ -123,16 +134,16 @@ class FusedScores(PooledSide):
             weight = weight @ self.projection.weight.double()
         if residual is not None:
             weight = weight + residual.double()
-        return self.norm.folded_into(weight, bias) if self.norm is not None else (weight, bias)
+        return self.norm.fold_into(weight, bias) if self.norm is not None else (weight, bias)
 
     @torch.no_grad()
     def start_at_prior(self, log_odds: Tensor) -> None:
-        """Start each label's bias at its log-odds, where labels have biases of their own."""
+        """Set each label's bias to the label's log-odds [C], where labels have biases of their own."""
         if self.bias is not None and self.norm is not None:
             self.bias.copy_(log_odds)
 
 
-def start_projection(projection: nn.Linear) -> None:
-    """Xavier's weights and zero bias."""
+def init_projection(projection: nn.Linear) -> None:
+    """Initialise a projection with Xavier's uniform weights and a zero bias."""
     nn.init.xavier_uniform_(projection.weight)
     nn.init.zeros_(projection.bias)

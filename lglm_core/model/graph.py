@@ -1,4 +1,4 @@
-"""The label graph and its convolutions: label vectors → one embedding per label (Eqs. 3–5)."""
+"""The label graph and its convolutions, from label vectors to one embedding per label (Eqs. 3–5)."""
 
 from itertools import pairwise
 
@@ -13,19 +13,19 @@ LEAK = 0.2  # slope of the public code's LeakyReLU
 
 
 class LearnedGraph(nn.Module):
-    """Learns how labels go together from their vectors: Eqs. 3 and 4.
+    """Learns from the label vectors how labels go together: Eqs. 3 and 4.
 
     Args:
-        vector_width: d.
+        vector_width: d, the width of the label vectors.
         d_l: Width of the two branches.
-        normalisation: ``absolute`` divides by the roots of the degrees Σ|Ã|, at least 0.01. The ``text`` has
-            ΣÃ, which can be negative, as A has negative entries; its root is then NaN. ``public`` puts a
-            sigmoid behind both branches, as the authors' code does.
+        normalisation: ``absolute`` divides by the roots of the degrees Σ|Ã|, at least 0.01. ``text`` takes
+            ΣÃ as the paper has it, whose root is NaN where negative entries of A make the sum negative.
+            ``public`` puts a sigmoid behind both branches, as the authors' code does.
     """
 
     def __init__(self, vector_width: int, d_l: int, normalisation: Normalisation) -> None:
         super().__init__()
-        self.alpha = nn.Linear(vector_width, d_l)  # a 1×1 convolution over labels is a linear map of each
+        self.alpha = nn.Linear(vector_width, d_l)  # a 1×1 convolution over labels maps each one linearly
         self.beta = nn.Linear(vector_width, d_l)
         self.normalisation = normalisation
 
@@ -44,21 +44,23 @@ class LearnedGraph(nn.Module):
         return l1 @ l2.T / labels
 
     def degrees(self, a_tilde: Tensor) -> Tensor:
-        """Return D̃ of rows of Ã."""
+        """Return the degrees D̃ [rows] of rows of Ã [rows, columns]."""
         if self.normalisation == "absolute":
             return a_tilde.abs().sum(dim=1).clamp(min=MIN_DEGREE)
         return a_tilde.sum(dim=1)
 
 
 class CountedGraph(nn.Module):
-    """ML-GCN's graph: conditional probabilities of labels in the training split; nothing in it trains.
+    """ML-GCN's graph of conditional probabilities of labels in the training split; it has no parameters.
 
-    Those below *threshold* are dropped and the rest set to 1; what each label gives away is scaled to sum to
-    *reweighting*, the identity is added, and the whole is normalised symmetrically (Chen et al., CVPR 2019,
-    with the column sums and the transposition of their code).
+    Probabilities below *threshold* are dropped and the others set to 1; the edges from each label are scaled
+    to sum to *reweighting*, the identity is added, and the result is normalised symmetrically (Chen et al.,
+    CVPR 2019, with the column sums and the transposition of their code).
 
     Args:
-        counts: int64 [C, C], in how many training pictures two labels are together.
+        counts: int64 [C, C], the number of training pictures that carry both labels.
+        threshold: The least conditional probability that gives an edge.
+        reweighting: Total weight of a label's edges to others, beside 1 for itself.
     """
 
     graph: Tensor
@@ -66,19 +68,19 @@ class CountedGraph(nn.Module):
     def __init__(self, counts: Tensor, threshold: float, reweighting: float) -> None:
         super().__init__()
         counts = counts.double()
-        alone = counts.diagonal()
-        conditional = torch.where(alone[:, None] > 0, counts / alone.clamp(min=1)[:, None], 0.0)
+        pictures = counts.diagonal()
+        conditional = torch.where(pictures[:, None] > 0, counts / pictures.clamp(min=1)[:, None], 0.0)
         edges = (conditional >= max(threshold, torch.finfo(torch.float64).tiny)).double()
         edges.fill_diagonal_(0)
         weighted = edges * reweighting / (edges.sum(dim=0, keepdim=True) + 1e-6)
         a_tilde = weighted + torch.eye(len(counts), dtype=torch.float64)
         scale = a_tilde.sum(dim=1).rsqrt()
         graph = (scale[:, None] * a_tilde * scale[None, :]).T
-        # Contiguous, as GPUs exchange nothing else.
+        # NCCL sends only contiguous tensors.
         self.register_buffer("graph", graph.to(torch.get_default_dtype()).contiguous())
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Return Â, [C, C]."""
+        """Return the normalised graph Â, [C, C], in the precision of *vectors*."""
         return self.graph.to(vectors.dtype)
 
 
@@ -86,27 +88,27 @@ class GraphLayers(nn.Module):
     """Graph convolutions L_{l+1} = f(Â L_l U_l), Eq. 5, without bias as in the paper.
 
     Args:
-        widths: Of the label vectors and of the output of each layer.
-        activation: ``relu`` behind every layer; ``leaky`` (slope 0.2) between them, and none behind the last.
+        widths: Width of the label vectors, then of the output of each layer.
+        activation: ``relu`` behind every layer, or ``leaky`` (slope 0.2) behind every layer but the last.
     """
 
     def __init__(self, widths: tuple[int, ...], activation: Activation) -> None:
         super().__init__()
         weights = [nn.Linear(before, after, bias=False) for before, after in pairwise(widths)]
-        for weight in weights:  # He's keeps the scale through ReLU; torch's default shrinks it 2.4-fold
+        for weight in weights:  # He's initialisation keeps the scale; torch's default shrinks it 2.4-fold
             nn.init.kaiming_uniform_(weight.weight, nonlinearity="relu")
         self.weights = nn.ModuleList(weights)
         self.activation = activation
 
     def forward(self, graph: Tensor, vectors: Tensor) -> Tensor:
-        """Return label co-occurrence embeddings W, [C, widths[-1]], of vectors [C, widths[0]]."""
+        """Return label embeddings W, [C, widths[-1]], of label vectors [C, widths[0]]."""
         for layer in range(len(self.weights)):
             vectors = self.layer(layer, graph, vectors)
         return vectors
 
     def layer(self, number: int, graph: Tensor, vectors: Tensor) -> Tensor:
-        """Apply one layer; *graph* [rows, C] may be only some labels' rows of Â."""
-        # The narrower side goes through the graph: with C in the thousands that product is the cost.
+        """Return the output [rows, …] of one layer; *graph* [rows, C] may hold only some rows of Â."""
+        # Multiply the narrower side by the graph: with thousands of labels that product is the cost.
         weight = self.weights[number]
         assert isinstance(weight, nn.Linear)
         if vectors.shape[1] < weight.out_features:

@@ -1,4 +1,4 @@
-"""Every head by its name: adding one is its file, its configuration, and one line here."""
+"""Builds every head by its name; a new head needs its own file, its configuration, and one line here."""
 
 from collections.abc import Callable
 from typing import Any
@@ -55,22 +55,22 @@ BUILDERS: dict[str, Callable[[int, LabelKnowledge, Any], Sides]] = {
 
 
 def build_head(name: str, config: HeadConfig, feature_width: int, knowledge: LabelKnowledge) -> Head:
-    """Build a head with weights as they start, drawn from torch's generator.
+    """Build a head with its initial weights, drawn from torch's generator.
 
     Args:
         name: One of :data:`lglm_core.model.config.HEADS`.
-        config: Of the head's own class.
-        feature_width: D, of the backbone.
-        knowledge: Must hold what the head needs.
+        config: The head's options, of its own class.
+        feature_width: D, the channels of the backbone's feature map.
+        knowledge: The labels' vectors and counts, where the head needs them.
 
     Raises:
-        InputError: label vectors or label counts are missing.
+        InputError: the head needs label vectors or label counts, and they are missing.
     """
-    for needed, what, where in (
-        (config.needs_vectors and knowledge.vectors is None, "label vectors", "--label-embeddings"),
+    for missing, what, source in (
+        (config.needs_vectors and knowledge.vectors is None, "label vectors", "`label_embeddings`"),
         (config.needs_counts and knowledge.counts is None, "label counts", "a training split"),
     ):
-        if needed:
-            raise InputError(f"the head {name} needs {what}; name {where}")
+        if missing:
+            raise InputError(f"the head {name} needs {what}; name {source}")
     image_side, label_side = BUILDERS[name](feature_width, knowledge, config)
     return Head(name, config, image_side, label_side)

@@ -1,9 +1,9 @@
-"""LGLM and its kin: label vectors → graph → embeddings → one weight vector per label.
+"""LGLM, A-GCN and ML-GCN: from label vectors over a graph and embeddings to one weight vector per label.
 
 Source: Xie et al., Label graph learning for multi-label image recognition with cross-modal fusion,
-Multimedia Tools and Applications, 2022; in the form that trains, and as the text has it (see README, *The
-model*). ML-GCN (Chen et al., CVPR 2019) and A-GCN (Li et al., Pattern Recognition Letters 2020) are
-the same but for where the graph comes from and how label and picture are joined.
+Multimedia Tools and Applications, 2022; in a form that trains well, and as the text has it. ML-GCN (Chen et
+al., CVPR 2019) and A-GCN (Li et al., Pattern Recognition Letters 2020) differ from it in where the graph
+comes from and in how label and picture are joined.
 """
 
 import torch
@@ -16,20 +16,23 @@ from lglm_core.model.fusion import FusedLabels, FusedScores, ScaledLabels
 from lglm_core.model.graph import CountedGraph, GraphLayers, LearnedGraph
 from lglm_core.model.head import ImageSide, LabelKnowledge, LabelWeights
 
-SMOOTHING = 0.75  # of residual weights; chosen on the training split of a few hundred pictures
+SMOOTHING = 0.75  # of residual weights; chosen on a training split of a few hundred pictures
 
 
 class LabelSide(nn.Module):
-    """From label vectors [C, d] to :class:`LabelWeights`; takes no picture.
+    """Computes :class:`LabelWeights` from label vectors [C, d]; it depends on no picture.
 
-    Labels added after training (:meth:`add_labels`) stand behind the *trained* ones. Each is joined to the
-    trained graph alone: it receives from the trained labels and itself, and gives nothing. So the weights of
-    the trained labels stay as they are, and do not depend on what else was added.
+    Labels that were added after training follow the *trained* ones. Each of them receives messages from the
+    trained labels and from itself, and sends none. So the weights of the trained labels do not change, and
+    the weights of an added label do not depend on the other added labels.
 
     Args:
         feature_width: D, the width of the last graph layer.
-        vectors: float32 [C, d]; their scale matters only where unconditioned.
-        trained: How many of them were there in training; default all.
+        vectors: float32 [C, d]; their scale matters only where the head is not conditioned.
+        graph: Computes or holds the label graph.
+        config: The head's options.
+        fusion: Computes S from label embeddings.
+        trained: How many of the labels, the first ones, were trained; default all.
     """
 
     vectors: Tensor
@@ -44,7 +47,7 @@ class LabelSide(nn.Module):
         trained: int | None = None,
     ) -> None:
         super().__init__()
-        vectors = vectors.to(torch.get_default_dtype())  # as the parameters below
+        vectors = vectors.to(torch.get_default_dtype())  # the type of the parameters below
         self.register_buffer("vectors", vectors.clone())
         self.conditioned = config.conditioning == "conditioned"
         self.trained = len(vectors) if trained is None else trained
@@ -60,7 +63,7 @@ class LabelSide(nn.Module):
     def forward(self) -> LabelWeights:
         """Return S [C, m], the graph Â of the trained labels, and L_A (0 for a graph that is not learned).
 
-        With residual weights, those [C, D] stand right of S.
+        Residual weights [C, D], where the head has them, are concatenated to S.
         """
         units = F.normalize(self.vectors, dim=1)
         vectors, added = (units if self.conditioned else self.vectors).tensor_split([self.trained])
@@ -69,28 +72,31 @@ class LabelSide(nn.Module):
         if len(added):
             embeddings = torch.cat([embeddings, self._embed_added(graph, vectors, added)])
         if self.conditioned:
-            # What all labels have in common tells none from another; the next fc's bias could hold it.
+            # The common part of all embeddings does not distinguish labels; the next fc's bias can hold it.
             embeddings = embeddings - embeddings[: self.trained].mean(dim=0)
         weights = self.fusion(embeddings)
         if self.residual is not None:
-            # The fusion starts small beside them: it has many times as much freedom.
+            # Scale the fusion down beside the residual weights: it has many times as many degrees of freedom.
             fused = weights / weights.shape[1] ** 0.5
             weights = torch.cat([fused, self._smoothing(units) @ self.residual], dim=1)
         penalty = losses.graph_loss(graph, self.graph_loss) if self.graph_loss else graph.new_zeros(())
         return LabelWeights(weights, graph, penalty)
 
     def _smoothing(self, units: Tensor) -> Tensor:
-        """Return how much each label takes of each trained label's own weights, [C, trained].
+        """Return the factors with which each label uses each trained label's residual weights, [C, trained].
 
-        All of its own, and of another's by the squared similarity of their vectors (*units*, of unit length),
-        less what the vectors of all labels have in common; nothing of one that is dissimilar.
+        The factor is 1 for the label's own weights, and grows with the squared similarity of the centred
+        label vectors for those of others; it is 0 for dissimilar labels.
+
+        Args:
+            units: Label vectors of unit length, [C, d].
         """
         units = F.normalize(units - units[: self.trained].mean(dim=0), dim=1)
-        shares = SMOOTHING * (units @ units[: self.trained].T).clamp(min=0).square()
-        return shares.fill_diagonal_(1.0)
+        factors = SMOOTHING * (units @ units[: self.trained].T).clamp(min=0).square()
+        return factors.fill_diagonal_(1.0)
 
-    def _rows_of_added(self, vectors: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
-        """Return Â from added labels to trained ones, [added, trained], and to themselves, [added]."""
+    def _added_graph_rows(self, vectors: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the entries of Â from added labels to trained ones, [added, trained], and to themselves."""
         assert isinstance(self.graph, LearnedGraph)
         labels = self.trained
         to_trained = self.graph.raw(added, vectors, labels=labels)
@@ -103,11 +109,11 @@ class LabelSide(nn.Module):
         return degree.rsqrt()[:, None] * to_trained * trained_degree.rsqrt()[None, :], to_self / degree
 
     def _embed_added(self, graph: Tensor, vectors: Tensor, added: Tensor) -> Tensor:
-        """Embed the labels added after training, [added, D]."""
-        rows, own = self._rows_of_added(vectors, added)
-        both_ways = torch.cat([rows, torch.diag(own)], dim=1)
+        """Return the embeddings [added, D] of labels that were added after training."""
+        to_trained, to_self = self._added_graph_rows(vectors, added)
+        added_rows = torch.cat([to_trained, torch.diag(to_self)], dim=1)
         for number in range(len(self.layers.weights)):
-            next_added = self.layers.layer(number, both_ways, torch.cat([vectors, added]))
+            next_added = self.layers.layer(number, added_rows, torch.cat([vectors, added]))
             vectors, added = self.layers.layer(number, graph, vectors), next_added
         return added
 
@@ -115,11 +121,12 @@ class LabelSide(nn.Module):
 def lglm_sides(
     feature_width: int, knowledge: LabelKnowledge, config: LglmConfig | AGcnConfig | MlGcnConfig
 ) -> tuple[ImageSide, LabelSide]:
-    """Build image side and label side of LGLM, A-GCN or ML-GCN.
+    """Build the image side and the label side of LGLM, A-GCN or ML-GCN.
 
     Args:
-        feature_width: D.
-        knowledge: With vectors, and for ML-GCN with counts.
+        feature_width: D, the width of the pooled feature.
+        knowledge: Holds vectors, and for ML-GCN also counts.
+        config: The head's options; its class decides which head is built.
     """
     assert knowledge.vectors is not None
     vectors = knowledge.vectors

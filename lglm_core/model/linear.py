@@ -11,10 +11,12 @@ class LinearScores(PooledSide):
     """One linear layer on the pooled feature.
 
     Args:
-        feature_width: D.
-        labels: C.
-        conditioned: Standardise the feature, start the weights at 0 and the biases at the labels' log-odds;
-            else torch's initialisation.
+        feature_width: D, the width of the pooled feature.
+        labels: C, the number of labels.
+        pooling: How the feature map becomes one feature.
+        conditioned: Standardise the feature, and start the weights at 0 and the biases at the labels'
+            log-odds; otherwise keep torch's initialisation.
+        feature_dropout: Fraction of the pooled feature dropped in training.
     """
 
     def __init__(
@@ -35,7 +37,7 @@ class LinearScores(PooledSide):
             nn.init.zeros_(self.linear.bias)
 
     def score(self, features: Tensor, label_weights: Tensor | None = None) -> Tensor:
-        """Return logits [B, C] of pooled features [B, D]."""
+        """Return the logits [B, C] of pooled features [B, D]."""
         if self.norm is not None:
             features = self.norm(features)
         logits: Tensor = self.linear(self.dropout(features))
@@ -43,12 +45,12 @@ class LinearScores(PooledSide):
 
     @torch.no_grad()
     def affine(self, label_weights: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the layer with the standardisation moved into it."""
+        """Return weight [C, D] and bias [C] of the layer, float64, with the standardisation folded in."""
         weight, bias = self.linear.weight.double(), self.linear.bias.double()
-        return self.norm.folded_into(weight, bias) if self.norm is not None else (weight, bias)
+        return self.norm.fold_into(weight, bias) if self.norm is not None else (weight, bias)
 
     @torch.no_grad()
     def start_at_prior(self, log_odds: Tensor) -> None:
-        """Start the biases of a conditioned layer at the labels' log-odds."""
+        """Set the biases of a conditioned layer to the labels' log-odds [C]."""
         if self.norm is not None:
             self.linear.bias.copy_(log_odds)

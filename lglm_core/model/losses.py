@@ -1,10 +1,10 @@
 """The paper's two losses L_M and L_A, and the asymmetric loss, with the reductions that λ depends on.
 
-λ = 1 keeps a label graph only with L_M summed over labels *and* L_A averaged over the entries of the graph,
-which are the defaults (off the diagonal stays 0.30 of the graph's weight; 0.37 at λ = 0). With L_M averaged
-over labels, or L_A a sum or a Frobenius norm, λ = 1 drives Â to the identity.
+λ = 1 preserves the label graph only where L_M is summed over labels *and* L_A is averaged over the entries of
+the graph, which are the defaults: 0.30 of the graph's weight stays off the diagonal (0.37 at λ = 0). Where
+L_M is averaged over labels, or L_A is a sum or a Frobenius norm, λ = 1 drives Â to the identity.
 
-Half precision is computed in float32; float64 stays float64.
+Losses of half-precision inputs are computed in float32; float64 stays float64.
 """
 
 from typing import assert_never
@@ -17,15 +17,15 @@ from lglm_core.model.config import GraphReduction, LabelReduction
 
 
 def multi_label_loss(logits: Tensor, targets: Tensor, *, reduction: LabelReduction = "sum") -> Tensor:
-    """Binary cross-entropy per image, Eq. 8 (with the minus sign that it lacks in print).
+    """Return the binary cross-entropy per image, Eq. 8 (with the minus sign that is missing in print).
 
     Args:
-        logits: [B, C] of any float dtype; the sigmoid is applied here.
-        targets: [B, C] of 1 = present, 0 = absent, -1 = unknown (adds nothing).
-        reduction: Over the labels: their sum, or that sum divided by C, unknown labels counted too.
+        logits: Raw scores [B, C] of any float dtype; the sigmoid is applied here.
+        targets: [B, C] of 1 = present, 0 = absent, -1 = unknown (adds nothing to the loss).
+        reduction: Sum the losses over labels, or divide that sum by C, which counts unknown labels too.
 
     Returns:
-        float32 [B] (float64 of float64 logits), nats.
+        Nats, float32 [B] (float64 for float64 logits).
     """
     logits = _at_least_float32(logits)
     nats = F.binary_cross_entropy_with_logits(logits, (targets == 1).to(logits.dtype), reduction="none")
@@ -41,20 +41,20 @@ def asymmetric_loss(
     margin: float = 0.05,
     reduction: LabelReduction = "sum",
 ) -> Tensor:
-    """Cross-entropy per image in which confidently absent labels stop contributing.
+    """Return the cross-entropy per image in which confidently absent labels stop contributing.
 
     The gradient flows through the focusing weights too, as in the paper's analysis.
 
     Args:
-        logits: [B, C] of any float dtype; the sigmoid is applied here.
-        targets: [B, C] of 1 = present, 0 = absent, -1 = unknown (adds nothing).
+        logits: Raw scores [B, C] of any float dtype; the sigmoid is applied here.
+        targets: [B, C] of 1 = present, 0 = absent, -1 = unknown (adds nothing to the loss).
         gamma_pos: Focusing power for present labels; 0 leaves them unfocused.
         gamma_neg: Focusing power for absent labels.
         margin: An absent label below this probability costs nothing, in [0, 1).
-        reduction: Over the labels: their sum, or that sum divided by C, unknown labels counted too.
+        reduction: Sum the losses over labels, or divide that sum by C, which counts unknown labels too.
 
     Returns:
-        float32 [B] (float64 of float64 logits), nats.
+        Nats, float32 [B] (float64 for float64 logits).
 
     Source: Ridnik et al., ICCV 2021, arXiv:2009.14119.
     """
@@ -69,16 +69,16 @@ def asymmetric_loss(
 
 
 def graph_loss(graph: Tensor, reduction: GraphReduction = "mean") -> Tensor:
-    """L_A of Eq. 6: how far the label graph Â is from the identity I.
+    """Return L_A of Eq. 6, the distance of the label graph Â from the identity I.
 
-    Eq. 6 prints a 2-norm, its text says L1; A-GCN's public code takes the mean, LGLM's the sum.
+    Eq. 6 prints a 2-norm, its text says L1; A-GCN's public code takes the mean, LGLM's takes the sum.
 
     Args:
-        graph: [C, C] of any float dtype.
+        graph: Â, [C, C] of any float dtype.
         reduction: The mean of the C² entries of |Â − I|, their sum, or the Frobenius norm of Â − I.
 
     Returns:
-        float32 scalar (float64 of a float64 graph). At the identity its gradient is zero.
+        A float32 scalar (float64 for a float64 graph), whose gradient is zero at the identity.
     """
     graph = _at_least_float32(graph)
     difference = graph - torch.eye(len(graph), dtype=graph.dtype, device=graph.device)
@@ -98,7 +98,7 @@ def _at_least_float32(x: Tensor) -> Tensor:
 
 
 def _over_labels(nats: Tensor, targets: Tensor, reduction: LabelReduction) -> Tensor:
-    """Reduce [B, C] to [B], leaving out what is unknown."""
+    """Reduce losses [B, C] to [B], with unknown labels counted as zero."""
     known = nats.where(targets >= 0, 0.0)
     match reduction:
         case "sum":

@@ -1,18 +1,20 @@
-"""The whole model: a backbone and a head."""
+"""The whole model, which consists of a backbone and a head."""
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lglm_core.model.backbone import Backbone
-from lglm_core.model.head import Head, Prediction
+from lglm_core.model.head import Head, HeadOutput
 
 
 class Recogniser(nn.Module):
-    """Normalised images [B, 3, H, W] → :class:`Prediction`.
+    """Maps normalised images [B, 3, H, W] to a :class:`HeadOutput`.
 
     Args:
-        frozen: Train the head alone; the backbone also keeps its batch statistics.
+        backbone: Computes feature maps.
+        head: Scores feature maps.
+        frozen: Train only the head; the backbone keeps its weights and its batch statistics.
     """
 
     def __init__(self, backbone: Backbone, head: Head, *, frozen: bool = False) -> None:
@@ -30,27 +32,27 @@ class Recogniser(nn.Module):
             self.backbone.eval()
         return self
 
-    def forward(self, images: Tensor) -> Prediction:
-        """Score images."""
-        prediction: Prediction = self.head(self.backbone(images))
-        return prediction
+    def forward(self, images: Tensor) -> HeadOutput:
+        """Score normalised images [B, 3, H, W]."""
+        output: HeadOutput = self.head(self.backbone(images))
+        return output
 
     def start_at_prior(self, targets: np.ndarray) -> None:
-        """Start each label's bias, where it has one, at the log-odds of its share in the training split.
+        """Set each label's bias, where there is one, to the log-odds of the label in the training split.
 
         Args:
             targets: int8 [N, C], 1 where a training sample has the label, 0 where not, -1 where unknown.
         """
         present, known = (targets == 1).sum(axis=0), (targets != -1).sum(axis=0)
-        share = (torch.as_tensor(present, dtype=torch.float64) + 0.5) / (torch.as_tensor(known) + 1.0)
-        self.head.image_side.start_at_prior(torch.logit(share))
+        prior = (torch.as_tensor(present, dtype=torch.float64) + 0.5) / (torch.as_tensor(known) + 1.0)
+        self.head.image_side.start_at_prior(torch.logit(prior))
 
 
 class ImagePath(nn.Module):
-    """What of a model reads pictures: backbone and image side, sharing their parameters with it.
+    """Backbone and image side of a model, with the model's own parameters.
 
-    This is what runs per micro-batch, and what data parallelism wraps: the label side reads no picture, so
-    every worker computes the same one.
+    This part runs per micro-batch, and data parallelism wraps it. The label side is left out: it depends on
+    no picture, so every worker computes the same one.
     """
 
     def __init__(self, model: Recogniser) -> None:
@@ -58,9 +60,12 @@ class ImagePath(nn.Module):
         self.backbone = model.backbone
         self.image_side = model.head.image_side
 
-    def forward(self, images: Tensor, label_weights: Tensor | None) -> Prediction:
-        """Score images by label weights [C, m]; in training also mirror images, where the head wants them."""
+    def forward(self, images: Tensor, label_weights: Tensor | None) -> HeadOutput:
+        """Score images [B, 3, H, W] with label weights [C, m].
+
+        In training, mirror images are scored too, where the head wants them.
+        """
         if self.training and self.image_side.wants_mirror:
             images = torch.cat([images, images.flip(-1)])
-        prediction: Prediction = self.image_side(self.backbone(images), label_weights)
-        return prediction
+        output: HeadOutput = self.image_side(self.backbone(images), label_weights)
+        return output

@@ -1,4 +1,4 @@
-"""Tensors too large to keep: computed part by part, and once more in the backward pass."""
+"""Recomputation of tensors that are too large to keep: in chunks, and again in the backward pass."""
 
 from collections.abc import Callable
 
@@ -7,24 +7,24 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 
-def in_parts(function: Callable[..., Tensor], *rows: Tensor, row_size: int, part_size: int) -> Tensor:
-    """Apply *function* to rows, a few at a time, and concatenate what it returns.
+def in_chunks(function: Callable[..., Tensor], *rows: Tensor, row_size: int, chunk_size: int) -> Tensor:
+    """Apply *function* to chunks of rows and concatenate the results.
 
-    Where it takes more than one part, nothing within *function* is kept for the backward pass, which
-    computes each part again: the peak is one part's, whatever the number of rows. Exact, at the cost of
-    one more forward pass.
+    With more than one chunk, nothing within *function* is kept for the backward pass, which computes each
+    chunk again. So the peak memory is that of one chunk, whatever the number of rows, at the cost of one more
+    forward pass; the result is exact.
 
     Args:
-        function: From rows [n, …] to [n, …], each row on its own; it must draw no random numbers and keep no
-            statistics, as it runs twice.
+        function: Maps rows [n, …] to rows [n, …], each independently of the others. It must draw no random
+            numbers and keep no statistics, because it runs twice.
         rows: Tensors with the same number of rows.
-        row_size: Numbers that the largest tensor within *function* has per row.
-        part_size: Numbers that it may have at a time, unless one row alone has more.
+        row_size: How many numbers the largest tensor within *function* holds per row.
+        chunk_size: The most numbers that this tensor may hold at a time, unless a single row holds more.
     """
-    at_once = max(1, part_size // max(1, row_size))
-    if len(rows[0]) <= at_once:
+    chunk_rows = max(1, chunk_size // max(1, row_size))
+    if len(rows[0]) <= chunk_rows:
         return function(*rows)
-    parts = zip(*(tensor.split(at_once) for tensor in rows), strict=True)
+    chunks = zip(*(tensor.split(chunk_rows) for tensor in rows), strict=True)
     return torch.cat(
-        [checkpoint(function, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+        [checkpoint(function, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
     )

@@ -1,32 +1,32 @@
-"""SS-GRL: a word vector finds its label in the picture, and labels that go together talk.
+"""The SS-GRL head: word vectors attend to the picture, then labels exchange messages over a counted graph.
 
 Source: Chen et al., Learning semantic-specific graph representation for multi-label image recognition,
-ICCV 2019, arXiv:1908.07325; what the text leaves open is as in the authors' public code.
+ICCV 2019, arXiv:1908.07325; where the text leaves details open, they follow the authors' public code.
 
 Semantic decoupling: a low-rank bilinear product of each position's feature f_p and each label's word vector
-x_c says how much the label looks there, and the label's own feature is the mean it sees:
+x_c gives the label's attention there, and the label's feature is the mean weighted by this attention:
 
     α_cp = softmax over p of  f_a · Pᵀ tanh((Uᵀ f_p) ∘ (Vᵀ x_c)),   f_c = Σ_p α_cp f_p
 
-Semantic interaction: a gated graph network over A_cc' = P(c' | c), counted in the training split, for T
+Semantic interaction: a gated graph network over A_cc' = P(c' | c), counted in the training split, runs T
 steps from h_c = f_c:
 
     a_c = [Σ_c' A_cc' h_c',  Σ_c' A_c'c h_c']
     z = σ(W_z a + U_z h),  r = σ(W_r a + U_r h),  h̃ = tanh(W a + U (r ∘ h)),  h ← (1 − z) ∘ h + z ∘ h̃
 
-and a classifier per label: o_c = tanh(W_o [h_c^T, h_c^0]), logit = <o_c, u_c> + b_c.
+A classifier per label follows: o_c = tanh(W_o [h_c^T, h_c^0]), logit = <o_c, u_c> + b_c.
 
-Other than published: P and f_a have no biases, which a softmax over positions cannot see. The two are
-multiplied first, as nothing lies between them, so the largest tensor is B·C·h·w·d_1 and not that and its
-image under P; it is computed for a few labels at a time and never kept. The gate r has a U_r of its own, as
-in the paper; the public code takes U_z there, and its U_r is dead weight. Each gate has one bias, not two
-that are added. With ``state_width`` (not in the paper, where h is as wide as f) the label features
-are projected first.
+Differences from the publication: P and f_a have no biases, because a softmax over positions cancels them. The
+two are multiplied first, as nothing lies between them, so the largest tensor is B·C·h·w·d_1 alone and not
+also its image under P; it is computed for a few labels at a time and never kept. The gate r has its own U_r,
+as in the paper; the public code uses U_z there, and its U_r is never used. Each gate has one bias, not the
+sum of two. With ``state_width`` (not in the paper, where h is as wide as f) the label features are projected
+first.
 
-Conditioned (not published): the map is standardised per channel; word vectors are scaled to a
-root mean square of 1; messages are weighted means, as rows and columns of A are scaled to sum to at most 1 (a
-label like *person* otherwise hears up to C others, and its gates saturate); the classifiers start at 0, and
-their biases at the labels' log-odds.
+Conditioned (not published): the map is standardised per channel; word vectors are scaled to a root mean
+square of 1; messages are weighted means, because rows and columns of A are scaled to sum to at most 1 (a
+label such as *person* otherwise receives messages from up to C others, and its gates saturate); the
+classifiers start at 0, and their biases at the labels' log-odds.
 """
 
 import torch
@@ -34,21 +34,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lglm_core.model.config import SsGrlConfig
-from lglm_core.model.head import ImageSide, LabelKnowledge, Prediction, Standardise
-from lglm_core.model.recompute import in_parts
+from lglm_core.model.head import HeadOutput, ImageSide, LabelKnowledge, Standardise
+from lglm_core.model.recompute import in_chunks
 
-ATTENTION_PART_SIZE = 2**22  # numbers; small enough for a cache: 3 times as fast on a CPU as 2**24
-GATES_PART_SIZE = 2**26
+ATTENTION_CHUNK_SIZE = 2**22  # numbers; it fits a CPU's cache, and is 3 times as fast there as 2**24
+GATES_CHUNK_SIZE = 2**26
 
 
 class SemanticDecoupling(nn.Module):
-    """From features at hw positions and word vectors to one feature per label.
+    """Computes one feature per label from the features at hw positions, by attention of the word vectors.
 
     Args:
-        feature_width: D.
-        vectors: float32 [C, d].
-        d_1: Width of the product.
-        d_2: Width behind P.
+        feature_width: D, the channels of the feature map.
+        vectors: Word vectors of the labels, float32 [C, d].
+        d_1: Width of the product of position and word vector.
+        d_2: Width of the layer P behind it.
     """
 
     vectors: Tensor
@@ -62,11 +62,11 @@ class SemanticDecoupling(nn.Module):
         self.coefficient = nn.Linear(d_2, 1, bias=False)  # f_a
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return [B, C, D] of features [B, hw, D]."""
+        """Return the labels' features [B, C, D] of features [B, hw, D]."""
         return self.attention(features) @ features
 
     def attention(self, features: Tensor) -> Tensor:
-        """Return α [B, C, hw] of features [B, hw, D]."""
+        """Return the attention α [B, C, hw] of features [B, hw, D]; it sums to 1 over positions."""
         positions = self.from_position(features)
         words = self.from_word(self.vectors)
         weights = (self.coefficient.weight @ self.joined.weight)[0]
@@ -74,21 +74,21 @@ class SemanticDecoupling(nn.Module):
         def coefficients(words: Tensor) -> Tensor:
             return torch.tanh(positions * words[:, None, None]) @ weights.to(positions.dtype)
 
-        scores = in_parts(
-            coefficients, words, row_size=positions.numel(), part_size=ATTENTION_PART_SIZE
+        scores = in_chunks(
+            coefficients, words, row_size=positions.numel(), chunk_size=ATTENTION_CHUNK_SIZE
         )  # [C, B, hw]
         precise = torch.promote_types(scores.dtype, torch.float32)
         return scores.transpose(0, 1).softmax(dim=2, dtype=precise)
 
 
 class SemanticInteraction(nn.Module):
-    """The gated graph network.
+    """The gated graph network, in which labels exchange messages.
 
     Args:
-        width: Of a label's state.
+        width: Width of a label's state.
         graph: A, float32 [C, C].
-        steps: T.
-        means: Scale rows and columns of A to sum to at most 1.
+        steps: T, the number of steps.
+        means: Whether rows and columns of A are scaled to sum to at most 1, so that messages are means.
     """
 
     graph: Tensor
@@ -114,7 +114,7 @@ class SemanticInteraction(nn.Module):
         return states
 
     def messages(self, states: Tensor) -> Tensor:
-        """Return a [B, C, 2 width]: what labels receive along A and against it."""
+        """Return the messages a [B, C, 2 width] that labels receive along the edges of A and against them."""
         along, against = self.graph @ states, self.graph.T @ states
         if self.means:
             along = along / self.graph.sum(dim=1).clamp(min=1)[:, None]
@@ -123,11 +123,12 @@ class SemanticInteraction(nn.Module):
 
 
 class SsGrl(ImageSide):
-    """The whole head: the words look at the picture, so there is no label side apart from it.
+    """The whole SS-GRL head; it has no label side, because the word vectors attend to the picture.
 
     Args:
-        feature_width: D.
-        knowledge: With vectors and counts.
+        feature_width: D, the channels of the feature map.
+        knowledge: Holds vectors and counts.
+        config: The head's options.
     """
 
     def __init__(self, feature_width: int, knowledge: LabelKnowledge, config: SsGrlConfig) -> None:
@@ -151,8 +152,8 @@ class SsGrl(ImageSide):
             nn.init.zeros_(self.classifiers.weight)
             nn.init.zeros_(self.classifiers.bias)
 
-    def forward(self, feature_map: Tensor, label_weights: Tensor | None = None) -> Prediction:
-        """Score feature maps [B, D, h, w]."""
+    def forward(self, feature_map: Tensor, label_weights: Tensor | None = None) -> HeadOutput:
+        """Return the logits [B, C] of feature maps [B, D, h, w]."""
         features = feature_map.flatten(2)
         if self.norm is not None:
             features = self.norm(features)
@@ -160,21 +161,21 @@ class SsGrl(ImageSide):
         if self.projection is not None:
             features = self.projection(features)
         row_size = 3 * features.shape[1:].numel()  # the three gates
-        return Prediction(in_parts(self._score, features, row_size=row_size, part_size=GATES_PART_SIZE))
+        return HeadOutput(in_chunks(self._score, features, row_size=row_size, chunk_size=GATES_CHUNK_SIZE))
 
     def _score(self, features: Tensor) -> Tensor:
-        """Return logits [B, C] of the labels' features [B, C, width]."""
+        """Return the logits [B, C] of the labels' features [B, C, width]."""
         states = self.interaction(features)
         outputs = torch.tanh(self.output(torch.cat([states, features], dim=2)))
         return (outputs * self.classifiers.weight).sum(dim=2) + self.classifiers.bias
 
     @torch.no_grad()
     def start_at_prior(self, log_odds: Tensor) -> None:
-        """Start the biases of a conditioned head at the labels' log-odds."""
+        """Set the biases of a conditioned head to the labels' log-odds [C]."""
         if self.conditioned:
             self.classifiers.bias.copy_(log_odds)
 
 
 def _conditional_probabilities(counts: Tensor) -> Tensor:
-    """Return A [C, C], float32: P(column | row), 0 in the row of a label without pictures."""
+    """Return A, float32 [C, C]: P(column | row), with zeros in the row of a label without pictures."""
     return counts / counts.diagonal().clamp(min=1)[:, None]

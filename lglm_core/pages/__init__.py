@@ -1,5 +1,7 @@
 """Pages for people: one self-contained HTML file each, readable offline and on a phone.
 
-``report`` shows an evaluation, ``neighbours`` the pictures most like a query, ``pictures`` makes
-the thumbnails both embed. ``charts`` computes where ink goes and ``rendering`` fills the templates.
+Each page has a module with its data classes and a function that fills its template: ``report``, ``dataset``,
+``neighbours``, ``explanation``. ``report_data``, ``gallery`` and ``explanation_data`` gather the data of
+pages from models and datasets. ``charts``, ``heatmap`` and ``overlay`` draw, ``pictures`` makes thumbnails,
+and ``rendering`` fills templates.
 """

@@ -1,4 +1,4 @@
-"""Where ink goes: the geometry of the training curves and of the label graph, in SVG units."""
+"""Geometry of the training curves and of the label graph, in SVG units."""
 
 import math
 from collections import defaultdict
@@ -10,35 +10,35 @@ PLOT_LEFT, PLOT_RIGHT, PLOT_TOP, PLOT_BOTTOM = 52, 446, 26, 216
 DOTS_UP_TO = 60
 
 RING_RADIUS = 200.0
-THREAD_RADIUS = RING_RADIUS - 8
+EDGE_RADIUS = RING_RADIUS - 8
 TEXT_RADIUS = RING_RADIUS + 13
-THREAD_WIDEST, THREAD_THINNEST = 15.0, 2.5
-EDGES_AT_MOST = 40
-CHARACTERS_AT_MOST = 18
-CHARACTER_WIDTH = 0.58  # of the text size: about the widest of the usual sans-serif fonts
+WIDEST_EDGE, THINNEST_EDGE = 15.0, 2.5
+MAX_EDGES = 40
+MAX_CHARACTERS = 18
+CHARACTER_WIDTH = 0.58  # in text sizes: about the widest of the usual sans-serif fonts
 SMALLEST_TEXT_PX = 9
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A value on an axis and where it lies."""
+    """A value on an axis, and its position along the axis."""
 
-    at: float
+    position: float
     text: str
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One curve over epochs; ``points`` and ``peak`` are (x, y) in SVG units."""
+    """One curve over epochs; ``points`` and ``best`` (the marked point) are (x, y) in SVG units."""
 
     title: str
     points: tuple[tuple[float, float], ...]
-    across: tuple[Tick, ...]
-    up: tuple[Tick, ...]
-    peak: tuple[float, float]
-    peak_text: str
-    peak_anchor: str
-    peak_text_y: float
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    best: tuple[float, float]
+    best_text: str
+    best_text_anchor: str
+    best_text_y: float
     summary: str
     width: int = PANEL_WIDTH
     height: int = PANEL_HEIGHT
@@ -49,7 +49,7 @@ class Panel:
 
     @property
     def line(self) -> str:
-        """The points as SVG's polyline wants them."""
+        """The points in the form that SVG's polyline takes."""
         return " ".join(f"{x:.1f},{y:.1f}" for x, y in self.points)
 
 
@@ -59,77 +59,78 @@ def round_ticks(low: float, high: float, about: int = 4) -> list[float]:
     magnitude = 10.0 ** math.floor(math.log10(span / about))
     step = next(magnitude * k for k in (1, 2, 5, 10) if magnitude * k >= span / about * 0.999)
     first, last = math.floor(low / step), math.ceil(high / step)
-    if first == last:  # a flat curve on a round value: give it room on both sides
+    if first == last:  # a flat curve on a round value needs room on both sides
         first, last = first - 1, last + 1
     return [k * step for k in range(first, last + 1)]
 
 
 def epoch_ticks(first: int, last: int, about: int = 6) -> list[int]:
-    """Return whole epochs from *first* on, evenly spaced, none after *last*."""
+    """Return *first* and then evenly spaced epochs up to *last*."""
     step = next(k * 10**e for e in range(12) for k in (1, 2, 5) if k * 10**e >= (last - first) / about)
-    next_tick = -(-(2 * first + step) // (2 * step)) * step  # at least half a step on: texts need room
+    next_tick = -(-(2 * first + step) // (2 * step)) * step  # half a step further at least: texts need room
     return [first, *range(max(next_tick, first + 1), last + 1, step)]
 
 
 def panel(title: str, values: Sequence[tuple[int, float]], unit: str, best: str) -> Panel:
-    """Lay out one curve.
+    """Return the layout of one curve.
 
     Args:
         title: What the curve shows.
         values: (epoch, value), at least one, by ascending epoch, all finite.
-        unit: Written after values: "%" or nothing.
-        best: Which end is marked: "highest" or "lowest".
+        unit: The unit behind values: "%" or nothing.
+        best: Which value is marked: "highest" or "lowest".
     """
     epochs, heights = [e for e, _ in values], [v for _, v in values]
     levels = round_ticks(min(heights), max(heights))
-    places = max(0, min(6, -math.floor(math.log10(levels[1] - levels[0]) + 1e-9)))
+    decimals = max(0, min(6, -math.floor(math.log10(levels[1] - levels[0]) + 1e-9)))
 
     def x(epoch: int) -> float:
-        share = (epoch - epochs[0]) / (epochs[-1] - epochs[0]) if epochs[-1] > epochs[0] else 0.5
-        return PLOT_LEFT + share * (PLOT_RIGHT - PLOT_LEFT)
+        fraction = (epoch - epochs[0]) / (epochs[-1] - epochs[0]) if epochs[-1] > epochs[0] else 0.5
+        return PLOT_LEFT + fraction * (PLOT_RIGHT - PLOT_LEFT)
 
     def y(height: float) -> float:
-        share = (height - levels[0]) / (levels[-1] - levels[0])
-        return PLOT_BOTTOM - share * (PLOT_BOTTOM - PLOT_TOP)
+        fraction = (height - levels[0]) / (levels[-1] - levels[0])
+        return PLOT_BOTTOM - fraction * (PLOT_BOTTOM - PLOT_TOP)
 
-    def written(height: float) -> str:
-        return f"{height:.1f}%" if unit == "%" else f"{height:.{places + 2}f}"
+    def text(height: float) -> str:
+        return f"{height:.1f}%" if unit == "%" else f"{height:.{decimals + 2}f}"
 
-    epoch, peak = (max if best == "highest" else min)(values, key=lambda pair: pair[1])
-    peak_x = x(epoch)
+    best_epoch, best_value = (max if best == "highest" else min)(values, key=lambda pair: pair[1])
+    best_x, best_y = x(best_epoch), y(best_value)
+    anchor = "end" if best_x > PLOT_RIGHT - 90 else "start" if best_x < PLOT_LEFT + 90 else "middle"
     return Panel(
         title=title,
         points=tuple((x(e), y(v)) for e, v in values),
-        across=tuple(Tick(x(e), str(e)) for e in epoch_ticks(epochs[0], epochs[-1])),
-        up=tuple(Tick(y(level), f"{level:.{places}f}{unit}") for level in levels),
-        peak=(peak_x, y(peak)),
-        peak_text=f"{written(peak)}, epoch {epoch}",
-        peak_anchor="end" if peak_x > PLOT_RIGHT - 90 else "start" if peak_x < PLOT_LEFT + 90 else "middle",
-        # above a highest point and below a lowest one, where the curve is not
-        peak_text_y=y(peak) - 13 if best == "highest" or y(peak) > PLOT_BOTTOM - 24 else y(peak) + 22,
-        summary=f"{title}: {written(heights[0])} at epoch {epochs[0]}, {written(heights[-1])} at epoch "
-        f"{epochs[-1]}, {best} {written(peak)} at epoch {epoch}.",
+        x_ticks=tuple(Tick(x(e), str(e)) for e in epoch_ticks(epochs[0], epochs[-1])),
+        y_ticks=tuple(Tick(y(level), f"{level:.{decimals}f}{unit}") for level in levels),
+        best=(best_x, best_y),
+        best_text=f"{text(best_value)}, epoch {best_epoch}",
+        best_text_anchor=anchor,
+        # above a highest point and below a lowest one, away from the curve
+        best_text_y=best_y - 13 if best == "highest" or best_y > PLOT_BOTTOM - 24 else best_y + 22,
+        summary=f"{title}: {text(heights[0])} at epoch {epochs[0]}, {text(heights[-1])} at epoch "
+        f"{epochs[-1]}, {best} {text(best_value)} at epoch {best_epoch}.",
         dots=len(values) <= DOTS_UP_TO,
     )
 
 
 @dataclass(frozen=True)
 class Node:
-    """A label on the ring; ``turn`` is the rotation of its text in degrees."""
+    """A label on the ring; ``rotation`` is that of its text, in degrees."""
 
     label: str
-    short: str
+    short_label: str
     x: float
     y: float
     text_x: float
     text_y: float
-    turn: float
+    rotation: float
     anchor: str
 
 
 @dataclass(frozen=True)
-class Thread:
-    """An edge: wide where it starts, a point where it ends; ``path`` is SVG path data."""
+class Edge:
+    """An edge between two labels, wide at its source and pointed at its target; ``path`` is SVG path data."""
 
     source: str
     target: str
@@ -139,50 +140,50 @@ class Thread:
 
 @dataclass(frozen=True)
 class Ring:
-    """The graph as a picture; its middle is (0, 0)."""
+    """The label graph drawn as a ring around (0, 0)."""
 
     nodes: tuple[Node, ...]
-    threads: tuple[Thread, ...]
+    edges: tuple[Edge, ...]
     text_size: float
 
     @property
-    def reach(self) -> int:
-        """How far the picture reaches from its middle, so that the longest label fits."""
-        longest = max(len(node.short) for node in self.nodes)
+    def half_width(self) -> int:
+        """The distance from the middle to the border of the drawing, within which the longest label fits."""
+        longest = max(len(node.short_label) for node in self.nodes)
         return math.ceil(TEXT_RADIUS + longest * CHARACTER_WIDTH * self.text_size)
 
     @property
     def min_px(self) -> int:
-        """The width in pixels below which the labels would be too small to read."""
-        return round(SMALLEST_TEXT_PX / self.text_size * 2 * self.reach)
+        """The width in pixels below which the labels are too small to read."""
+        return round(SMALLEST_TEXT_PX / self.text_size * 2 * self.half_width)
 
 
 def strongest(edges: Sequence[tuple[str, str, float]]) -> list[tuple[str, str, float]]:
-    """Return the few edges worth drawing, by falling strength; ties in the order of their names."""
+    """Return the edges to draw, at most ``MAX_EDGES``, by falling strength; ties are ordered by name."""
     usable = [e for e in edges if e[0] != e[1] and math.isfinite(e[2]) and e[2] != 0]
-    return sorted(usable, key=lambda e: (-abs(e[2]), e[0], e[1]))[:EDGES_AT_MOST]
+    return sorted(usable, key=lambda e: (-abs(e[2]), e[0], e[1]))[:MAX_EDGES]
 
 
-def seating(edges: Sequence[tuple[str, str, float]]) -> list[str]:
-    """Order the labels so that strongly joined ones sit close: depth first, strongest edge first."""
-    friends: dict[str, list[str]] = defaultdict(list)
+def ring_order(edges: Sequence[tuple[str, str, float]]) -> list[str]:
+    """Order labels so that strongly joined ones are close: depth first, strongest edge first."""
+    neighbours: dict[str, list[str]] = defaultdict(list)
     for source, target, _ in edges:
-        friends[source].append(target)
-        friends[target].append(source)
-    seated: dict[str, None] = {}
-    for start in friends:
-        waiting = [start]
-        while waiting:
-            label = waiting.pop()
-            if label not in seated:
-                seated[label] = None
-                waiting.extend(reversed(friends[label]))
-    return list(seated)
+        neighbours[source].append(target)
+        neighbours[target].append(source)
+    ordered: dict[str, None] = {}
+    for start in neighbours:
+        stack = [start]
+        while stack:
+            label = stack.pop()
+            if label not in ordered:
+                ordered[label] = None
+                stack.extend(reversed(neighbours[label]))
+    return list(ordered)
 
 
 def shortened(label: str) -> str:
-    """Return *label* cut to what fits beside the ring."""
-    return label if len(label) <= CHARACTERS_AT_MOST else label[: CHARACTERS_AT_MOST - 1].rstrip() + "…"
+    """Return *label*, cut to the length that fits beside a drawing."""
+    return label if len(label) <= MAX_CHARACTERS else label[: MAX_CHARACTERS - 1].rstrip() + "…"
 
 
 def on_circle(angle: float, radius: float) -> tuple[float, float]:
@@ -191,20 +192,20 @@ def on_circle(angle: float, radius: float) -> tuple[float, float]:
 
 
 def node(label: str, angle: float) -> Node:
-    """Place a label; on the left half its text is turned over, so that none stands on its head."""
+    """Place a label on the ring; on the left half its text is turned by 180° to be readable."""
     x, y = on_circle(angle, RING_RADIUS)
     text_x, text_y = on_circle(angle, TEXT_RADIUS)
     left = math.cos(angle) < -1e-9
-    turn = math.degrees(angle) + (180 if left else 0)
-    return Node(label, shortened(label), x, y, text_x, text_y, turn, "end" if left else "start")
+    rotation = math.degrees(angle) + (180 if left else 0)
+    return Node(label, shortened(label), x, y, text_x, text_y, rotation, "end" if left else "start")
 
 
-def thread_path(start: float, end: float, width: float) -> str:
-    """Return the path of a tapering thread between two angles, *width* wide at its start."""
-    spread = width / 2 / THREAD_RADIUS
-    one_side, other_side = on_circle(start - spread, THREAD_RADIUS), on_circle(start + spread, THREAD_RADIUS)
-    (from_x, from_y), tip = on_circle(start, THREAD_RADIUS), on_circle(end, THREAD_RADIUS)
-    # Opposite labels meet in the middle; close ones bend less deeply, and stay apart from the rest.
+def edge_path(start: float, end: float, width: float) -> str:
+    """Return the SVG path of a tapering edge between two angles, *width* wide at its start."""
+    spread = width / 2 / EDGE_RADIUS
+    one_side, other_side = on_circle(start - spread, EDGE_RADIUS), on_circle(start + spread, EDGE_RADIUS)
+    (from_x, from_y), tip = on_circle(start, EDGE_RADIUS), on_circle(end, EDGE_RADIUS)
+    # Edges of opposite labels pass through the middle; those of close labels bend less, away from the others.
     depth = 0.75 * (1 - abs(math.sin((end - start) / 2)))
     bend = depth * (from_x + tip[0]) / 2, depth * (from_y + tip[1]) / 2
     numbers = (*one_side, *bend, *tip, *bend, *other_side)
@@ -212,23 +213,22 @@ def thread_path(start: float, end: float, width: float) -> str:
 
 
 def ring(edges: Sequence[tuple[str, str, float]]) -> Ring | None:
-    """Lay the strongest of *edges* (from, to, weight) out on a circle; None if there is none."""
+    """Return the strongest of *edges* (from, to, weight) laid out on a circle; None if there is no edge."""
     drawn = strongest(edges)
     if not drawn:
         return None
-    labels = seating(drawn)
+    labels = ring_order(drawn)
     angles = {label: 2 * math.pi * k / len(labels) - math.pi / 2 for k, label in enumerate(labels)}
     if len(labels) == 2:  # side by side reads better than above each other
         angles = {label: angle - math.pi / 2 for label, angle in angles.items()}
-    heaviest = abs(drawn[0][2])
-    threads = []
+    largest = abs(drawn[0][2])
+    laid_out = []
     for source, target, weight in drawn:
-        width = max(THREAD_THINNEST, THREAD_WIDEST * abs(weight) / heaviest)
-        path = thread_path(angles[source], angles[target], width)
-        threads.append(Thread(source, target, weight, path))
-    room = 2 * math.pi * RING_RADIUS / len(labels)
+        width = max(THINNEST_EDGE, WIDEST_EDGE * abs(weight) / largest)
+        laid_out.append(Edge(source, target, weight, edge_path(angles[source], angles[target], width)))
+    spacing = 2 * math.pi * RING_RADIUS / len(labels)
     return Ring(
         nodes=tuple(node(label, angle) for label, angle in angles.items()),
-        threads=tuple(threads),
-        text_size=round(max(11.0, min(17.0, 0.8 * room)), 1),
+        edges=tuple(laid_out),
+        text_size=round(max(11.0, min(17.0, 0.8 * spacing)), 1),
     )

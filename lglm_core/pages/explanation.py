@@ -1,4 +1,4 @@
-"""The page of an explanation: pictures with maps laid over them, of one model or of two side by side."""
+"""The page of an explanation: pictures with overlaid maps, of one model or of several side by side."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,28 +10,29 @@ from lglm_core.pages.rendering import render
 
 @dataclass(frozen=True)
 class LabelView:
-    """A label on a picture, as one model sees it.
+    """One model's result for a label on a picture.
 
-    ``logit`` = ``bias`` + ``raised`` + ``lowered``, the positive and the negative contributions;
-    ``probability`` and ``threshold`` are in [0, 1]. ``attribution`` and ``activation`` are JPEGs.
+    ``logit`` is the sum of ``bias``, ``positive`` and ``negative``, where the last two are the sums of the
+    positive and of the negative contributions. ``probability`` and ``threshold`` are in [0, 1].
+    ``attribution`` and ``activation`` are overlays as JPEGs.
     """
 
     probability: float
     threshold: float
     logit: float
     bias: float
-    raised: float
-    lowered: float
+    positive: float
+    negative: float
     attribution: bytes
     activation: bytes
 
 
 @dataclass(frozen=True)
 class LabelMaps:
-    """A label on a picture; ``views`` are in the order of the models.
+    """The results of all models for a label on a picture; ``views`` are in the order of the models.
 
-    The limits are what the strongest colours of all views stand for: of the attribution the logit per
-    hundredth of the picture, of the activation map its value.
+    The limits are the values of the strongest colours in all views: of the attribution in logits per
+    hundredth of the picture's area, of the activation map in its own unit.
     """
 
     label: str
@@ -42,7 +43,7 @@ class LabelMaps:
 
 @dataclass(frozen=True)
 class ExplainedPicture:
-    """A picture and the labels explained on it; ``note`` says why these."""
+    """A picture and the labels that are explained on it; ``note`` says why these were chosen."""
 
     name: str
     jpeg: bytes
@@ -52,7 +53,10 @@ class ExplainedPicture:
 
 @dataclass(frozen=True)
 class ExplainedModel:
-    """``name`` is the column's heading; ``adds_up`` tells whether its activation maps do, being means."""
+    """An explained model; ``name`` heads its column.
+
+    ``adds_up`` says whether its activation maps add up to the logit, as they do under average pooling.
+    """
 
     name: str
     adds_up: bool
@@ -60,12 +64,12 @@ class ExplainedModel:
 
 
 def decimals_for(limit: float) -> int:
-    """Return how many decimals show two digits of a scale's end, and at least the hundredths."""
+    """Return the number of decimals that shows two significant digits of a scale's end, and at least 2."""
     return max(2, min(6, 1 - math.floor(math.log10(limit)))) if limit > 0 else 2
 
 
 def explanation_page(models: Sequence[ExplainedModel], pictures: Sequence[ExplainedPicture]) -> str:
-    """Return the explanation as one HTML file that needs nothing beside it."""
+    """Return the explanation as one self-contained HTML file."""
     return render(
         "explanation.html.j2",
         title=" beside ".join(model.name for model in models),

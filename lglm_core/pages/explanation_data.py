@@ -1,4 +1,4 @@
-"""Explaining pictures: which labels, and their maps as arrays, as overlays, and as part of a page."""
+"""Explains pictures: chooses labels, and gathers their maps as arrays, as overlays and for the page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,22 +13,23 @@ from lglm_core.pages.overlay import overlay, png
 from lglm_core.pages.pictures import thumbnail
 from lglm_core.sources.source import key_of
 
-PNG_SIDE = 800  # pixels, at most
+PNG_SIDE = 800  # pixels, the longest side
 PAGE_SIDE = 480
-HIGHEST = 3
+DEFAULT_LABELS = 3
 KINDS = ("attribution", "activation")
 
 Models = Mapping[str, Explainer]
-"""One model or several, by the names that their arrays and files go by."""
+"""The models by the names that are used for their arrays and files."""
 
 
 @dataclass(frozen=True)
 class ExplainedImage:
-    """One picture, explained.
+    """The explanation of one picture.
 
-    ``arrays`` go by ``picture/label/model/`` and what they are: ``attribution`` and ``activation`` float32
-    [h, w], ``bias`` and ``logit`` float64 []. ``overlays`` are PNG files, by paths that are safe.
-    ``probabilities`` go by label, then by model.
+    The names of ``arrays`` are ``picture/label/model/kind``, where the kind is ``attribution`` or
+    ``activation`` (float32 [h, w]), ``bias`` or ``logit`` (float64 []). ``overlays`` are PNG files by
+    relative paths, which are safe whatever the names of pictures and labels. ``probabilities`` are by label,
+    then by model.
     """
 
     picture: ExplainedPicture
@@ -38,64 +39,79 @@ class ExplainedImage:
 
 
 def explain(models: Models, name: str, image: bytes, labels: Sequence[str] = ()) -> ExplainedImage:
-    """Explain one picture.
+    """Explain one picture with all models.
 
     Args:
-        name: The picture's, and no other's.
+        models: The models by name.
+        name: The picture's name, which no other picture has.
         image: The encoded picture.
-        labels: Those to explain, which all models know; default: what the first model tags the picture
-            with, else its three highest, among the labels that all of them know.
+        labels: The labels to explain, which all models know. By default, of the labels that all models know,
+            those that the first model tags the picture with, or else its three most probable ones.
+
+    Raises:
+        UnreadableImage: the bytes are no image that can be decoded.
     """
-    views = {model: explainer.explain(image) for model, explainer in models.items()}
+    explanations = {model: explainer.explain(image) for model, explainer in models.items()}
     note = "The labels asked for."
     if not labels:
-        labels, note = _choose(models, next(iter(views.values())))
-    of_models = {model: explainer.maps(views[model], labels) for model, explainer in models.items()}
+        labels, note = _choose_labels(models, next(iter(explanations.values())))
+    maps_by_model = {
+        model: explainer.maps(explanations[model], labels) for model, explainer in models.items()
+    }
     picture = to_rgb(image)
     picture.thumbnail((PNG_SIDE, PNG_SIDE), Image.Resampling.LANCZOS)
     arrays: dict[str, np.ndarray] = {}
     overlays: dict[str, bytes] = {}
-    shown = []
+    label_maps = []
     for row, label in enumerate(labels):
-        maps = {model: found[row] for model, found in of_models.items()}
-        limits = {kind: max(_limit(each, kind) for each in maps.values()) for kind in KINDS}
-        views_of_label = []
-        for model, found in maps.items():
-            images = {kind: overlay(picture, _drawn(found, kind), limits[kind]) for kind in KINDS}
-            views_of_label.append(_label_view(found, images))
-            for kind, drawn in images.items():
-                overlays[f"{key_of(name)}/{key_of(label)}/{model}-{kind}.png"] = png(drawn)
-            for what in (*KINDS, "bias", "logit"):
-                arrays[f"{name}/{label}/{model}/{what}"] = np.asarray(getattr(found, what))
-        shown.append(LabelMaps(label, tuple(views_of_label), limits["attribution"], limits["activation"]))
+        maps = {model: of_model[row] for model, of_model in maps_by_model.items()}
+        limits = {kind: max(_limit(label_map, kind) for label_map in maps.values()) for kind in KINDS}
+        views = []
+        for model, label_map in maps.items():
+            images = {kind: overlay(picture, _map_values(label_map, kind), limits[kind]) for kind in KINDS}
+            views.append(_label_view(label_map, images))
+            for kind, overlay_image in images.items():
+                overlays[f"{key_of(name)}/{key_of(label)}/{model}-{kind}.png"] = png(overlay_image)
+            for field in (*KINDS, "bias", "logit"):
+                arrays[f"{name}/{label}/{model}/{field}"] = np.asarray(getattr(label_map, field))
+        label_maps.append(LabelMaps(label, tuple(views), limits["attribution"], limits["activation"]))
     return ExplainedImage(
-        ExplainedPicture(name, thumbnail(picture, PAGE_SIDE), note, tuple(shown)),
+        ExplainedPicture(name, thumbnail(picture, PAGE_SIDE), note, tuple(label_maps)),
         arrays,
         overlays,
         {
-            label: {model: found[row].probability for model, found in of_models.items()}
+            label: {model: of_model[row].probability for model, of_model in maps_by_model.items()}
             for row, label in enumerate(labels)
         },
     )
 
 
 def describe(models: Models, fingerprints: Mapping[str, str]) -> list[ExplainedModel]:
-    """Say what is explained; models of one head and backbone are told apart by their fingerprints."""
-    names = {model: f"{each.head_name} on {each.backbone_name}" for model, each in models.items()}
-    alike = len(set(names.values())) < len(names)
+    """Return the names and facts of models for the page.
+
+    Where models have the same head and backbone, their names include the fingerprints.
+
+    Args:
+        models: The models by name.
+        fingerprints: The models' fingerprints by the same names.
+    """
+    names = {
+        model: f"{explainer.head_name} on {explainer.backbone_name}" for model, explainer in models.items()
+    }
+    ambiguous = len(set(names.values())) < len(names)
     described = []
-    for model, each in models.items():
-        size = each.preprocessing.image_size
+    for model, explainer in models.items():
+        size = explainer.preprocessing.image_size
         described.append(
             ExplainedModel(
-                name=f"{names[model]} ({fingerprints[model][:8]})" if alike else names[model],
-                adds_up=each.pooling == "average",
+                name=f"{names[model]} ({fingerprints[model][:8]})" if ambiguous else names[model],
+                adds_up=explainer.pooling == "average",
                 facts={
-                    "Head": each.head_name,
-                    "Backbone": each.backbone_name,
-                    "Pooling": each.pooling,
+                    "Head": explainer.head_name,
+                    "Backbone": explainer.backbone_name,
+                    "Pooling": explainer.pooling,
                     "Picture as read": f"squashed to {size} × {size} pixels",
-                    "Labels": str(len(each.labels)),
+                    "Labels": str(len(explainer.labels)),
                     "Model fingerprint": fingerprints[model][:16],
                 },
             )
@@ -103,9 +119,10 @@ def describe(models: Models, fingerprints: Mapping[str, str]) -> list[ExplainedM
     return described
 
 
-def _choose(models: Models, view: Explanation) -> tuple[list[str], str]:
+def _choose_labels(models: Models, explanation: Explanation) -> tuple[list[str], str]:
+    """Choose labels by the first model's explanation; return them, and a note that says why."""
     first, *others = models.values()
-    probabilities = view.probabilities
+    probabilities = explanation.probabilities
     shared = [label for label in first.labels if all(label in other.labels for other in others)]
     shared.sort(key=lambda label: -probabilities[first.labels.column(label)])
     columns = [first.labels.column(label) for label in shared]
@@ -114,29 +131,35 @@ def _choose(models: Models, view: Explanation) -> tuple[list[str], str]:
         for label, column in zip(shared, columns, strict=True)
         if probabilities[column] >= first.thresholds[column]
     ]
-    whose = "" if not others else " by the first model"
+    by_whom = "" if not others else " by the first model"
     if tags:
-        return tags, f"All labels given to it{whose}."
-    return shared[:HIGHEST], f"No label was given to it{whose}; these are the most probable ones."
+        return tags, f"All labels given to it{by_whom}."
+    return shared[:DEFAULT_LABELS], f"No label was given to it{by_whom}; these are the most probable ones."
 
 
-def _drawn(found: LabelMap, kind: str) -> np.ndarray:
-    """What is drawn: an attribution per hundredth of the picture, so that grids of any size compare."""
-    return found.attribution * (found.attribution.size / 100) if kind == "attribution" else found.activation
+def _map_values(label_map: LabelMap, kind: str) -> np.ndarray:
+    """Return the values to draw, [h, w].
+
+    An attribution is scaled to a hundredth of the picture's area, so that grids of any size are comparable.
+    """
+    if kind == "attribution":
+        return label_map.attribution * (label_map.attribution.size / 100)
+    return label_map.activation
 
 
-def _limit(found: LabelMap, kind: str) -> float:
-    return float(np.abs(_drawn(found, kind)).max())
+def _limit(label_map: LabelMap, kind: str) -> float:
+    return float(np.abs(_map_values(label_map, kind)).max())
 
 
-def _label_view(found: LabelMap, images: Mapping[str, Image.Image]) -> LabelView:
+def _label_view(label_map: LabelMap, images: Mapping[str, Image.Image]) -> LabelView:
+    attribution = label_map.attribution
     return LabelView(
-        probability=found.probability,
-        threshold=found.threshold,
-        logit=found.logit,
-        bias=found.bias,
-        raised=float(found.attribution[found.attribution > 0].sum()),
-        lowered=float(found.attribution[found.attribution < 0].sum()),
+        probability=label_map.probability,
+        threshold=label_map.threshold,
+        logit=label_map.logit,
+        bias=label_map.bias,
+        positive=float(attribution[attribution > 0].sum()),
+        negative=float(attribution[attribution < 0].sum()),
         attribution=thumbnail(images["attribution"], PAGE_SIDE),
         activation=thumbnail(images["activation"], PAGE_SIDE),
     )

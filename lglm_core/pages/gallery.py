@@ -1,4 +1,4 @@
-"""Which pictures of a dataset stand for it: some of each split by chance, and a few of every label."""
+"""Chooses the pictures that a dataset's page shows: random ones of each split, and a few of every label."""
 
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +14,13 @@ from lglm_core.images.codec import UnreadableImage, to_rgb
 from lglm_core.pages.pictures import thumbnail
 
 PER_LABEL = 3
-LABEL_PICTURES = 400  # at most; a picture stands for all labels that it carries
-SHEET_SIDE, LABEL_SIDE = 200, 88  # pixels
+MAX_LABEL_PICTURES = 400  # a picture is an example of all labels that it carries
+SPLIT_PICTURE_SIDE, LABEL_PICTURE_SIDE = 200, 88  # pixels
 
 
 @dataclass(frozen=True)
-class ShownPicture:
-    """A picture as a small JPEG, with the names of its labels and of those that are unknown on it."""
+class GalleryPicture:
+    """A picture as a small JPEG, with the names of its labels and of its unknown labels."""
 
     key: str
     split: str
@@ -31,76 +31,82 @@ class ShownPicture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """``sheets`` hold pictures drawn by chance, by split; ``of_labels`` some that every label is seen on."""
+    """The pictures of a page: random ones by split, and examples of labels, which may show several labels."""
 
-    sheets: dict[str, list[ShownPicture]]
-    of_labels: list[ShownPicture]
+    by_split: dict[str, list[GalleryPicture]]
+    label_examples: list[GalleryPicture]
 
 
-def label_pictures(gallery: Gallery) -> dict[str, tuple[int, ...]]:
-    """Return, by label, where in ``of_labels`` its pictures are; at most ``PER_LABEL``."""
-    places: dict[str, tuple[int, ...]] = {}
-    for place, picture in enumerate(gallery.of_labels):
+def examples_by_label(gallery: Gallery) -> dict[str, tuple[int, ...]]:
+    """Return, by label, the positions of its pictures in ``label_examples``, at most ``PER_LABEL``."""
+    positions: dict[str, tuple[int, ...]] = {}
+    for position, picture in enumerate(gallery.label_examples):
         for label in picture.labels:
-            if len(places.setdefault(label, ())) < PER_LABEL:
-                places[label] += (place,)
-    return places
+            if len(positions.setdefault(label, ())) < PER_LABEL:
+                positions[label] += (position,)
+    return positions
 
 
 def draw_gallery(dataset: Dataset, splits: Sequence[str], examples: int) -> Gallery:
-    """Draw pictures, the same ones of the same dataset every time.
+    """Draw pictures of a dataset; the same dataset gives the same pictures.
 
-    One that cannot be decoded, as may be where sharding looked at headers alone, is left out.
+    A picture that cannot be decoded is left out; a dataset may hold such pictures if only headers were
+    checked when it was written.
 
     Args:
-        splits: Names of splits; a label's pictures are of the first of them that carries it.
-        examples: How many to draw of each split.
+        dataset: The dataset to draw from.
+        splits: Names of splits; a label's examples come from the first of them that has the label.
+        examples: Number of random pictures of each split.
 
     Raises:
         DamageError: a picture is not the one that was written.
     """
-    sheets: dict[str, list[ShownPicture]] = {}
-    of_labels: list[ShownPicture] = []
+    by_split: dict[str, list[GalleryPicture]] = {}
+    label_examples: list[GalleryPicture] = []
     wanted = set(range(len(dataset.indexed)))
     for name in splits:
         split = dataset.split(name)
         rng = seeds.rng("gallery", dataset.manifest.fingerprint, name)
-        by_chance = rng.permutation(len(split))[:examples]
-        sheets[name] = _shown(dataset, split, by_chance.tolist(), SHEET_SIDE)
-        rows = rows_of_labels(split, wanted, LABEL_PICTURES - len(of_labels), rng)
-        of_labels += _shown(dataset, split, rows, LABEL_SIDE)
+        random_rows = rng.permutation(len(split))[:examples]
+        by_split[name] = _read_pictures(dataset, split, random_rows.tolist(), SPLIT_PICTURE_SIDE)
+        rows = choose_label_rows(split, wanted, MAX_LABEL_PICTURES - len(label_examples), rng)
+        label_examples += _read_pictures(dataset, split, rows, LABEL_PICTURE_SIDE)
         wanted -= set(pc.unique(pc.list_flatten(split.index.column("labels"))).to_pylist())
-    return Gallery(sheets, of_labels)
+    return Gallery(by_split, label_examples)
 
 
-def rows_of_labels(
-    split: Split, wanted: Collection[int], at_most: int, rng: np.random.Generator
+def choose_label_rows(
+    split: Split, wanted: Collection[int], max_rows: int, rng: np.random.Generator
 ) -> list[int]:
-    """Choose rows so that each wanted label is seen ``PER_LABEL`` times, or as often as it is there.
+    """Choose rows that show each wanted label ``PER_LABEL`` times, or as often as it occurs.
 
-    Each label is given its first picture before any is given a second, the rarest first, so that it is the
-    frequent ones that have fewer where *at_most* rows do not suffice; but these come with the others.
+    Every label gets its first picture before any label gets a second one, the rarest label first. So where
+    *max_rows* rows do not suffice, frequent labels have fewer examples of their own; but they also occur on
+    the pictures of others.
 
     Args:
-        wanted: Columns of labels.
+        split: The split to choose from.
+        wanted: Columns of the wanted labels.
+        max_rows: The most rows to choose.
+        rng: Shuffles the candidates.
     """
     labels = split.index.column("labels")
     candidates = _candidates(split, wanted, rng)
-    seen = np.zeros(split.indexed, dtype=np.int64)
+    examples = np.zeros(split.indexed, dtype=np.int64)
     chosen: dict[int, None] = {}
-    for times in range(1, PER_LABEL + 1):
+    for target in range(1, PER_LABEL + 1):
         for column, rows in candidates.items():
             for row in rows:
-                if seen[column] >= times or len(chosen) >= at_most:
+                if examples[column] >= target or len(chosen) >= max_rows:
                     break
                 if row not in chosen:
                     chosen[row] = None
-                    seen[labels[row].as_py()] += 1
+                    examples[labels[row].as_py()] += 1
     return list(chosen)
 
 
 def _candidates(split: Split, wanted: Collection[int], rng: np.random.Generator) -> dict[int, list[int]]:
-    """Rows by chance for every wanted column, the rarest label first; enough of them for ``PER_LABEL``."""
+    """Return up to ``PER_LABEL`` random rows for every wanted column, the rarest label first."""
     labels = split.index.column("labels")
     rows, columns = pc.list_parent_indices(labels).to_numpy(), pc.list_flatten(labels).to_numpy()
     shuffled = rng.permutation(len(columns))
@@ -114,27 +120,27 @@ def _candidates(split: Split, wanted: Collection[int], rng: np.random.Generator)
     }
 
 
-def _shown(dataset: Dataset, split: Split, rows: list[int], side: int) -> list[ShownPicture]:
-    # Of the few alone, since reading by row lists the places of all rows.
-    few = replace(split, index=split.index.take(pa.array(rows, pa.int64())))
+def _read_pictures(dataset: Dataset, split: Split, rows: list[int], side: int) -> list[GalleryPicture]:
+    # A split of these rows only, because reading by row loads the positions of all rows of a split.
+    chosen = replace(split, index=split.index.take(pa.array(rows, pa.int64())))
     names = [
         [
             tuple(dataset.indexed[column] for column in columns)
-            for columns in few.index.column(kind).to_pylist()
+            for columns in chosen.index.column(kind).to_pylist()
         ]
         for kind in ("labels", "unknown")
     ]
     with ThreadPoolExecutor(storage.READERS, thread_name_prefix="reader") as pool:
         return [
-            ShownPicture(key, split.name, jpeg, labels, unknown)
+            GalleryPicture(key, split.name, jpeg, labels, unknown)
             for key, data, labels, unknown in zip(
-                few.keys, pool.map(few.read_image, range(len(few))), *names, strict=True
+                chosen.keys, pool.map(chosen.read_image, range(len(chosen))), *names, strict=True
             )
-            if (jpeg := _small(data, side)) is not None
+            if (jpeg := _thumbnail(data, side)) is not None
         ]
 
 
-def _small(data: bytes, side: int) -> bytes | None:
+def _thumbnail(data: bytes, side: int) -> bytes | None:
     try:
         return thumbnail(to_rgb(data), side)
     except UnreadableImage:

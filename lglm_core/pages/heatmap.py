@@ -1,4 +1,4 @@
-"""Which labels go together, as a map: the order of its rows, and where ink goes, in SVG units."""
+"""The heat map of labels that go together: the order of its rows, and its geometry in SVG units."""
 
 import math
 import unicodedata
@@ -12,126 +12,133 @@ from lglm_core.pages.charts import CHARACTER_WIDTH, SMALLEST_TEXT_PX, shortened
 CELL = 13
 TEXT_SIZE = 11.0
 GAP = 6
-LARGEST = 1.5  # times; beyond, a map of few labels is not enlarged
+MAX_ENLARGEMENT = 1.5
 LEGEND = (0.01, 0.1, 0.25, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """How many of the pictures with the row's label carry the column's too; ``ink`` is in (0, 1]."""
+    """A cell for the fraction of the row's pictures that also carry the column's label.
+
+    ``opacity`` is in (0, 1].
+    """
 
     x: int
     y: int
-    ink: float
+    opacity: float
     text: str
 
 
 @dataclass(frozen=True)
-class Line:
-    """A label's row and, as the map is square, its column: ``middle`` is where it lies along either axis."""
+class AxisLabel:
+    """A label on both axes; ``position`` is the middle of its row and, in a square map, of its column."""
 
     label: str
-    short: str
-    middle: float
+    short_label: str
+    position: float
 
 
 @dataclass(frozen=True)
 class HeatMap:
-    """The map's corner, where the first row meets the first column, is at (``edge``, ``edge``)."""
+    """A square map; the corner of its first cell is at (``margin``, ``margin``), behind the labels."""
 
-    lines: tuple[Line, ...]
+    labels: tuple[AxisLabel, ...]
     cells: tuple[Cell, ...]
-    edge: int
+    margin: int
     cell: int = CELL
     gap: int = GAP
     text_size: float = TEXT_SIZE
 
     @property
     def side(self) -> int:
-        """Width and height."""
-        return self.edge + CELL * len(self.lines)
+        """Width and height of the drawing."""
+        return self.margin + CELL * len(self.labels)
 
     @property
     def min_px(self) -> int:
-        """The width in pixels below which the labels would be too small to read."""
+        """The width in pixels below which the labels are too small to read."""
         return round(SMALLEST_TEXT_PX / TEXT_SIZE * self.side)
 
     @property
     def max_px(self) -> int:
-        """The width in pixels beyond which it is not enlarged."""
-        return round(LARGEST * self.side)
+        """The width in pixels to which the map is enlarged at most."""
+        return round(MAX_ENLARGEMENT * self.side)
 
 
-def ink(probability: float) -> float:
-    """Return how dark a probability is drawn: by its root, since most are small and still tell something."""
+def cell_opacity(probability: float) -> float:
+    """Return the opacity of a probability's cell: its root, so that small probabilities stay visible."""
     return math.sqrt(probability)
 
 
 def heat_map(labels: Sequence[str], counts: np.ndarray) -> HeatMap | None:
-    """Lay the map out; labels that no picture carries are left out, and None is returned if none remains.
+    """Return the layout of the map, without labels that no picture carries; None if no label remains.
 
     Args:
         labels: K names.
-        counts: In how many pictures two labels are together, [K, K]; a label at all on the diagonal.
+        counts: The number of pictures that carry both labels, [K, K]; that carry one, on the diagonal.
     """
-    there = np.flatnonzero(np.diag(counts))
-    if not len(there):
+    present = np.flatnonzero(np.diag(counts))
+    if not len(present):
         return None
-    counts = counts[np.ix_(there, there)]
-    order = block_order(likeness(counts))
-    names = [labels[there[k]] for k in order]
+    counts = counts[np.ix_(present, present)]
+    order = clustered_order(cosine_similarity(counts))
+    names = [labels[present[k]] for k in order]
     ordered = counts[np.ix_(order, order)]
-    edge = math.ceil(GAP + TEXT_SIZE * max(_text_width(shortened(name)) for name in names))
-    lines = tuple(Line(name, shortened(name), edge + CELL * (k + 0.5)) for k, name in enumerate(names))
+    margin = math.ceil(GAP + TEXT_SIZE * max(_text_width(shortened(name)) for name in names))
+    axis = tuple(AxisLabel(name, shortened(name), margin + CELL * (k + 0.5)) for k, name in enumerate(names))
     cells = tuple(
-        _cell(names, ordered, int(row), int(column), edge)
+        _cell(names, ordered, int(row), int(column), margin)
         for row, column in zip(*np.nonzero(ordered), strict=True)
         if row != column
     )
-    return HeatMap(lines, cells, edge)
+    return HeatMap(axis, cells, margin)
 
 
-def likeness(counts: np.ndarray) -> np.ndarray:
-    """Return the cosine of every two labels' pictures, [K, K], from :func:`heat_map`'s counts, none 0."""
-    alone = np.diag(counts)
-    return counts / np.sqrt(np.outer(alone, alone))
-
-
-def block_order(alike: np.ndarray) -> list[int]:
-    """Order rows so that those alike stand side by side: average linkage, the two most alike groups first.
+def cosine_similarity(counts: np.ndarray) -> np.ndarray:
+    """Return the cosine similarity of every two labels' sets of pictures, [K, K].
 
     Args:
-        alike: Symmetric, [K, K]; its diagonal does not count.
+        counts: As in :func:`heat_map`, with no 0 on the diagonal.
     """
-    links = alike.astype(np.float64)
+    pictures = np.diag(counts)
+    return counts / np.sqrt(np.outer(pictures, pictures))
+
+
+def clustered_order(similarity: np.ndarray) -> list[int]:
+    """Order rows so that similar ones are neighbours, by average linkage: the two most similar groups first.
+
+    Args:
+        similarity: A symmetric matrix [K, K], whose diagonal is ignored.
+    """
+    links = similarity.astype(np.float64)
     np.fill_diagonal(links, -np.inf)
-    groups = {row: [row] for row in range(len(alike))}
+    groups = {row: [row] for row in range(len(similarity))}
     while len(groups) > 1:
-        one, other = sorted(divmod(int(links.argmax()), len(alike)))
+        one, other = sorted(divmod(int(links.argmax()), len(similarity)))
         sizes = len(groups[one]), len(groups[other])
         joined = np.average(links[[one, other]], axis=0, weights=sizes)
         links[one], links[:, one] = joined, joined
         links[other], links[:, other], links[one, one] = -np.inf, -np.inf, -np.inf
-        groups[one] = _side_by_side(alike, groups[one], groups.pop(other))
+        groups[one] = _join(similarity, groups[one], groups.pop(other))
     return groups[0]
 
 
-def _side_by_side(alike: np.ndarray, first: list[int], second: list[int]) -> list[int]:
-    """Join two groups at those of their ends that are most alike."""
-    turned = [(a, b) for a in (first, first[::-1]) for b in (second, second[::-1])]
-    left, right = max(turned, key=lambda pair: alike[pair[0][-1], pair[1][0]])
+def _join(similarity: np.ndarray, first: list[int], second: list[int]) -> list[int]:
+    """Concatenate two groups, each possibly reversed, so that their most similar ends meet."""
+    candidates = [(a, b) for a in (first, first[::-1]) for b in (second, second[::-1])]
+    left, right = max(candidates, key=lambda pair: similarity[pair[0][-1], pair[1][0]])
     return left + right
 
 
-def _cell(names: Sequence[str], counts: np.ndarray, row: int, column: int, edge: int) -> Cell:
-    together, alone = int(counts[row, column]), int(counts[row, row])
+def _cell(names: Sequence[str], counts: np.ndarray, row: int, column: int, margin: int) -> Cell:
+    both, row_pictures = int(counts[row, column]), int(counts[row, row])
     text = (
         f"{names[column]} where there is {names[row]}: "
-        f"{100 * together / alone:.1f}% ({together:,} of {alone:,} pictures)"
+        f"{100 * both / row_pictures:.1f}% ({both:,} of {row_pictures:,} pictures)"
     )
-    return Cell(edge + CELL * column, edge + CELL * row, ink(together / alone), text)
+    return Cell(margin + CELL * column, margin + CELL * row, cell_opacity(both / row_pictures), text)
 
 
 def _text_width(text: str) -> float:
-    """Return about how wide a text is, in text sizes; of East Asia's letters many are square."""
+    """Return the approximate width of a text, in text sizes; many East Asian characters are square."""
     return sum(1.0 if unicodedata.east_asian_width(c) in "WF" else CHARACTER_WIDTH for c in text)

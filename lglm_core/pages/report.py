@@ -1,4 +1,4 @@
-"""The evaluation report: how good a model is, where it is right and where it is wrong.
+"""The evaluation report, which shows how good a model is, and where it is right and wrong.
 
 All metrics, average precisions, precisions, recalls and priors are in percent; probabilities are in [0, 1].
 """
@@ -9,10 +9,11 @@ from typing import Any
 
 from lglm_core.pages.charts import Panel, panel, ring
 from lglm_core.pages.rendering import is_number, render, script
+from lglm_core.rooms import EpochRecord
 
-PREDICTED_FROM = 0.5
+THRESHOLD = 0.5
 BARS_PER_END = 50
-NAMED_AT_MOST = 12
+MAX_NAMED = 12
 TABLE_OPEN_UP_TO = 30
 
 MEANINGS = {
@@ -29,9 +30,9 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class LabelResult:
-    """How one label fares, in percent; ``ap`` is None when the label has no positives.
+    """The metrics of one label, in percent; ``ap`` is None where the label has no positives.
 
-    ``prior`` is the label's prevalence, which is the AP that a constant score would reach.
+    ``prior`` is the label's prevalence, which is the AP that a constant score reaches.
     """
 
     label: str
@@ -45,7 +46,7 @@ class LabelResult:
 
 @dataclass(frozen=True)
 class Example:
-    """A picture with its true labels and its highest few probabilities, by label."""
+    """A picture with its true labels and its highest probabilities, by label."""
 
     key: str
     jpeg: bytes
@@ -54,23 +55,13 @@ class Example:
 
 
 @dataclass(frozen=True)
-class EpochRow:
-    """What one epoch of training left behind; ``val_map`` is in percent, None if not measured."""
-
-    epoch: int
-    loss: float
-    val_map: float | None
-    seconds: float
-
-
-@dataclass(frozen=True)
 class Report:
-    """Everything the page shows.
+    """Everything that the page shows.
 
     ``metrics`` holds mAP, CP, CR, CF1, OP, OR, OF1, the last six again under ``top3``, ``n_images``,
-    ``prior_mAP`` and ``labels_without_positives``; what is absent is shown as a dash. ``mAP_low`` and
-    ``mAP_high``, the ends of the mAP's 95 % interval, are shown where they are there.
-    ``graph`` holds the strongest learned edges as (from, to, weight).
+    ``prior_mAP`` and ``labels_without_positives``; missing values are shown as a dash. ``mAP_low`` and
+    ``mAP_high``, the ends of the mAP's 95 % interval, are optional. ``graph`` holds the strongest learned
+    edges as (from, to, weight).
     """
 
     title: str
@@ -79,55 +70,58 @@ class Report:
     labels: Sequence[LabelResult]
     examples: Sequence[Example]
     hardest: Sequence[Example]
-    history: Sequence[EpochRow]
+    history: Sequence[EpochRecord]
     graph: Sequence[tuple[str, str, float]]
     facts: Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One label on one picture; with ``is_ceiling`` the probability, in percent, is at most ``percent``."""
+class ScoredLabel:
+    """A label's probability on a picture, in percent; ``is_upper_bound`` if only an upper bound is known."""
 
     label: str
     percent: float | None
     verdict: str
-    is_ceiling: bool = False
+    is_upper_bound: bool = False
 
 
 def verdict(is_true: bool, probability: float) -> str:
-    """Name what became of a label: right, missed, a false alarm, or rightly left out."""
-    if probability >= PREDICTED_FROM:
+    """Classify a prediction as right, missed, a false alarm, or (rightly) left out."""
+    if probability >= THRESHOLD:
         return "right" if is_true else "false alarm"
     return "missed" if is_true else "left out"
 
 
-def readings(example: Example) -> list[Reading]:
-    """Return the labels of a picture, the most probable first, true ones without a score last.
+def scored_labels(example: Example) -> list[ScoredLabel]:
+    """Return the labels of a picture, the most probable first, and true labels without a score last.
 
-    The scores are the highest ones, so that the lowest of them bounds those that are not there.
+    An example holds only its highest scores, so the lowest of them is an upper bound for the missing ones.
     """
-    scored = sorted(example.scores.items(), key=lambda pair: (-pair[1], pair[0]))
-    listed = [Reading(label, 100 * p, verdict(label in example.labels, p)) for label, p in scored]
+    scores = sorted(example.scores.items(), key=lambda pair: (-pair[1], pair[0]))
+    scored = [ScoredLabel(label, 100 * p, verdict(label in example.labels, p)) for label, p in scores]
     unscored = [label for label in example.labels if label not in example.scores]
-    if not scored:
-        return [Reading(label, None, "not scored") for label in unscored]
-    ceiling = scored[-1][1]
-    fate = "missed" if ceiling < PREDICTED_FROM else "not shown"  # above, it may well have been given
-    return listed + [Reading(label, 100 * ceiling, fate, is_ceiling=True) for label in unscored]
+    if not scores:
+        return [ScoredLabel(label, None, "not scored") for label in unscored]
+    bound = scores[-1][1]
+    # A label below a bound that reaches the threshold may be predicted or not.
+    unscored_verdict = "missed" if bound < THRESHOLD else "not shown"
+    return scored + [
+        ScoredLabel(label, 100 * bound, unscored_verdict, is_upper_bound=True) for label in unscored
+    ]
 
 
 @dataclass(frozen=True)
 class MetricRow:
-    """A line of the metrics table: over all labels, and over the three highest of each picture."""
+    """A row of the metrics table: the metric over all labels, and over the top 3 of each picture."""
 
     name: str
-    everything: Any
+    all_labels: Any
     top3: Any
     meaning: str
 
 
 def metric_rows(metrics: Mapping[str, Any]) -> list[MetricRow]:
-    """Return the six thresholded metrics with what they mean."""
+    """Return the six thresholded metrics with their meanings."""
     top3 = metrics.get("top3") or {}
     return [MetricRow(name, metrics.get(name), top3.get(name), text) for name, text in MEANINGS.items()]
 
@@ -140,18 +134,18 @@ class BarGroup:
     labels: Sequence[LabelResult]
 
 
-def by_ap(labels: Sequence[LabelResult]) -> list[LabelResult]:
-    """Sort the best first and those without an average precision last; equals by name."""
+def rank_by_ap(labels: Sequence[LabelResult]) -> list[LabelResult]:
+    """Sort labels by falling average precision, those without one last, and equal ones by name."""
 
-    def place(result: LabelResult) -> tuple[bool, float, str]:
+    def sort_key(result: LabelResult) -> tuple[bool, float, str]:
         known = is_number(result.ap)
         return (not known, -result.ap if known and result.ap is not None else 0.0, result.label)
 
-    return sorted(labels, key=place)
+    return sorted(labels, key=sort_key)
 
 
 def bar_groups(ranked: Sequence[LabelResult]) -> list[BarGroup]:
-    """Return the bars to draw: all of few labels, otherwise only both ends of the ranking."""
+    """Return the bars to draw: all labels if they are few, otherwise only both ends of the ranking."""
     if len(ranked) <= 2 * BARS_PER_END:
         return [BarGroup("", ranked)]
     measured = [result for result in ranked if is_number(result.ap)]
@@ -161,14 +155,14 @@ def bar_groups(ranked: Sequence[LabelResult]) -> list[BarGroup]:
 
 
 def without_positives(report: Report) -> list[str]:
-    """Name the labels that no picture of the split carries, each once."""
-    named = list(report.metrics.get("labels_without_positives") or [])
-    named += [result.label for result in report.labels if result.ap is None]
-    return list(dict.fromkeys(named))
+    """Return the labels that no picture of the split carries, each once."""
+    labels = list(report.metrics.get("labels_without_positives") or [])
+    labels += [result.label for result in report.labels if result.ap is None]
+    return list(dict.fromkeys(labels))
 
 
-def training_panels(history: Sequence[EpochRow]) -> list[Panel]:
-    """Return the curves that the history can fill; an epoch without a number leaves a gap in none."""
+def training_panels(history: Sequence[EpochRecord]) -> list[Panel]:
+    """Return the curves of mAP and loss over epochs, without epochs that have no finite value."""
     rows = sorted(history, key=lambda row: row.epoch)
     maps = [(row.epoch, row.val_map) for row in rows if row.val_map is not None and is_number(row.val_map)]
     losses = [(row.epoch, row.loss) for row in rows if is_number(row.loss)]
@@ -181,9 +175,9 @@ def training_panels(history: Sequence[EpochRow]) -> list[Panel]:
 
 
 def report_page(report: Report) -> str:
-    """Return the report as one HTML file that needs nothing beside it; the same report, the same text."""
-    ranked = by_ap(report.labels)
-    orphans = without_positives(report)
+    """Return the report as one self-contained HTML file; the same report gives the same text."""
+    ranked = rank_by_ap(report.labels)
+    unmeasured = without_positives(report)
     source, digest = script("table.js.j2")
     return render(
         "report.html.j2",
@@ -196,13 +190,13 @@ def report_page(report: Report) -> str:
         ranked=ranked,
         bar_groups=bar_groups(ranked),
         table_open=len(ranked) <= TABLE_OPEN_UP_TO,
-        orphans=orphans[:NAMED_AT_MOST],
-        orphans_unnamed=max(0, len(orphans) - NAMED_AT_MOST),
+        unmeasured=unmeasured[:MAX_NAMED],
+        more_unmeasured=max(0, len(unmeasured) - MAX_NAMED),
         galleries=[
             ("pictures", "Pictures", "A few pictures and what the model makes of them.", report.examples),
             ("hardest", "Hardest pictures", "Where the model was most wrong.", report.hardest),
         ],
-        readings=readings,
+        scored_labels=scored_labels,
         ring=ring(report.graph),
         panels=training_panels(report.history),
     )

@@ -1,4 +1,4 @@
-"""Features of a frozen backbone, computed once; then batches hold feature maps in place of pictures."""
+"""Features of a frozen backbone, computed once; batches then hold feature maps in place of pictures."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -9,22 +9,20 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lglm_core import seeds
-from lglm_core.images.transforms import Augmentation
 from lglm_core.loading.loader import Batch, Loader, LoaderState
 from lglm_core.loading.order import batch_slices
 from lglm_core.model.backbone import Backbone
 from lglm_core.model.config import Pooling
 from lglm_core.model.head import pool
 
-MOST_BYTES = 4 << 30  # of a split's features; beyond it they are computed anew in every epoch
-PLAIN_VIEWS = Augmentation(crop=False)
+MAX_BYTES = 4 << 30  # of a split's features; larger features are computed again in every epoch
 
 
 @dataclass(frozen=True)
 class Features:
-    """Feature maps of a split: float32 [2, N, D, h, w], as the pictures are and mirrored.
+    """Feature maps of a split, float32 [2, N, D, h, w]: of the pictures and of their mirror images.
 
-    Where a head reads the pooled feature alone they hold that, as maps of one cell.
+    Where the head reads only the pooled feature, that is stored as a map of one cell.
     """
 
     maps: Tensor
@@ -34,14 +32,16 @@ class Features:
     def compute(
         cls, backbone: Backbone, loader: Loader, pooling: Pooling | None, device: torch.device
     ) -> "Features":
-        """Run the backbone, in eval mode, once over a split and once over its mirror images.
+        """Run the backbone in eval mode once over a split and once over its mirror images.
 
         Args:
-            loader: Each worker's own; they share the work and exchange what they computed.
-            pooling: How to pool right away; None keeps the maps.
+            backbone: The backbone, already on *device*.
+            loader: This worker's loader of the split; the workers divide the work and exchange the results.
+            pooling: How the maps are pooled before they are kept; None keeps whole maps.
+            device: Where the backbone runs.
         """
         backbone.eval()
-        rows, parts = [], []
+        rows, chunks = [], []
         for batch in loader.in_order():
             real = batch.weights.bool()
             images = backbone.preprocessing(loader.image_size).normalise(batch.images[real].to(device))
@@ -49,31 +49,35 @@ class Features:
             if pooling is not None:
                 both = pool(both.flatten(0, 1), pooling).unflatten(0, (2, -1))[..., None, None]
             rows.append(torch.from_numpy(batch.rows)[real])
-            parts.append(both.float().cpu().contiguous())
-        found = [(torch.cat(rows), torch.cat(parts, dim=1))]
+            chunks.append(both.float().cpu().contiguous())
+        by_worker = [(torch.cat(rows), torch.cat(chunks, dim=1))]
         if loader.world_size > 1:
             gathered: list = [None] * loader.world_size
-            dist.all_gather_object(gathered, found[0])
-            found = gathered
-        shape = found[0][1].shape
+            dist.all_gather_object(gathered, by_worker[0])
+            by_worker = gathered
+        shape = by_worker[0][1].shape
         maps = torch.empty(2, len(loader.split), *shape[2:])
-        for part_rows, part in found:
-            maps[:, part_rows] = part
+        for worker_rows, worker_maps in by_worker:
+            maps[:, worker_rows] = worker_maps
         return cls(maps)
 
 
 def fits(backbone: Backbone, loader: Loader, pooling: Pooling | None) -> bool:
-    """Tell whether a split's features may be kept in memory."""
+    """Return whether a split's features are small enough to be kept in memory."""
     cells = 1 if pooling is not None else (loader.image_size // backbone.stride + 1) ** 2
-    return 2 * len(loader.split) * backbone.width * cells * 4 <= MOST_BYTES
+    return 2 * len(loader.split) * backbone.width * cells * 4 <= MAX_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureLoader:
-    """The batches of a :class:`Loader` with plain views, with feature maps [b, D, h, w] in place of pictures.
+    """Yields the batches of a :class:`Loader` with feature maps [b, D, h, w] in place of pictures.
+
+    The loader's training views are the whole pictures, flipped half of the time.
 
     Args:
-        wants_mirror: Give the maps of mirror images behind them in training, [2b, D, h, w].
+        loader: The loader whose order, batches and flips are used.
+        features: The features of the loader's split.
+        wants_mirror: Whether training batches also hold the maps of the mirror images, [2b, D, h, w], last.
     """
 
     loader: Loader
@@ -81,7 +85,7 @@ class FeatureLoader:
     wants_mirror: bool = False
 
     def resume(self, state: LoaderState) -> Iterator[Batch]:
-        """Every sample that *state* does not count as done, in the same order and flipped as the loader's."""
+        """Yield the rest of an epoch after *state*, with the order and the flips of the loader."""
         seed = self.loader.seed
         for batch in self._batches(self.loader.order(state), state.position):
             flipped = [
@@ -93,7 +97,7 @@ class FeatureLoader:
             yield replace(batch, images=maps)
 
     def in_order(self) -> Iterator[Batch]:
-        """Every sample once, in index order, as it is."""
+        """Yield every sample once, in index order and not flipped."""
         for batch in self._batches(np.arange(len(self.loader.split))):
             yield replace(batch, images=self.features.maps[0, batch.rows])
 

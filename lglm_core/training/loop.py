@@ -1,6 +1,6 @@
 """The training loop: a generator of epochs that knows no files, loggers or clusters.
 
-A notebook, a plain process and a Ray worker all drive it; what to print, save or report is theirs.
+A notebook, a plain process and a Ray worker all drive it, and decide what to print, save or report.
 """
 
 import time
@@ -21,7 +21,7 @@ from lglm_core.errors import RunError
 from lglm_core.loading.loader import Batch, Loader, LoaderState
 from lglm_core.metrics import multi_label as metrics
 from lglm_core.model import losses
-from lglm_core.model.head import Prediction, pool
+from lglm_core.model.head import HeadOutput, pool
 from lglm_core.model.linear import LinearScores
 from lglm_core.model.recogniser import Recogniser
 from lglm_core.training.recipe import FullRecipe
@@ -29,18 +29,21 @@ from lglm_core.training.ridge import RidgeRegression
 
 
 class Batches(Protocol):
-    """Where a worker's batches come from: pictures decoded anew, or features kept."""
+    """The source of a worker's batches: pictures decoded for each epoch, or features kept in memory."""
 
     def resume(self, state: LoaderState) -> Iterator[Batch]:
-        """Every sample of an epoch that is not done yet, once, in the epoch's own order."""
+        """Yield the rest of an epoch after *state*: each remaining sample once, in the epoch's order."""
 
     def in_order(self) -> Iterator[Batch]:
-        """Every sample once, in index order."""
+        """Yield every sample once, in index order."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One optimiser step: its number within the epoch and this worker's losses, still on the device."""
+    """One optimiser step: its number within the epoch and this worker's losses, still on the device.
+
+    ``classification`` is L_M, ``penalty`` the head's penalty before it is multiplied by λ.
+    """
 
     number: int
     classification: Tensor
@@ -49,10 +52,10 @@ class Step:
 
 @dataclass(frozen=True)
 class EpochProgress:
-    """Where training is within an epoch, the same on every worker.
+    """The state of training within an epoch, which is the same on every worker.
 
     ``classification_loss`` and ``penalty`` are summed over the ``steps`` that are done; ``lr`` is the
-    epoch's, at its beginning; ``seconds`` were spent in training.
+    learning rate at the beginning of the epoch; ``seconds`` is the time spent on training.
     """
 
     state: LoaderState
@@ -65,12 +68,12 @@ class EpochProgress:
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """What one epoch came to, the same on every worker.
+    """The results of one epoch, which are the same on every worker.
 
-    ``loss`` is L_M + λ·penalty, ``classification_loss`` L_M in nats per image, ``penalty`` the head's own
-    loss (L_A; 0 where there is none), each averaged over the epoch; ``off_diagonal`` the share of the label
-    graph's weight that is not the identity's, None without a graph; ``val_map`` in percent, None without
-    validation pictures; ``images_per_s`` over all workers, in training.
+    ``loss`` is L_M + λ·penalty, ``classification_loss`` is L_M in nats per image, and ``penalty`` is the
+    head's penalty (L_A; 0 where there is none), each averaged over the epoch. ``off_diagonal`` is the
+    fraction of the label graph's weight that lies off the diagonal, None without a graph. ``val_map`` is in
+    percent, None without validation pictures. ``images_per_s`` counts the training of all workers.
     """
 
     epoch: int
@@ -89,12 +92,18 @@ class Trainer:
     """Everything that one worker's training steps need.
 
     Args:
-        path: Reads pictures (an :class:`ImagePath`) or, with features kept, the image side alone; wrapped for
-            data parallelism where several workers average their gradients.
-        prepare: Turns a batch's images into what *path* takes, on the device.
-        reads_maps: Whether batches hold feature maps in place of pictures.
-        penalty_weight: λ of Eq. 9.
-        average: The averaged model, updated after every step.
+        model: The model to train, on *device*.
+        path: An :class:`ImagePath`, or the model's image side where batches hold features; wrapped for data
+            parallelism where several workers average their gradients.
+        prepare: Turns a batch's images into the input of *path*, on the device.
+        recipe: How to train.
+        optimizer: Updates the model's parameters.
+        schedule: Sets the learning rate, once per step.
+        device: Where the model is trained.
+        world_size: Number of workers.
+        penalty_weight: λ of Eq. 9, the weight of the head's penalty.
+        average: The averaged model, which is updated after every step; None for no averaging.
+        takes_features: Whether batches hold feature maps in place of pictures.
     """
 
     model: Recogniser
@@ -110,14 +119,16 @@ class Trainer:
     takes_features: bool = False
 
     def fit(self, batches: Iterator[Batch], first: int = 0) -> Iterator[Step]:
-        """Take one optimiser step per batch, and count them from *first*.
+        """Take one optimiser step per batch, and yield each; the steps are numbered from *first*.
 
-        The label side runs once per step, however many parts a batch is taken in: the parts' gradients are
-        gathered where its weights enter, and go through it once. It reads no picture, so every worker
-        computes the same gradient there, and only the gathered one is averaged over workers.
+        The label side runs once per step, into however many micro-batches a batch is divided: the gradients
+        of its weights are accumulated over the micro-batches and go back through it once. It depends on no
+        picture, so every worker runs the same label side, and only the accumulated gradient is averaged over
+        workers.
 
         Each worker's loss is scaled so that the mean of the workers' gradients is the gradient over the
-        global batch: padding has weight zero, and an unevenly divided batch counts each picture once.
+            global
+        batch: padding has weight zero, and in an unevenly divided batch each picture counts once.
         """
         for number, batch in enumerate(batches, start=first):
             side = self.model.head.label_weights()
@@ -125,15 +136,15 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             classification = torch.zeros((), device=self.device)
             penalty = torch.zeros((), device=self.device)
-            parts = _parts(batch, self.recipe.accumulate)
-            for position, part in enumerate(parts):
-                with self._averaging(last=position == len(parts) - 1):
-                    loss, own = self._losses(part, weights)
-                    (loss + self.penalty_weight * own).backward()
+            micro_batches = _micro_batches(batch, self.recipe.accumulate)
+            for position, micro_batch in enumerate(micro_batches):
+                with self._gradient_sync(last=position == len(micro_batches) - 1):
+                    loss, head_penalty = self._losses(micro_batch, weights)
+                    (loss + self.penalty_weight * head_penalty).backward()
                 classification += loss.detach()
-                penalty += own.detach()
+                penalty += head_penalty.detach()
             if side is not None and weights is not None:
-                self._through_label_side(side.weights, weights.grad, side.penalty)
+                self._backward_through_label_side(side.weights, weights.grad, side.penalty)
                 penalty += side.penalty.detach()
             if self.recipe.clip:
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
@@ -144,16 +155,16 @@ class Trainer:
             yield Step(number, classification, penalty)
 
     def _losses(self, batch: Batch, label_weights: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return L_M and the image side's own loss, over this worker's part of the global batch."""
+        """Return L_M and the image side's penalty, over this worker's slice of the global batch."""
         targets, weights = batch.targets.to(self.device), batch.weights.to(self.device)
         with self.autocast():
-            prediction: Prediction = self.path(self.prepare(batch.images), label_weights)
-        views = len(prediction.logits) // len(targets)  # a head may be shown mirror images as well
-        per_image = self.classification_loss(prediction.logits, targets.repeat(views, 1))
+            output: HeadOutput = self.path(self.prepare(batch.images), label_weights)
+        views = len(output.logits) // len(targets)  # 2 where the head also scores mirror images
+        per_image = self.classification_loss(output.logits, targets.repeat(views, 1))
         scaled = weights * self.world_size / batch.total_weight
         loss = (per_image.view(views, -1).mean(dim=0) * scaled).sum()
-        own = loss.new_zeros(()) if prediction.penalty is None else (prediction.penalty * scaled).sum()
-        return loss, own
+        head_penalty = loss.new_zeros(()) if output.penalty is None else (output.penalty * scaled).sum()
+        return loss, head_penalty
 
     def classification_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return L_M per image, [B], of logits and targets [B, C]."""
@@ -170,29 +181,29 @@ class Trainer:
         )
 
     def autocast(self) -> torch.autocast:
-        """The precision of backbone and image side."""
+        """Return the autocast context of backbone and image side, for the recipe's precision."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.recipe.precision == "bf16")
 
-    def _averaging(self, *, last: bool) -> AbstractContextManager:
-        """Average gradients over workers with the last part of a batch, not before."""
+    def _gradient_sync(self, *, last: bool) -> AbstractContextManager:
+        """Return a context in which the backward pass averages gradients over workers only if *last*."""
         if isinstance(self.path, DistributedDataParallel) and not last:
-            waiting: AbstractContextManager = self.path.no_sync()
-            return waiting
+            no_sync: AbstractContextManager = self.path.no_sync()
+            return no_sync
         return nullcontext()
 
-    def _through_label_side(self, weights: Tensor, gradient: Tensor | None, penalty: Tensor) -> None:
+    def _backward_through_label_side(self, weights: Tensor, gradient: Tensor | None, penalty: Tensor) -> None:
         gradient = torch.zeros_like(weights) if gradient is None else gradient
         if self.world_size > 1:
             dist.all_reduce(gradient)
             gradient = gradient / self.world_size
         outputs = [(weights, gradient), (penalty, penalty.new_full((), self.penalty_weight))]
-        trained = [(output, slope) for output, slope in outputs if output.requires_grad]
-        torch.autograd.backward([output for output, _ in trained], [slope for _, slope in trained])
+        trained = [(output, output_gradient) for output, output_gradient in outputs if output.requires_grad]
+        torch.autograd.backward([output for output, _ in trained], [gradient for _, gradient in trained])
 
     def solve(self, batches: Iterator[Batch], regression: RidgeRegression) -> Iterator[Step]:
-        """Add up the batches of an epoch, then set the linear head to the solution in closed form.
+        """Accumulate the batches of an epoch, then set the linear head to the solution in closed form.
 
-        The step's loss is the squared error per picture, summed over labels.
+        Yields a single step, whose classification loss is the squared error per picture, summed over labels.
         """
         image_side = self.model.head.image_side
         assert isinstance(image_side, LinearScores)
@@ -204,25 +215,28 @@ class Trainer:
                 regression.add(pool(maps, image_side.pooling), batch.targets[real].to(self.device))
         weight, bias, _, error = regression.solve()
         with torch.no_grad():
-            # A sigmoid has the slope 1/4 at 0: the probability follows the regression around one half.
+            # The sigmoid's slope at 0 is 1/4, so the probability equals the regression near one half.
             image_side.linear.weight.copy_(4 * weight)
             image_side.linear.bias.copy_(4 * (bias - 0.5))
         yield Step(0, torch.tensor(error, device=self.device), torch.zeros((), device=self.device))
 
     @property
-    def used(self) -> Recogniser:
-        """The model that is measured and kept: the averaged one, where there is one."""
+    def kept_model(self) -> Recogniser:
+        """The model that is evaluated and kept: the averaged model, where there is one."""
         if self.average is None:
             return self.model
         assert isinstance(self.average.module, Recogniser)
         return self.average.module
 
 
-def _parts(batch: Batch, parts: int) -> list[Batch]:
-    """Divide a worker's batch for accumulation; the global batch it belongs to stays the same."""
-    if parts == 1:
+def _micro_batches(batch: Batch, count: int) -> list[Batch]:
+    """Divide a worker's batch into *count* micro-batches, or fewer if it has fewer samples.
+
+    All of them keep the weight of the global batch that they belong to.
+    """
+    if count == 1:
         return [batch]
-    slices = np.array_split(np.arange(len(batch.rows)), min(parts, len(batch.rows)))
+    slices = np.array_split(np.arange(len(batch.rows)), min(count, len(batch.rows)))
     views = len(batch.images) // len(batch.rows)
     return [
         replace(
@@ -250,71 +264,102 @@ def train_epochs(
     checkpoint_steps: int = 0,
     on_checkpoint: Callable[[EpochProgress], Any] | None = None,
 ) -> Iterator[EpochEnd]:
-    """Train for the given epochs and yield after each.
+    """Train for the given epochs, and yield the results of each.
 
-    A run that goes on takes the steps that an undisturbed one would: the order, the views and what dropout
-    draws are functions of seed, epoch, step and worker.
+    A resumed run takes the same steps as a run that was never interrupted, because the order, the views and
+    the dropout masks are functions of seed, epoch, step and worker.
 
     Args:
+        trainer: Takes the steps.
         training: This worker's batches of the training split.
-        validation: This worker's batches of the validation split; its mAP is measured after each epoch.
+        validation: This worker's batches of the validation split, whose mAP is measured after each epoch.
         loader: This worker's loader of the training split.
-        epochs: Which epochs; a resumed run starts at the first that is missing.
-        begun: Where to go on within the first of them.
+        epochs: The epochs to train; a resumed run starts at the first one that is missing.
+        resume_from: The progress within the first of these epochs; None starts at its beginning.
         regression: Solves the head in closed form in place of optimiser steps.
-        val_targets: int8 [N, C] of the validation split.
+        val_targets: Targets of the validation split, int8 [N, C].
         on_step: Called with (epoch, step) after every step, to show progress.
-        pause_steps: After how many steps within an epoch there is a pause; 0: never. The single step of a
-            closed form has none.
-        on_pause: Called then on every worker, to keep where training is.
+        checkpoint_steps: Number of steps within an epoch between two checkpoints; 0 for none. The single step
+            of a closed form has no checkpoint.
+        on_checkpoint: Called with the progress at each of these checkpoints, on every worker.
 
     Raises:
         RunError: the loss is no longer finite.
     """
     assert resume_from is None or resume_from.state.epoch == epochs.start
-    checkpoint_steps = 0 if regression else checkpoint_steps
     for epoch in epochs:
         trainer.model.train()
         lr = trainer.optimizer.param_groups[0]["lr"]
-        within, resume_from = resume_from or EpochProgress(loader.state(epoch, 0), 0, 0.0, 0.0, lr, 0.0), None
-        started = time.perf_counter() - within.seconds
-        sums = torch.tensor(
-            [within.classification_loss, within.penalty], dtype=torch.float64, device=trainer.device
+        start = resume_from or EpochProgress(loader.state(epoch, 0), 0, 0.0, 0.0, lr, 0.0)
+        resume_from = None
+        batches = _seed_batches(training.resume(start.state), loader, epoch, start.steps)
+        steps = trainer.solve(batches, regression) if regression else trainer.fit(batches, start.steps)
+        sums, steps_done, start_time = _run_steps(
+            trainer,
+            steps,
+            loader,
+            start,
+            on_step=on_step,
+            checkpoint_steps=0 if regression else checkpoint_steps,
+            on_checkpoint=on_checkpoint,
         )
-        done = within.steps
-        batches = _seeded(training.resume(within.state), loader, epoch, within.steps)
-        steps = trainer.solve(batches, regression) if regression else trainer.fit(batches, within.steps)
-        for step in steps:
-            sums += torch.stack([step.classification, step.penalty]).double()
-            if on_step:
-                on_step(epoch, step)
-            done = step.number + 1
-            if on_checkpoint and checkpoint_steps and done % checkpoint_steps == 0 and done < loader.steps:
-                state, losses = loader.state(epoch, done), _finite_means(sums, trainer, epoch)
-                paused = time.perf_counter()
-                on_checkpoint(EpochProgress(state, done, *losses, within.lr, paused - started))
-                started += time.perf_counter() - paused
         if trainer.world_size > 1:
-            _take_first_label_side(trainer)
-        trained = time.perf_counter() - started
-        classification, penalty = (loss / done for loss in _finite_means(sums, trainer, epoch))
+            _broadcast_label_side(trainer)
+        training_seconds = time.perf_counter() - start_time
+        classification, penalty = (loss / steps_done for loss in _finite_means(sums, trainer, epoch))
         yield EpochEnd(
             epoch=epoch,
             loss=classification + trainer.penalty_weight * penalty,
             classification_loss=classification,
             penalty=penalty,
-            off_diagonal=off_diagonal_share(trainer.used),
-            lr=within.lr,
+            off_diagonal=off_diagonal_fraction(trainer.kept_model),
+            lr=start.lr,
             val_map=None
             if validation is None or val_targets is None
             else _validation_map(trainer, validation, val_targets),
-            seconds=time.perf_counter() - started,
-            images_per_s=len(loader.split) / trained,
+            seconds=time.perf_counter() - start_time,
+            images_per_s=len(loader.split) / training_seconds,
         )
 
 
-def _seeded(batches: Iterator[Batch], loader: Loader, epoch: int, first: int) -> Iterator[Batch]:
-    """Seed before each batch what dropout draws for it; another on every worker."""
+def _run_steps(
+    trainer: Trainer,
+    steps: Iterator[Step],
+    loader: Loader,
+    start: EpochProgress,
+    *,
+    on_step: Callable[[int, Step], Any] | None,
+    checkpoint_steps: int,
+    on_checkpoint: Callable[[EpochProgress], Any] | None,
+) -> tuple[Tensor, int, float]:
+    """Run the steps of an epoch from *start* on.
+
+    Returns:
+        This worker's sums of L_M and of the penalty over the epoch, float64 [2]; the number of steps; and the
+        time at which the epoch would have started without interruptions and checkpoints, by the clock
+        ``time.perf_counter``.
+    """
+    epoch, steps_done = start.state.epoch, start.steps
+    start_time = time.perf_counter() - start.seconds
+    sums = torch.tensor(
+        [start.classification_loss, start.penalty], dtype=torch.float64, device=trainer.device
+    )
+    for step in steps:
+        sums += torch.stack([step.classification, step.penalty]).double()
+        if on_step:
+            on_step(epoch, step)
+        steps_done = step.number + 1
+        is_due = checkpoint_steps and steps_done % checkpoint_steps == 0 and steps_done < loader.steps
+        if on_checkpoint and is_due:
+            state, losses = loader.state(epoch, steps_done), _finite_means(sums, trainer, epoch)
+            pause_time = time.perf_counter()
+            on_checkpoint(EpochProgress(state, steps_done, *losses, start.lr, pause_time - start_time))
+            start_time += time.perf_counter() - pause_time
+    return sums, steps_done, start_time
+
+
+def _seed_batches(batches: Iterator[Batch], loader: Loader, epoch: int, first: int) -> Iterator[Batch]:
+    """Seed torch's generator before each batch, differently on each worker, so that dropout is repeatable."""
     for number, batch in enumerate(batches, start=first):
         rng = seeds.rng("dropout", loader.seed, epoch, number, loader.rank)
         torch.manual_seed(int(rng.integers(2**63)))
@@ -323,12 +368,12 @@ def _seeded(batches: Iterator[Batch], loader: Loader, epoch: int, first: int) ->
 
 @torch.no_grad()
 def score(trainer: Trainer, batches: Batches) -> tuple[np.ndarray, np.ndarray]:
-    """Score this worker's share of a split in eval mode, with the model that is kept.
+    """Score this worker's samples of a split in eval mode, with the model that is kept.
 
     Returns:
-        Probabilities float32 [n, C] and the rows of the split they belong to, int64 [n], padding left out.
+        Probabilities, float32 [n, C], and their rows in the split, int64 [n]; padding is left out.
     """
-    model = trainer.used.eval()
+    model = trainer.kept_model.eval()
     side = model.head.label_weights()
     weights = None if side is None else side.weights
     scores, rows = [], []
@@ -337,39 +382,47 @@ def score(trainer: Trainer, batches: Batches) -> tuple[np.ndarray, np.ndarray]:
         inputs = trainer.prepare(batch.images[real])
         with trainer.autocast():
             maps = inputs if trainer.takes_features else model.backbone(inputs)
-        logits = model.head.image_side(maps.float(), weights).logits  # of bf16's few bits, scores would tie
+        # In float32: the few bits of bf16 would give tied scores.
+        logits = model.head.image_side(maps.float(), weights).logits
         scores.append(logits.float().sigmoid().cpu())
         rows.append(batch.rows[real.numpy()])
     return torch.cat(scores).numpy(), np.concatenate(rows)
 
 
 def _validation_map(trainer: Trainer, batches: Batches, targets: np.ndarray) -> float:
-    if trainer.world_size > 1:  # each worker has batch statistics of its own; the first one's are saved
-        for buffer in trainer.used.buffers():
+    if trainer.world_size > 1:  # workers have different batch statistics; those of the first are saved
+        for buffer in trainer.kept_model.buffers():
             dist.broadcast(buffer, src=0)
     scores, rows = score(trainer, batches)
-    parts: list[Any] = [(scores, rows)]
+    by_worker: list[Any] = [(scores, rows)]
     if trainer.world_size > 1:
-        parts = [None] * trainer.world_size
-        dist.all_gather_object(parts, (scores, rows))
-    everything = np.empty((len(targets), scores.shape[1]), dtype=np.float32)
-    for part_scores, part_rows in parts:
-        everything[part_rows] = part_scores
-    ap = metrics.average_precisions(everything, targets)
+        by_worker = [None] * trainer.world_size
+        dist.all_gather_object(by_worker, (scores, rows))
+    all_scores = np.empty((len(targets), scores.shape[1]), dtype=np.float32)
+    for worker_scores, worker_rows in by_worker:
+        all_scores[worker_rows] = worker_scores
+    ap = metrics.average_precisions(all_scores, targets)
     return 100 * float(np.nanmean(ap)) if not np.isnan(ap).all() else 0.0
 
 
 @torch.no_grad()
-def _take_first_label_side(trainer: Trainer) -> None:
-    """Every worker computes its own; on unlike GPUs their last bits differ, and would drift apart."""
-    for model in dict.fromkeys((trainer.model, trainer.used)):
+def _broadcast_label_side(trainer: Trainer) -> None:
+    """Give all workers the label side of the first.
+
+    Each worker updates its own copy, and on unlike GPUs the last bits differ, so that the copies drift apart.
+    """
+    for model in dict.fromkeys((trainer.model, trainer.kept_model)):
         side = model.head.label_side
         for parameter in [] if side is None else side.parameters():
             dist.broadcast(parameter, src=0)
 
 
 def _finite_means(sums: Tensor, trainer: Trainer, epoch: int) -> tuple[float, float]:
-    """The workers' sums of L_M and of the penalty, averaged; refused where a loss was not finite."""
+    """Return the sums of L_M and of the penalty, averaged over workers.
+
+    Raises:
+        RunError: a loss is not finite.
+    """
     means = sums.clone()
     if trainer.world_size > 1:
         dist.all_reduce(means)
@@ -381,8 +434,8 @@ def _finite_means(sums: Tensor, trainer: Trainer, epoch: int) -> tuple[float, fl
 
 
 @torch.no_grad()
-def off_diagonal_share(model: Recogniser) -> float | None:
-    """The share of the label graph's absolute weight that lies off the diagonal; None without a graph."""
+def off_diagonal_fraction(model: Recogniser) -> float | None:
+    """Return the fraction of the label graph's absolute weight off its diagonal; None without a graph."""
     side = model.head.label_weights()
     if side is None:
         return None

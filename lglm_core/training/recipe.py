@@ -1,4 +1,4 @@
-"""How to train: named presets, every value of which can be overridden. Imports nothing heavy."""
+"""The training recipe: named presets, of which every value can be overridden. Imports nothing heavy."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -16,13 +16,13 @@ Preset = Literal["simple", "paper", "modern"]
 Views = Literal["flip", "crop"]
 
 PRESETS: Mapping[Preset, Mapping[str, Any]] = {
-    # The least that trains well, from hundreds of pictures up.
+    # The simplest recipe that trains well, from hundreds of pictures up.
     "simple": {
         "epochs": 40,
         "optimizer": "adamw",
         "schedule": "cosine",
         "lr": 1e-3,
-        "backbone_lr_share": 0.1,
+        "backbone_lr_fraction": 0.1,
         "weight_decay": 0.05,
         "loss": "bce",
         "label_reduction": "sum",
@@ -35,14 +35,15 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
         "rand_augment": 0,
         "cutout": 0.0,
     },
-    # Section 4.2; what the text leaves open as in the authors' code: L_M averaged over labels (lr 0.1
-    # diverges with its sum), the backbone at a tenth of the head's rate, gradients clipped at 10.
+    # Section 4.2 of the paper; details that the text leaves open follow the authors' code: L_M averaged over
+    # labels (lr 0.1 diverges with the sum), the backbone at a tenth of the head's rate, gradients clipped at
+    # 10.
     "paper": {
         "epochs": 50,
         "optimizer": "sgd",
         "schedule": "step",
         "lr": 0.1,
-        "backbone_lr_share": 0.1,
+        "backbone_lr_fraction": 0.1,
         "weight_decay": 1e-4,
         "loss": "bce",
         "label_reduction": "mean",
@@ -55,14 +56,14 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
         "rand_augment": 0,
         "cutout": 0.0,
     },
-    # What lifted the later ones: asymmetric loss together with an averaged model, RandAugment, Cutout and
-    # OneCycle (Ridnik et al. 2021, whose pictures are squashed, not cropped).
+    # What improved later models: asymmetric loss, an averaged model, RandAugment, Cutout and OneCycle
+    # (Ridnik et al. 2021, whose pictures are squashed, not cropped).
     "modern": {
         "epochs": 40,
         "optimizer": "adamw",
         "schedule": "one-cycle",
         "lr": 1e-3,
-        "backbone_lr_share": 0.1,
+        "backbone_lr_fraction": 0.1,
         "weight_decay": 1e-4,
         "loss": "asymmetric",
         "label_reduction": "sum",
@@ -79,41 +80,42 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
 
 
 class TrainingRecipe(BaseModel):
-    """How to train; a value that is not given is the preset's."""
+    """How to train; values that are not given are taken from the preset."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     recipe: Preset = "simple"
-    """Preset for what is not given. simple: AdamW, cosine decay, cross-entropy, crops and flips. paper: SGD
-    at 0.1, divided by 10 every 40 epochs. modern: AdamW with OneCycle, asymmetric loss, an averaged model,
-    RandAugment and Cutout."""
+    """Preset for values that are not given. simple: AdamW, cosine decay, cross-entropy, crops and flips.
+    paper: SGD at 0.1, divided by 10 every 40 epochs. modern: AdamW with OneCycle, asymmetric loss, an
+        averaged
+    model, RandAugment and Cutout."""
     head: str = "lglm"
-    """What is right of the backbone: lglm, plain, probe, ridge, ml-gcn, a-gcn, add-gcn, ss-grl or vacit."""
+    """Everything behind the backbone: lglm, plain, probe, ridge, ml-gcn, a-gcn, add-gcn, ss-grl or vacit."""
     head_option: tuple[str, ...] = ()
     """NAME=VALUE of the head's own options, such as m=512 fusion=dot; a wrong name lists them all."""
     backbone: str = "resnet101"
-    """Any classification CNN of torchvision's, by name, or of timm's as timm/NAME."""
+    """Any classification CNN of torchvision, by name, or of timm as timm/NAME."""
     weights: str = "imagenet"
-    """Weights the backbone starts from: imagenet, none, or a file."""
+    """Weights that the backbone starts from: imagenet, none, or a file."""
     image_size: Annotated[int, Field(ge=32)] = 448
     """Side of the square pictures, in pixels."""
     freeze_backbone: bool = False
-    """Train the head alone. With --views flip and no augmentation its features are computed once."""
+    """Train only the head. With the views flip and no augmentation the features are computed once."""
     epochs: PositiveInt | None = None
     """Passes over the training split; 40, or 50 with the paper's recipe."""
     batch_size: PositiveInt = 32
     """Pictures per optimiser step, over all workers together."""
     accumulate: PositiveInt = 1
-    """Parts a worker's share of a batch is taken in, one after the other, to save memory."""
+    """Micro-batches that a worker's slice of a batch is divided into, to save memory."""
     optimizer: Literal["adamw", "sgd"] | None = None
     """adamw, or sgd with momentum 0.9."""
     schedule: Literal["cosine", "step", "one-cycle"] | None = None
     """cosine: up over 5% of the steps, then down to 0; step: divided by 10 every 40 epochs; one-cycle: up
-    over 30%, then down, on cosines."""
+    over 30%, then down, along cosines."""
     lr: Rate | None = None
     """Peak learning rate of the head; 1e-3, or 0.1 with the paper's recipe."""
     backbone_lr: Rate | None = None
-    """Peak learning rate of the backbone; default lr / 10, or lr with --weights none."""
+    """Peak learning rate of the backbone; default lr / 10, or lr where the weights are none."""
     weight_decay: Weight | None = None
     """Decay of weight matrices; 0.05, or 1e-4 with the recipes paper and modern."""
     loss: LabelLoss | None = None
@@ -127,18 +129,18 @@ class TrainingRecipe(BaseModel):
     margin: Fraction | None = None
     """Asymmetric loss: an absent label below this probability costs nothing; 0.05."""
     clip: Weight | None = None
-    """Largest norm of a step's gradient; 0: any. 10 with the paper's recipe."""
+    """Largest norm of a step's gradient; 0: no limit. 10 with the paper's recipe."""
     ema: Fraction | None = None
-    """Decay of the averaged model that is kept and used; 0: none. 0.9997 with the modern recipe."""
+    """Decay of the averaged model, which is then kept and used; 0: none. 0.9997 with the modern recipe."""
     views: Views | None = None
     """Training views. crop: crops at several scales, flipped half of the time; flip: the whole picture,
     flipped half of the time."""
     rand_augment: Annotated[int, Field(ge=0, le=10)] | None = None
     """RandAugment operations per training view."""
     cutout: Fraction | None = None
-    """Side of the square blanked in each training view, as a share of the picture's."""
+    """Side of the square that is blanked in each training view, as a fraction of the picture's side."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of backbone and image side in training; the label side is always fp32."""
+    """Precision of backbone and image side in training; the label side is always fp32."""
     compile: bool = False
     """Compile the model (torch.compile): slower to start, faster on GPUs."""
     seed: Seed = 0
@@ -151,36 +153,37 @@ class TrainingRecipe(BaseModel):
         config = self.head_config
         if self.head == "ridge" and not self.freeze_backbone:
             raise ValueError(
-                "the head ridge is solved on the features of a fixed backbone; add --freeze-backbone"
+                "the head ridge is solved on the features of a fixed backbone; add `freeze_backbone`"
             )
         if isinstance(config, RidgeConfig) and config.ridge is None and self.epochs not in (None, 1):
-            # Views of one picture are no new pictures; cross-validation would take them for such.
+            # Cross-validation would take several views of one picture for several pictures.
             raise ValueError(
-                "the head ridge chooses its ridge in one pass; leave --epochs out, or name its option ridge"
+                "the head ridge chooses its ridge in one pass; leave `epochs` out, or name its option ridge"
             )
         return self
 
     @property
     def head_config(self) -> HeadConfig:
-        """The head's own options."""
+        """The options of the head."""
         return head_config(self.head, self.head_option)
 
     def filled_in(self) -> "FullRecipe":
         """Return the recipe with every value that was not given filled in from its preset."""
         preset = dict(PRESETS[self.recipe])
-        share = preset.pop("backbone_lr_share")
+        backbone_lr_fraction = preset.pop("backbone_lr_fraction")
         values = self.model_dump() | {name: v for name, v in preset.items() if getattr(self, name) is None}
         if self.backbone_lr is None:
-            # What starts from nothing has as much to learn as the head.
-            values["backbone_lr"] = values["lr"] * (1.0 if self.weights == "none" else share)
+            # A backbone with random weights has as much to learn as the head.
+            fraction = 1.0 if self.weights == "none" else backbone_lr_fraction
+            values["backbone_lr"] = values["lr"] * fraction
         if self.head == "ridge" and self.epochs is None:
-            values["epochs"] = 1  # one pass is all it takes
+            values["epochs"] = 1  # the closed form needs one pass
         names = FullRecipe.model_fields
         return FullRecipe(**{name: value for name, value in values.items() if name in names})
 
 
 class FullRecipe(TrainingRecipe):
-    """A recipe in which nothing is left to the preset."""
+    """A recipe in which every value is given."""
 
     epochs: PositiveInt
     optimizer: Literal["adamw", "sgd"]

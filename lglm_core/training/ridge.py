@@ -1,8 +1,9 @@
-"""Ridge regression in closed form, from sums over one pass that add up across workers.
+"""Ridge regression in closed form, from sums over one pass that are added up across workers.
 
-Standardised features x and 0/1 targets y; unknown targets count as their label's mean. Weights W minimise
-Σ|y - Wx - b|² / n + ridge·|W|². Where nothing else is said, the ridge is the one of least generalised
-cross-validation error (Golub, Heath and Wahba, Technometrics 1979), which the sums give as well.
+For standardised features x and 0/1 targets y, the weights W minimise Σ|y - Wx - b|² / n + ridge·|W|². An
+unknown target counts as its label's mean. Unless the ridge is given, it is the candidate with the least
+generalised cross-validation error (Golub, Heath and Wahba, Technometrics 1979), which follows from the same
+sums.
 """
 
 from typing import Any
@@ -13,18 +14,19 @@ from torch import Tensor
 
 CANDIDATES = tuple(10.0 ** (exponent / 4) for exponent in range(-16, 17))
 SMALLEST_DEVIATION = 1e-6
-SMALLEST_DIVISOR = 1e-12  # of what no picture determines, where there is no ridge
+SMALLEST_DIVISOR = 1e-12  # for directions that no picture determines, without a ridge
 
 
 class RidgeRegression:
-    """Adds up pictures, then solves.
+    """Accumulates the sums of a regression over pictures, then solves it.
 
-    ``sums`` hold what this worker added since the last solution, ``totals`` what all workers did before.
+    ``sums`` hold what this worker added since the last solution, ``totals`` what all workers added before.
 
     Args:
-        feature_width: D.
-        labels: C.
-        ridge: The weight of the squared coefficients; None: by generalised cross-validation.
+        feature_width: D, the width of the features.
+        labels: C, the number of labels.
+        ridge: The weight of the squared coefficients; None chooses it by generalised cross-validation.
+        device: Where the sums are kept.
     """
 
     def __init__(self, feature_width: int, labels: int, ridge: float | None, device: torch.device) -> None:
@@ -44,11 +46,11 @@ class RidgeRegression:
         )
 
     def add(self, features: Tensor, targets: Tensor) -> None:
-        """Add pictures.
+        """Add a batch of pictures.
 
         Args:
-            features: [B, D].
-            targets: [B, C] of 1, 0, -1 (unknown).
+            features: Pooled features, [B, D] of any float dtype.
+            targets: [B, C] of 1 = present, 0 = absent, -1 = unknown.
         """
         x, known = features.double(), (targets >= 0).double()
         present = (targets == 1).double()
@@ -64,7 +66,7 @@ class RidgeRegression:
             self.sums[name] += value
 
     def _gather(self) -> dict[str, Tensor]:
-        """Move what every worker added to the totals, which are the same on all of them."""
+        """Add the sums of all workers to the totals, which are the same on every worker, and return these."""
         for name, value in self.sums.items():
             if dist.is_initialized():
                 dist.all_reduce(value)
@@ -73,17 +75,21 @@ class RidgeRegression:
         return self.totals
 
     def solve(self) -> tuple[Tensor, Tensor, float, float]:
-        """Return weight [C, D] and bias [C] for raw features, the ridge, and the error Σ|y - Wx - b|² / n."""
+        """Solve the regression over everything added so far.
+
+        Returns:
+            Weight [C, D] and bias [C] for raw features, the ridge, and the error Σ|y - Wx - b|² / n.
+        """
         sums = self._gather()
         n, mean = sums["n"], sums["x"] / sums["n"]
-        share = sums["positives"] / sums["known"].clamp(min=1)
+        prevalence = sums["positives"] / sums["known"].clamp(min=1)
         covariance = sums["xx"] / n - mean[:, None] * mean[None, :]
         deviation = covariance.diagonal().clamp(min=0).sqrt().clamp(min=SMALLEST_DEVIATION)
         covariance = covariance / deviation[:, None] / deviation[None, :]
-        # An unknown target is its label's mean, which is nothing once that is subtracted.
-        cross = (sums["xy"] + sums["x_unknown"] * share) / n - mean[:, None] * share
+        # An unknown target is its label's mean, so it is 0 once the mean is subtracted.
+        cross = (sums["xy"] + sums["x_unknown"] * prevalence) / n - mean[:, None] * prevalence
         cross = cross / deviation[:, None]
-        variance = (sums["known"] / n * share * (1 - share)).sum()
+        variance = (sums["known"] / n * prevalence * (1 - prevalence)).sum()
 
         values, vectors = torch.linalg.eigh(covariance)
         values = values.clamp(min=0)
@@ -100,14 +106,14 @@ class RidgeRegression:
         ridge = min(CANDIDATES, key=cross_validation) if self.ridge is None else self.ridge
         solution = vectors @ ((vectors.T @ cross) / (values + ridge).clamp(min=SMALLEST_DIVISOR)[:, None])
         weight = (solution / deviation[:, None]).T
-        return weight, share - weight @ mean, ridge, float(error(ridge))
+        return weight, prevalence - weight @ mean, ridge, float(error(ridge))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the totals at the last solution, for a checkpoint; the same on every worker."""
+        """Return the totals at the last solution, for a checkpoint; they are the same on every worker."""
         return dict(self.totals)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the totals of a checkpoint."""
+        """Replace the totals by those of a checkpoint."""
         for name, value in self.totals.items():
             value.copy_(state[name])
             self.sums[name].zero_()

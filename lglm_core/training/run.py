@@ -1,4 +1,4 @@
-"""One worker's part of a training run: model, batches, optimiser and where it stands."""
+"""A training run on one worker: model, batches, optimiser, and its checkpoints."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
@@ -14,8 +14,8 @@ from lglm_core.images.transforms import Augmentation
 from lglm_core.labels.cooccurrence import label_counts
 from lglm_core.labels.embeddings import LabelEmbeddings
 from lglm_core.loading.loader import Loader, LoaderState
-from lglm_core.model.backbone import Backbone, refuse_too_small
-from lglm_core.model.config import RidgeConfig
+from lglm_core.model.backbone import Backbone, check_image_size
+from lglm_core.model.config import Pooling, RidgeConfig
 from lglm_core.model.head import LabelKnowledge, PooledSide
 from lglm_core.model.heads import build_head
 from lglm_core.model.recogniser import ImagePath, Recogniser
@@ -25,55 +25,57 @@ from lglm_core.training.optim import averaged, make_optimizer, make_schedule
 from lglm_core.training.recipe import FullRecipe
 from lglm_core.training.ridge import RidgeRegression
 
-CHECKPOINT_FILE = "checkpoint.pt"  # one file, so that it is there as a whole or not at all
+CHECKPOINT_FILE = "checkpoint.pt"  # a single file, so that a checkpoint is never incomplete
 
 
 def label_knowledge(
     recipe: FullRecipe, dataset: Dataset, embeddings: LabelEmbeddings | None
 ) -> LabelKnowledge:
-    """Gather what the recipe's head asks to know of the labels; counts are the training split's alone."""
+    """Return the facts about the labels that the recipe's head needs; counts are of the training split."""
     config = recipe.head_config
-    wanted = embeddings is not None and config.needs_vectors
     return LabelKnowledge(
         len(dataset.labels),
-        torch.from_numpy(embeddings.vectors.copy()) if embeddings is not None and wanted else None,
+        torch.from_numpy(embeddings.vectors.copy()) if embeddings and config.needs_vectors else None,
         torch.from_numpy(label_counts(dataset.split("train").targets)) if config.needs_counts else None,
     )
 
 
 def build_model(recipe: FullRecipe, knowledge: LabelKnowledge) -> Recogniser:
-    """Build the model with seeded random weights; pretrained ones are loaded separately.
+    """Build the model with seeded random weights; pretrained weights are loaded separately.
 
     Raises:
-        InputError: no such backbone, pictures smaller than its stride, a head without what it needs, or a
-            label graph that is not finite.
+        InputError: the backbone is unknown, the pictures are too small for it, label vectors or counts that
+            the head needs are missing, or the label graph is not finite.
     """
     torch.manual_seed(recipe.seed)
     backbone = Backbone(recipe.backbone)
-    refuse_too_small(backbone, recipe.image_size)
+    check_image_size(backbone, recipe.image_size)
     head = build_head(recipe.head, recipe.head_config, backbone.width, knowledge)
     weights = head.label_weights()
     if weights is not None and not weights.weights.isfinite().all():
         raise InputError(
             "the label graph is not finite at the start: the text's normalisation takes roots of sums, and "
-            "some are negative for these vectors and this seed; take --head-option normalisation=absolute"
+            "some are negative for these vectors and this seed; take `head_option` normalisation=absolute"
         )
     return Recogniser(backbone, head, frozen=recipe.freeze_backbone)
 
 
 class TrainingRun:
-    """Trains one worker's replica; all workers build the same one and take their shares.
+    """Trains one worker's replica of a model; all workers build the same one and divide the batches.
 
-    A frozen backbone whose training views are plain, and whose features fit into memory, runs once over each
-    split instead of in every epoch.
+    A frozen backbone runs once over each split instead of in every epoch, if the training views are whole
+    pictures without augmentation and the features fit into memory.
 
     Args:
-        dataset: Trained on its split ``train``; ``val``, if there is one, is scored after each epoch.
-        model: From :func:`build_model`, with its starting weights.
-        rank: This worker's number among *world_size*.
-        threads: That decode pictures, in this worker.
+        dataset: The split ``train`` is trained on; ``val``, if there is one, is scored after each epoch.
+        model: The model from :func:`build_model`, with its initial weights.
+        recipe: How to train.
+        device: Where the model is trained.
+        rank: This worker's number, from 0.
+        world_size: Number of workers.
+        threads: Number of threads that decode pictures in this worker.
         parallel: Wraps a module for data parallelism, where there are several workers.
-        features: By split, where they are known already; what is computed here is added.
+        features: Features by split that are known already; features that the run computes are added to it.
     """
 
     def __init__(
@@ -92,7 +94,7 @@ class TrainingRun:
         self.recipe = recipe
         self.device = device
         self.history: list[EpochEnd] = []
-        self.within: EpochProgress | None = None
+        self.progress: EpochProgress | None = None
         self.splits = {name: dataset.split(name) for name in ("train", "val") if dataset.has_split(name)}
         self.loaders = {
             name: Loader(
@@ -110,55 +112,61 @@ class TrainingRun:
             for name, split in self.splits.items()
         }
         self.training = self.loaders["train"]
-        targets = self.splits["train"].targets
-        model.start_at_prior(targets)
+        model.start_at_prior(self.splits["train"].targets)
         self.model = model.to(device).to(memory_format=torch.channels_last)
         self.features = {} if features is None else features
         self.batches: Mapping[str, Batches] = self.loaders
-        path: nn.Module = ImagePath(model)
         keeps_features = self._keeps_features()
         if keeps_features:
             self._compute_features()
-            path = model.head.image_side
+        labels, config = self.splits["train"].targets.shape[1], model.head.config
+        self.regression = None
+        if isinstance(config, RidgeConfig):
+            self.regression = RidgeRegression(model.backbone.width, labels, config.ridge, device)
+        self.optimizer = make_optimizer(model, recipe)
+        self.trainer = self._make_trainer(world_size, parallel, keeps_features)
+
+    def _make_trainer(
+        self, world_size: int, parallel: Callable[[nn.Module], nn.Module], takes_features: bool
+    ) -> Trainer:
+        model, recipe = self.model, self.recipe
+        path: nn.Module = model.head.image_side if takes_features else ImagePath(model)
         if recipe.compile:
             path.compile()
-        self.regression = None
-        if isinstance(config := model.head.config, RidgeConfig):
-            self.regression = RidgeRegression(model.backbone.width, targets.shape[1], config.ridge, device)
-        # A solution in closed form takes no steps whose weights there were to average.
+        # A closed form takes no steps, so there are no weights to average.
         average = averaged(model, recipe.ema) if recipe.ema and self.regression is None else None
         trains = any(parameter.requires_grad for parameter in path.parameters())
-        self.optimizer = make_optimizer(model, recipe)
-        self.trainer = Trainer(
+        return Trainer(
             model=model,
             path=parallel(path) if trains else path,
-            prepare=self._maps if keeps_features else self._pixels,
+            prepare=self._maps if takes_features else self._pixels,
             recipe=recipe,
             optimizer=self.optimizer,
             schedule=make_schedule(self.optimizer, recipe, self.training.steps),
-            device=device,
+            device=self.device,
             world_size=world_size,
             penalty_weight=model.head.config.penalty_weight(
-                recipe.label_reduction, targets.shape[1], recipe.loss
+                recipe.label_reduction, self.splits["train"].targets.shape[1], recipe.loss
             ),
             average=average,
-            takes_features=keeps_features,
+            takes_features=takes_features,
         )
 
     def _keeps_features(self) -> bool:
         recipe = self.recipe
-        plain = recipe.freeze_backbone and recipe.views == "flip" and not recipe.rand_augment
+        whole_pictures = recipe.views == "flip" and not recipe.rand_augment and not recipe.cutout
         return bool(
-            plain
-            and not recipe.cutout
+            recipe.freeze_backbone
+            and whole_pictures
             and all(fits(self.model.backbone, loader, self._pooling()) for loader in self.loaders.values())
         )
 
-    def _pooling(self) -> Any:
-        """How features may be pooled before they are kept; None where the head reads their maps."""
+    def _pooling(self) -> Pooling | None:
+        """Return how features are pooled before they are kept; None where the head reads whole maps."""
         image_side = self.model.head.image_side
-        whole = not isinstance(image_side, PooledSide) or image_side.wants_mirror
-        return None if whole else image_side.pooling
+        if not isinstance(image_side, PooledSide) or image_side.wants_mirror:
+            return None
+        return image_side.pooling
 
     def _compute_features(self) -> None:
         for name, loader in self.loaders.items():
@@ -173,12 +181,12 @@ class TrainingRun:
         }
 
     def _pixels(self, images: Tensor) -> Tensor:
-        """Send uint8 over the wire and make floats on the device."""
+        """Copy uint8 pictures to the device and normalise them there, which needs less bandwidth."""
         preprocessing = self.model.backbone.preprocessing(self.recipe.image_size)
         return preprocessing.normalise(images.to(self.device, non_blocking=True))
 
     def _maps(self, maps: Tensor) -> Tensor:
-        """Send feature maps over the wire, and lay them out as the backbone does."""
+        """Copy feature maps to the device, in the backbone's memory format."""
         return maps.to(self.device, non_blocking=True, memory_format=torch.channels_last)
 
     def epochs(
@@ -188,18 +196,19 @@ class TrainingRun:
         checkpoint_steps: int = 0,
         on_checkpoint: Callable[[EpochProgress], Any] | None = None,
     ) -> Iterator[EpochEnd]:
-        """Train what is still missing and yield after each epoch.
+        """Train the remaining epochs, and yield the results of each.
 
         Args:
             on_step: Called with (epoch, step) after every step, to show progress.
-            pause_steps: After how many steps within an epoch there is a pause; 0: never.
-            on_pause: Called then on every worker; what :meth:`save` writes then goes on from there.
+            checkpoint_steps: Number of steps within an epoch between two checkpoints; 0 for none.
+            on_checkpoint: Called with the progress at each of these checkpoints, on every worker; a
+                checkpoint that :meth:`save` writes at this moment resumes there.
         """
 
-        def pause(within: EpochProgress) -> None:
-            self.within = within
+        def at_checkpoint(progress: EpochProgress) -> None:
+            self.progress = progress
             if on_checkpoint:
-                on_checkpoint(within)
+                on_checkpoint(progress)
 
         validation = self.splits.get("val")
         for end in train_epochs(
@@ -208,26 +217,26 @@ class TrainingRun:
             self.batches.get("val"),
             self.training,
             epochs=range(len(self.history), self.recipe.epochs),
-            resume_from=self.within,
+            resume_from=self.progress,
             regression=self.regression,
             val_targets=None if validation is None else validation.targets,
             on_step=on_step,
             checkpoint_steps=checkpoint_steps,
-            on_checkpoint=pause,
+            on_checkpoint=at_checkpoint,
         ):
-            self.within = None
+            self.progress = None
             self.history.append(end)
             yield end
 
     @property
     def trained(self) -> Recogniser:
-        """The model to keep: the averaged one, where there is one."""
-        return self.trainer.used
+        """The model to keep: the averaged model, where there is one."""
+        return self.trainer.kept_model
 
     def save(self, file: Path) -> None:
-        """Write weights, the states of optimiser and schedule, and how far it came as a checkpoint.
+        """Write a checkpoint: weights, the states of optimiser and schedule, history and progress.
 
-        At the end of an epoch, and in a pause within one.
+        A checkpoint is valid at the end of an epoch and within ``on_checkpoint`` of :meth:`epochs`.
         """
         torch.save(
             {
@@ -237,13 +246,13 @@ class TrainingRun:
                 "schedule": self.trainer.schedule.state_dict(),
                 "regression": self.regression.state_dict() if self.regression else None,
                 "history": [asdict(end) for end in self.history],
-                "within": asdict(self.within) if self.within else None,
+                "within": asdict(self.progress) if self.progress else None,
             },
             file,
         )
 
     def resume(self, file: Path) -> None:
-        """Continue from what :meth:`save` wrote."""
+        """Continue from the checkpoint that :meth:`save` wrote."""
         checkpoint = _read(file, self.device)
         self.model.load_state_dict(checkpoint["model"])
         if self.trainer.average is not None:
@@ -253,12 +262,17 @@ class TrainingRun:
         if self.regression is not None:
             self.regression.load_state_dict(checkpoint["regression"])
         self.history = _history(checkpoint)
-        within = checkpoint["within"]
-        self.within = EpochProgress(**{**within, "state": LoaderState(**within["state"])}) if within else None
+        self.progress = None
+        if within := checkpoint["within"]:
+            self.progress = EpochProgress(**{**within, "state": LoaderState(**within["state"])})
 
 
 def load_trained(model: Recogniser, file: Path) -> list[EpochEnd]:
-    """Load a checkpoint's weights, averaged where they were, into *model*; return the epochs behind it."""
+    """Load the weights of a checkpoint into *model*, the averaged ones if there are any.
+
+    Returns:
+        The results of the epochs before the checkpoint.
+    """
     checkpoint = _read(file, torch.device("cpu"))
     average = checkpoint["average"]
     if average is not None:

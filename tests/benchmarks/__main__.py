@@ -1,4 +1,4 @@
-"""Measure what the README claims about speed and memory, beside plain ways of doing the same.
+"""Measure speed and memory, beside plain ways of doing the same.
 
     python -m tests.benchmarks [NAME …]     all benchmarks, or those named
     python -m tests.benchmarks --list       what there is

@@ -246,16 +246,8 @@ def write_coco(root: Path, *, samples: int = 12, labels: Sequence[str] = COCO_LA
 
 def make_dataset(source: Any, out: Path, *, max_samples_per_shard: int = 1000) -> Path:
     """Write a dataset in this process, without Ray and without a command line."""
-    from lglm_core.dataset.commit import commit_dataset
-    from lglm_core.dataset.duplicates import find_duplicates
-    from lglm_core.dataset.plan import make_plan
-    from lglm_core.dataset.shard_writer import write_shard
-    from lglm_core.rooms.manifest import Provenance
+    from lglm_core.dataset.writer import DatasetWriter, WriteSettings
 
-    options = {**source.options(), "max_samples_per_shard": max_samples_per_shard}
-    plan = make_plan(source, max_samples_per_shard)
-    receipts = [write_shard(shard, plan.labels, str(out)) for shard in plan.shards]
-    recipe = Provenance("dataset", source.inputs(), options)
-    duplicates = find_duplicates(receipts)
-    commit_dataset(str(out), recipe, plan, receipts, dropped=source.dropped, duplicates=duplicates)
+    settings = WriteSettings(max_samples_per_shard=max_samples_per_shard, max_rejected=1.0)
+    DatasetWriter(str(out), settings).write(source)
     return out

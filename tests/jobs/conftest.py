@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.jobs.commands import done_here, make_dataset, write_coco
+from tests.jobs.tables import PER_SHARD, table
 
 TINY_RECIPE = (
     *("--backbone", "shufflenet_v2_x0_5", "--weights", "none", "--image-size", "32"),
@@ -49,3 +50,13 @@ def tiny_run(made_once: Callable, tiny_dataset: Path, tiny_labels: Path) -> Path
 @pytest.fixture(scope="session")
 def tiny_model(tiny_run: Path) -> Path:
     return tiny_run / "model"
+
+
+@pytest.fixture
+def table_dataset(tmp_path: Path) -> Path:
+    """A dataset of a table of twelve pictures, which lie beside it."""
+    from lglm_core.sources.table import TableSource
+
+    table(tmp_path, range(12))
+    source = TableSource(str(tmp_path / "table.csv"), str(tmp_path / "images"))
+    return make_dataset(source, tmp_path / "dataset", max_samples_per_shard=PER_SHARD)

@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from jobs.options import Explain
-from lglm_core import rooms
+from lglm_core.rooms import ModelManifest, Provenance, Room
 from tests.jobs.commands import COCO_LABELS, Commands, Here, Result, contents, picture
-from tests.servers.s3 import S3Server, connected_to, download, upload
+from tests.servers.s3 import S3Server, download, upload
 
 pytestmark = pytest.mark.timeout(900)  # the first test to ask for a room waits until it is made
 
@@ -42,10 +42,9 @@ def save_model(
     config = head_config(head, {"pooling": "average"} if head == "plain" else {"width": 8})
     model = Recogniser(cnn, build_head(head, config, cnn.width, LabelKnowledge(len(labels))))
     save_bundle(
-        str(out),
+        Room(str(out), Provenance(ModelManifest, {"dataset": "d" * 64}, {})),
         model,
         LabelVocabulary(labels),
-        rooms.Provenance("model", {"dataset": "d" * 64}, {}),
         embeddings=None,
         preprocessing=Preprocessing(size),
         facts={},
@@ -249,7 +248,14 @@ def test_relative_places_become_absolute_one_by_one(tmp_path: Path, monkeypatch:
 
 
 def test_models_pictures_and_explanation_in_a_bucket(
-    here: Here, rclone: S3Server, tiny_model: Path, other_model: Path, image: Path, out: Path, tmp_path: Path
+    here: Here,
+    connect_to: Callable[..., None],
+    rclone: S3Server,
+    tiny_model: Path,
+    other_model: Path,
+    image: Path,
+    out: Path,
+    tmp_path: Path,
 ):
     bucket = tmp_path / "as-in-the-bucket"
     shutil.copytree(tiny_model, bucket / "model")
@@ -262,11 +268,11 @@ def test_models_pictures_and_explanation_in_a_bucket(
         models = ("--model", f"{root}/model", "--compare", f"{root}/other")
         return (*models, "--image", f"{root}/pictures/{image.name}", "--label", "dog", "--out", f"{folder}")
 
-    with connected_to(rclone):
-        done = here.done("explain", *arguments(address, f"{address}/explained"))
-        assert done["status"] == "done"
-        again = here.done("explain", *arguments(address, f"{address}/explained"))
-        assert again["status"] == "already complete"
+    connect_to(rclone)
+    done = here.done("explain", *arguments(address, f"{address}/explained"))
+    assert done["status"] == "done"
+    again = here.done("explain", *arguments(address, f"{address}/explained"))
+    assert again["status"] == "already complete"
     local = here.done("explain", *arguments(bucket, out))
     assert local["counts"] == done["counts"]
     explained = download(rclone, "explain", "explained/", tmp_path / "explained")

@@ -26,8 +26,7 @@ from lglm_core.model.extend import extend
 from lglm_core.model.head import LabelKnowledge
 from lglm_core.model.heads import BUILDERS, build_head
 from lglm_core.model.recogniser import Recogniser
-from lglm_core.rooms.canonical import digest
-from lglm_core.rooms.manifest import Provenance
+from lglm_core.rooms import ModelManifest, Provenance, Room, digest
 from tests.jobs.commands import COCO_LABELS, Commands, Here, Result, contents, done_here
 from tests.servers.ray_in_process import ray_in_process
 
@@ -215,10 +214,9 @@ def test_a_model_with_labels_added_by_name_is_exported_with_them(
     labels = LabelVocabulary([*before.labels, "skateboard", "fire hydrant"])
     vectors = np.concatenate([before.embeddings.vectors, added])
     save_bundle(
-        str(tmp_path / "model"),
+        Room(str(tmp_path / "model"), Provenance(ModelManifest, {}, {})),
         extend(before.model, torch.from_numpy(added)),
         labels,
-        Provenance("model", {}, {}),
         embeddings=by_name(labels, vectors),
         preprocessing=before.preprocessing,
         facts={"epochs": 1},
@@ -268,7 +266,7 @@ def test_the_manifest_comes_last_and_an_interrupted_export_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(bundles, "commit", interrupted)
+        patched.setattr(Room, "commit", interrupted)
         assert here("export", *arguments).code == 130
     assert (tmp_path / "out" / "model.onnx").exists()
     assert not (tmp_path / "out" / "manifest.json").exists()
@@ -295,7 +293,7 @@ def test_an_evaluation_of_another_model_is_refused(
     result = here("export", "--model", exported, "--evaluation", evaluation, "--out", out)
     assert_refused(result, out, str(evaluation), "another model", str(exported))
     result = here("export", "--model", model, "--evaluation", model, "--out", out)
-    assert_refused(result, out, "a model room was found where a evaluation room was expected")
+    assert_refused(result, out, "a model room was found where an evaluation room was expected")
 
 
 def test_no_model_is_refused(here: Here, tiny_dataset: Path, tmp_path: Path):
@@ -325,10 +323,9 @@ def test_a_head_that_does_not_fold_is_refused(here: Here, model: Path, tmp_path:
     vectors = torch.from_numpy(before.embeddings.vectors.copy())
     knowledge = LabelKnowledge(4, vectors, torch.eye(4, dtype=torch.int64))
     save_bundle(
-        str(tmp_path / "model"),
+        Room(str(tmp_path / "model"), Provenance(ModelManifest, {}, {})),
         Recogniser(backbone, build_head(name, head_config(name), backbone.width, knowledge)),
         before.labels,
-        Provenance("model", {}, {}),
         embeddings=before.embeddings if HEADS[name].needs_vectors else None,
         preprocessing=before.preprocessing,
         facts={},

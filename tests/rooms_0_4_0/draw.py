@@ -3,7 +3,8 @@
     python -m tests.rooms_0_4_0.draw DRAWN FOLDER      # only draw the inputs, below FOLDER
     python -m tests.rooms_0_4_0.draw MADE FOLDER       # draw them, and run the verbs of the lglm at hand
 
-``rooms.zip`` beside this file was made by ``MADE`` with lglm 0.4.0, from a checkout of that version.
+``rooms.zip`` beside this file was made by ``MADE`` with lglm 0.4.0, from a checkout of that version, where
+``lglm append`` was still ``lglm shard --append``.
 """
 
 import json
@@ -30,7 +31,7 @@ ON_VAL = ("--model", "run/model", "--dataset", "dataset", "--split", "val")
 COMMANDS: tuple[tuple[str, ...], ...] = (
     ("shard", *TABLE, "--table", "labels.csv", "--out", "dataset"),
     ("shard", *TABLE, "--table", "labels.csv", "--out", "dataset-grown"),
-    ("shard", *TABLE, "--table", "more.csv", "--out", "dataset-grown", "--append", "--extend-labels"),
+    ("append", *TABLE, "--table", "more.csv", "--out", "dataset-grown", "--extend-labels"),
     ("shard", "coco", "--root", "coco", "--out", "dataset-coco"),
     ("label-embeddings", "--dataset", "dataset", "--out", "labels-ppmi"),
     ("label-embeddings", "--dataset", "dataset", "--out", "labels", "--glove", "words.txt"),

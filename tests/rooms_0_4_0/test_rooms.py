@@ -183,7 +183,7 @@ def test_a_checkpoint_is_gone_on_with_to_the_same_weights(here: Here, before: Pa
     with chdir(tmp_path):
         resumed = here(*train)
     assert resumed.code == 0, resumed.stderr
-    assert "goes on after 2 of 2 epochs" in resumed.stderr
+    assert "resumes after 2 of 2 epochs" in resumed.stderr
     weights = "run/model/model.safetensors"
     assert (tmp_path / weights).read_bytes() == (before / weights).read_bytes()
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from unittest.mock import patch
 from uuid import uuid4
 
 from tests.servers.faulty import KINDS, FaultyProxy, proxied
@@ -88,17 +87,6 @@ def download(server: S3Server, bucket: str, prefix: str, folder: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         client.download_file(bucket, found["Key"], str(path))
     return folder
-
-
-@contextmanager
-def connected_to(server: S3Server, **changed: str | None) -> Iterator[None]:
-    """Let this process reach a server as a user does, by its environment, while the block runs."""
-    from lglm_core.storage.s3_client import connect
-
-    connect.cache_clear()
-    with patch.dict(os.environ, reaching(server, os.environ, **changed), clear=True):
-        yield
-    connect.cache_clear()
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 import io
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,12 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lglm_core.images.codec import UnreadableImage
-from lglm_core.images.transforms import Preprocessing
-from lglm_core.inference.attribution import Explainer, activation, attribution, entering
+from lglm_core.inference.attribution import Explainer, activation, attribution, pooled_contributions
 from lglm_core.inference.tagger import Tagger
-from lglm_core.model.bundle import Bundle, load_bundle
+from lglm_core.model.bundle import Bundle
 from lglm_core.model.fold import fold
 from lglm_core.model.head import pool
+from tests.lglm_core.inference.explained import SIDE, load_for_maps
 from tests.lglm_core.model.small_heads import FOLDABLE, draw_knowledge, small_head
 
 POOLINGS = ("max", "average")
@@ -26,7 +25,7 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def credited_by_hand(feature_map: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Max pooling, cell by cell: each channel's weight × value goes to its first largest cell."""
+    """Under max pooling, credit each channel's weight × value to its first largest cell, cell by cell."""
     batch, channels, height, width = feature_map.shape
     credited = np.zeros((batch, len(weight), height, width))
     for b in range(batch):
@@ -68,7 +67,7 @@ def test_under_max_pooling_neither_mean_nor_maximum_of_the_activation_map_is_the
     assert ((maps.mean((2, 3)) - logits).abs() > 0.1).all()
 
 
-def test_of_equal_maxima_the_first_cell_is_credited_alone():
+def test_only_the_first_of_equal_maxima_is_credited():
     feature_map = torch.tensor([[[[1.0, 3.0], [3.0, 3.0]], [[2.0, 2.0], [2.0, 2.0]]]])
     found = attribution(feature_map, torch.tensor([[1.0, 10.0]]), "max")
     assert found.tolist() == [[[[20.0, 3.0], [0.0, 0.0]]]]
@@ -76,9 +75,11 @@ def test_of_equal_maxima_the_first_cell_is_credited_alone():
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("shape", [(2, 5, 3, 4), (1, 4, 1, 1), (1, 4, 1, 6)])
-def test_what_enters_sums_up_to_the_pooled_feature(pooling: str, shape: tuple[int, ...]):
+def test_contributions_sum_up_to_the_pooled_feature(pooling: str, shape: tuple[int, ...]):
     feature_map = draw(*shape)
-    torch.testing.assert_close(entering(feature_map, pooling).sum((2, 3)), pool(feature_map, pooling))
+    torch.testing.assert_close(
+        pooled_contributions(feature_map, pooling).sum((2, 3)), pool(feature_map, pooling)
+    )
 
 
 @pytest.mark.parametrize("variant", FOLDABLE)
@@ -96,7 +97,7 @@ def test_attribution_and_bias_are_the_logits_of_every_head_that_folds(
 
 
 class LargestTensor(TorchDispatchMode):
-    """Keeps the size of the largest tensor that anything computes."""
+    """Records the size of the largest tensor that any operation returns."""
 
     elements = 0
 
@@ -108,7 +109,7 @@ class LargestTensor(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_in_float32_at_real_sizes_it_adds_up_and_no_tensor_outgrows_the_feature_map(pooling: str):
+def test_at_real_sizes_float32_adds_up_and_no_tensor_is_larger_than_the_feature_map(pooling: str):
     feature_map, weight, bias = draw(2, 2048, 14, 14).relu(), 0.03 * draw(80, 2048, seed=1), draw(80, seed=2)
     logits = torch.nn.functional.linear(pool(feature_map, pooling), weight, bias)
     with LargestTensor() as largest:
@@ -120,22 +121,6 @@ def test_in_float32_at_real_sizes_it_adds_up_and_no_tensor_outgrows_the_feature_
 
 
 # --- A model that explains ---
-
-SIDE = 96  # pixels; 3 × 3 cells
-
-
-def load_for_maps(model_room: Path, size: int = SIDE) -> Bundle:
-    """The trained model for larger pictures, with statistics of such, so that activations stay in range."""
-    bundle = load_bundle(str(model_room))
-    for module in bundle.model.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            module.momentum = 1.0
-    with torch.no_grad():
-        bundle.model.train()(
-            (torch.rand(16, 3, size, size, generator=torch.Generator().manual_seed(0)) - 0.45) / 0.225
-        )
-    bundle.model.eval()
-    return replace(bundle, preprocessing=Preprocessing(size))
 
 
 @pytest.fixture(scope="module")
@@ -150,14 +135,12 @@ def explainer(bundle: Bundle) -> Explainer:
 
 @pytest.fixture(scope="module")
 def picture(encode: Callable[..., bytes]) -> bytes:
-    """Of a size at which nothing is resized, and without loss."""
+    """A lossless picture of the model's size, so that nothing is resized."""
     rng = np.random.default_rng(0)
     return encode(Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)))
 
 
-def test_what_a_trained_model_explains_are_its_own_logits(
-    explainer: Explainer, bundle: Bundle, picture: bytes
-):
+def test_a_trained_model_explains_its_own_logits(explainer: Explainer, bundle: Bundle, picture: bytes):
     pixels = np.asarray(Image.open(io.BytesIO(picture)), dtype=np.float32) / 255
     pixels = (pixels - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
     with torch.no_grad():
@@ -165,7 +148,7 @@ def test_what_a_trained_model_explains_are_its_own_logits(
     found = explainer.maps(explainer.explain(picture), ["bright", "red", "striped"])
     np.testing.assert_allclose(
         [each.logit for each in found], logits, rtol=0, atol=1e-4
-    )  # another memory format
+    )  # the memory formats differ
     for each in found:
         assert each.attribution.dtype == each.activation.dtype == np.float32
         assert each.attribution.shape == each.activation.shape == (3, 3)
@@ -175,20 +158,22 @@ def test_what_a_trained_model_explains_are_its_own_logits(
         assert each.threshold == 0.5
 
 
-def test_it_scores_as_the_tagger_does(explainer: Explainer, bundle: Bundle, encode: Callable[..., bytes]):
+def test_an_explainer_scores_as_the_tagger_does(
+    explainer: Explainer, bundle: Bundle, encode: Callable[..., bytes]
+):
     wide = encode(Image.fromarray(np.random.default_rng(1).integers(0, 256, (30, 70, 3), dtype=np.uint8)))
     scores = Tagger(bundle, torch.device("cpu"), threads=1).predict([wide]).scores[0]
     np.testing.assert_allclose(explainer.explain(wide).probabilities, scores, rtol=0, atol=1e-6)
 
 
-def test_chosen_labels_have_the_maps_they_have_among_all(explainer: Explainer, picture: bytes):
-    view = explainer.explain(picture)
-    everything = explainer.maps(view, ["bright", "red", "striped"])
-    (alone,) = explainer.maps(view, ["striped"])
-    np.testing.assert_allclose(alone.attribution, everything[2].attribution, atol=1e-6)
-    assert (alone.bias, alone.logit) == (everything[2].bias, everything[2].logit)
+def test_a_label_has_the_same_map_alone_and_among_all(explainer: Explainer, picture: bytes):
+    explanation = explainer.explain(picture)
+    all_maps = explainer.maps(explanation, ["bright", "red", "striped"])
+    (alone,) = explainer.maps(explanation, ["striped"])
+    np.testing.assert_allclose(alone.attribution, all_maps[2].attribution, atol=1e-6)
+    assert (alone.bias, alone.logit) == (all_maps[2].bias, all_maps[2].logit)
 
 
-def test_what_is_no_picture_is_told_so(explainer: Explainer):
+def test_bytes_that_are_no_picture_are_refused(explainer: Explainer):
     with pytest.raises(UnreadableImage):
         explainer.explain(b"a letter")

@@ -15,7 +15,7 @@ from torch import Tensor
 from lglm_core.errors import InputError, RunError
 from lglm_core.images.transforms import Preprocessing
 from lglm_core.inference import export
-from lglm_core.inference.export import folded, to_onnx
+from lglm_core.inference.export import folded_model, to_onnx
 from lglm_core.inference.tagger import Tagger
 from lglm_core.labels.vocabulary import LabelVocabulary
 from lglm_core.model.backbone import Backbone
@@ -60,7 +60,7 @@ def pictures(count: int, seed: int = 0) -> Tensor:
 
 
 def as_onnx(model: Recogniser) -> dict[str, bytes]:
-    return to_onnx(folded(model), model.backbone.preprocessing(SIZE), LABELS, THRESHOLDS)
+    return to_onnx(folded_model(model), model.backbone.preprocessing(SIZE), LABELS, THRESHOLDS)
 
 
 def session(graph: bytes | str) -> onnxruntime.InferenceSession:
@@ -88,7 +88,7 @@ def test_a_folded_model_gives_the_logits_of_the_model(randomise: Randomise, vari
     model = recogniser("shufflenet_v2_x0_5", randomise, variant)
     images = model.backbone.preprocessing(SIZE).normalise(pictures(5))
     with torch.no_grad():
-        ours, theirs = folded(model)(images).logits, model(images).logits
+        ours, theirs = folded_model(model)(images).logits, model(images).logits
     assert theirs.std(dim=0).min() > 0.01
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * theirs.abs().max().item())
 
@@ -102,15 +102,15 @@ def test_a_folded_model_tags_as_the_model_does(randomise: Randomise, name: str):
     preprocessing = model.backbone.preprocessing(SIZE)
     with torch.no_grad():
         expected = model(preprocessing.normalise(pictures(1))).logits.sigmoid().numpy()
-    for one in (model, folded(model)):
+    for one in (model, folded_model(model)):
         bundle = Bundle(one, LABELS, None, (), THRESHOLDS, preprocessing, {}, "f")
         scores = Tagger(bundle, torch.device("cpu"), threads=1).predict([png.getvalue()]).scores
         np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-5)
 
 
 def test_folding_twice_changes_nothing(resnet18: Recogniser):
-    once = folded(resnet18)
-    twice = folded(once)
+    once = folded_model(resnet18)
+    twice = folded_model(once)
     assert once.head.config == twice.head.config
     for name, tensor in once.state_dict().items():
         torch.testing.assert_close(twice.state_dict()[name], tensor, rtol=0, atol=0)
@@ -121,7 +121,7 @@ def test_labels_added_by_name_fold_too(randomise: Randomise):
     longer = extend(model, torch.randn(2, 8, generator=torch.Generator().manual_seed(3)))
     images = model.backbone.preprocessing(SIZE).normalise(pictures(4))
     with torch.no_grad():
-        ours, theirs = folded(longer)(images).logits, longer(images).logits
+        ours, theirs = folded_model(longer)(images).logits, longer(images).logits
     assert ours.shape == (4, 5)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * theirs.abs().max().item())
 
@@ -129,7 +129,7 @@ def test_labels_added_by_name_fold_too(randomise: Randomise):
 @pytest.mark.parametrize("name", [name for name in BUILDERS if not HEADS[name].foldable])
 def test_a_head_that_does_not_fold_is_refused(randomise: Randomise, name: str):
     with pytest.raises(InputError, match=f"the head {name} does not fold"):
-        folded(recogniser("shufflenet_v2_x0_5", randomise, name))
+        folded_model(recogniser("shufflenet_v2_x0_5", randomise, name))
 
 
 # --- ONNX ---
@@ -168,7 +168,7 @@ def test_the_graph_says_what_it_takes_and_gives(resnet18: Recogniser, graph: byt
 
 def test_the_graph_normalises_by_itself(randomise: Randomise):
     """Another normalisation than ImageNet's, of one backbone."""
-    model = folded(recogniser("shufflenet_v2_x0_5", randomise))
+    model = folded_model(recogniser("shufflenet_v2_x0_5", randomise))
     preprocessing = Preprocessing(SIZE, (0.5, 0.4, 0.3), (0.25, 0.5, 1.0))
     (data,) = to_onnx(model, preprocessing, LABELS, THRESHOLDS).values()
     pixels = pictures(2).float() / 255
@@ -219,7 +219,7 @@ class Untraceable(torch.nn.Module):
 
 
 def test_a_backbone_that_onnx_cannot_say_is_one_line(randomise: Randomise):
-    model = folded(recogniser("shufflenet_v2_x0_5", randomise))
+    model = folded_model(recogniser("shufflenet_v2_x0_5", randomise))
     model.backbone.cnn = Untraceable()
     with pytest.raises(RunError, match="shufflenet_v2_x0_5 cannot be written as ONNX") as caught:
         to_onnx(model, Preprocessing(SIZE), LABELS, THRESHOLDS)

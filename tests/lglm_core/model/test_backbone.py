@@ -217,7 +217,7 @@ def test_torchvisions_weights_that_cannot_be_downloaded_are_refused_in_one_line(
         backbones["resnet18"].load_weights("imagenet")
     message = str(refusal.value)
     assert "the ImageNet weights of resnet18 cannot be downloaded (no way out)" in message
-    assert "--weights resnet18-f37072fd.pth" in message and "\n" not in message
+    assert "name it with `weights` resnet18-f37072fd.pth" in message and "\n" not in message
 
 
 TIMM_MAPS = {"timm/test_resnet": 96, "timm/lcnet_050": 1280, "timm/mobilenetv3_small_050.lamb_in1k": 1024}

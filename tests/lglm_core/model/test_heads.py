@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lglm_core.errors import InputError
 from lglm_core.model.config import HEADS, head_config
-from lglm_core.model.head import Head, LabelKnowledge, PooledSide, Prediction
+from lglm_core.model.head import Head, HeadOutput, LabelKnowledge, PooledSide
 from lglm_core.model.heads import BUILDERS, build_head
 from lglm_core.model.losses import multi_label_loss
 from tests.lglm_core.model.small_heads import VARIANTS, draw_knowledge, small_head
@@ -55,7 +55,7 @@ def test_a_head_folds_where_its_configuration_says_so(variant: str):
 
 @pytest.mark.parametrize("name", [name for name in BUILDERS if HEADS[name].needs_vectors])
 def test_a_head_without_the_label_vectors_it_needs_is_refused(name: str):
-    with pytest.raises(InputError, match=f"the head {name} needs label vectors; name --label-embeddings"):
+    with pytest.raises(InputError, match=f"the head {name} needs label vectors; name `label_embeddings`"):
         build_head(name, head_config(name), D, replace(KNOWLEDGE, vectors=None))
 
 
@@ -106,7 +106,7 @@ def test_pictures_in_one_batch_do_not_meet_in_eval_mode(variant: str, randomise:
 def test_every_parameter_is_learned(variant: str, randomise: Callable[..., None]):
     """The public code has fusion weights that no optimiser ever saw; a dead one would not show either."""
     head = trained(variant, randomise)
-    prediction: Prediction = head(shown(head, maps()))
+    prediction: HeadOutput = head(shown(head, maps()))
     side = head.label_weights()
     loss = prediction.logits.square().sum() + (side.penalty if side else 0.0)
     (loss + (0.0 if prediction.penalty is None else prediction.penalty.sum())).backward()
@@ -123,7 +123,7 @@ def reversed_labels(tensor: Tensor) -> Tensor:
 def losses(head: Head, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Logits, and the whole loss, in training mode."""
     side = head.label_weights()
-    prediction: Prediction = head.image_side(shown(head, maps()), side.weights if side else None)
+    prediction: HeadOutput = head.image_side(shown(head, maps()), side.weights if side else None)
     views = len(prediction.logits) // len(targets)
     loss = multi_label_loss(prediction.logits, targets.repeat(views, 1)).mean()
     loss = loss + (side.penalty if side else 0.0)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from lglm_core.model.backbone import Backbone
 from lglm_core.model.config import PlainConfig
-from lglm_core.model.head import Head, ImageSide, Prediction
+from lglm_core.model.head import Head, HeadOutput, ImageSide
 from lglm_core.model.recogniser import ImagePath, Recogniser
 from tests.lglm_core.model.small_heads import draw_knowledge, small_head
 
@@ -88,8 +88,8 @@ class Shown(ImageSide):
 
     wants_mirror = True
 
-    def forward(self, feature_map: Tensor, label_weights: Tensor | None = None) -> Prediction:
-        return Prediction(feature_map)
+    def forward(self, feature_map: Tensor, label_weights: Tensor | None = None) -> HeadOutput:
+        return HeadOutput(feature_map)
 
 
 def test_a_head_that_wants_mirror_images_gets_them_behind_the_pictures_in_training_alone():

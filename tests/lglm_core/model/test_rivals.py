@@ -13,7 +13,7 @@ from lglm_core.model import add_gcn, ss_grl
 from lglm_core.model.config import AddGcnConfig, SsGrlConfig, VacitConfig, head_config
 from lglm_core.model.head import ImageSide, LabelKnowledge
 from lglm_core.model.heads import build_head
-from lglm_core.model.recompute import in_parts
+from lglm_core.model.recompute import in_chunks
 
 Array = np.ndarray
 SMALL: dict[str, dict[str, Any]] = {
@@ -357,14 +357,14 @@ def test_rows_in_parts_are_as_exact_as_at_once():
         calls.append(len(a))
         return (a * b).tanh()
 
-    at_once = in_parts(function, rows, more, row_size=3, part_size=21)
+    at_once = in_chunks(function, rows, more, row_size=3, chunk_size=21)
     (expected,) = torch.autograd.grad(at_once.sum(), rows)
     assert calls == [7]
-    parted = in_parts(function, rows, more, row_size=3, part_size=8)
+    parted = in_chunks(function, rows, more, row_size=3, chunk_size=8)
     assert torch.equal(parted, at_once) and calls[1:] == [2, 2, 2, 1]
     assert torch.equal(torch.autograd.grad(parted.sum(), rows)[0], expected)
     assert calls[5:] in ([2, 2, 2, 1], [1, 2, 2, 2])  # again, for the backward pass
-    assert torch.equal(in_parts(function, rows, more, row_size=3, part_size=1), at_once)
+    assert torch.equal(in_chunks(function, rows, more, row_size=3, chunk_size=1), at_once)
 
 
 @pytest.mark.parametrize("name", ["add-gcn", "ss-grl"])
@@ -378,9 +378,9 @@ def test_logits_and_gradients_do_not_depend_on_the_parts(name: str, monkeypatch:
         return [logits.detach(), *torch.autograd.grad(logits.square().sum(), wanted)]
 
     at_once = both()
-    monkeypatch.setattr(add_gcn, "PART_SIZE", 1)
-    monkeypatch.setattr(ss_grl, "ATTENTION_PART_SIZE", 1)
-    monkeypatch.setattr(ss_grl, "GATES_PART_SIZE", 1)
+    monkeypatch.setattr(add_gcn, "CHUNK_SIZE", 1)
+    monkeypatch.setattr(ss_grl, "ATTENTION_CHUNK_SIZE", 1)
+    monkeypatch.setattr(ss_grl, "GATES_CHUNK_SIZE", 1)
     for parted, expected in zip(both(), at_once, strict=True):
         torch.testing.assert_close(parted, expected, rtol=1e-4, atol=1e-4)
 

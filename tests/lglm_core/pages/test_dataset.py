@@ -1,5 +1,4 @@
 import io
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -12,14 +11,30 @@ from lglm_core.dataset.commit import REJECTS_SCHEMA
 from lglm_core.dataset.reader import Dataset
 from lglm_core.dataset.statistics import DatasetStatistics, SplitStatistics, Together, Twins, describe
 from lglm_core.labels.vocabulary import LabelVocabulary
-from lglm_core.pages.dataset import BARS_PER_END, REJECTS_SHOWN, LogScale, dataset_page, distributions, names
-from lglm_core.pages.gallery import Gallery, ShownPicture, draw_gallery
-from lglm_core.pages.heatmap import block_order, heat_map
-from lglm_core.pages.rendering import share
+from lglm_core.pages.dataset import (
+    BARS_PER_END,
+    REJECTS_SHOWN,
+    LogScale,
+    dataset_page,
+    distributions,
+    label_text,
+)
+from lglm_core.pages.gallery import Gallery, GalleryPicture, draw_gallery
 from lglm_core.rooms.manifest import Manifest
-from tests.lglm_core.pages.test_report import EVIL, EVIL_IMAGE, Page, dumped_dom, jpeg, script_policy
+from tests.lglm_core.pages.browser import (
+    EVIL,
+    EVIL_IMAGE,
+    Page,
+    assert_accessible,
+    assert_inert,
+    assert_self_contained,
+    dumped_dom,
+    jpeg,
+    script_policy,
+    scroll_width,
+)
 
-NOTHING = Gallery({}, [])
+NO_PICTURES = Gallery({}, [])
 
 
 def split(name: str, positives: list[int], samples: int, unknown: list[int] | None = None) -> SplitStatistics:
@@ -32,7 +47,7 @@ def split(name: str, positives: list[int], samples: int, unknown: list[int] | No
 def described(
     names: list[str], splits: list[SplitStatistics], rejects: Sequence[tuple[str, ...]] = ()
 ) -> DatasetStatistics:
-    """Statistics of labels that are all together in the training pictures that carry either."""
+    """Return statistics in which the pictures of the rarer of two labels all carry both."""
     positives = splits[0].positives
     known = splits[0].known
     together = Together(tuple(names), np.minimum.outer(positives, positives), np.minimum.outer(known, known))
@@ -54,8 +69,8 @@ def described(
 def small() -> str:
     train, val = split("train", [1234, 20, 0], 2000), split("val", [60, 0, 1], 100, [0, 0, 12])
     pictures = [
-        ShownPicture("key_1", "train", jpeg("red"), ("dog", "cat"), ("unicorn",)),
-        ShownPicture("key_2", "val", jpeg("blue"), (), ()),
+        GalleryPicture("key_1", "train", jpeg("red"), ("dog", "cat"), ("unicorn",)),
+        GalleryPicture("key_2", "val", jpeg("blue"), (), ()),
     ]
     gallery = Gallery({"train": pictures[:1], "val": pictures[1:]}, [pictures[0]])
     rejects = [("key_9", "val", "raw/9.jpg", "not_an_image", "the bytes are no image format known here")]
@@ -69,7 +84,7 @@ SMALL = small()
 def hostile(
     tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[..., Dataset]
 ) -> tuple[list[str], str]:
-    """A page of a real dataset whose labels are what people should not name them."""
+    """The labels and the page of a real dataset whose labels have hostile and unusual names."""
     names = [EVIL, EVIL_IMAGE, "<b>&\"'", "x" * 60, "自転車", "собака", "two\nlines"]
     rng = np.random.default_rng(0)
     rows = []
@@ -84,24 +99,15 @@ def hostile(
     return names, dataset_page(EVIL, describe(dataset), draw_gallery(dataset, ["train"], 12))
 
 
-def test_the_page_is_whole_and_refers_to_nothing_outside(hostile: tuple[list[str], str]):
+def test_the_page_refers_to_nothing_outside(hostile: tuple[list[str], str]):
     for html in (SMALL, hostile[1]):
-        page = Page(html)
-        assert page.tags[:2] == ["html", "head"]
-        assert all(address.startswith(("#", "data:image/jpeg;base64,")) for address in page.addresses)
-        assert not re.search(r"https?://|@import|url\(", html)
+        assert_self_contained(html)
         assert script_policy(html).startswith("'sha256-")
 
 
-def test_every_picture_has_an_alternative_text_and_what_is_named_is_there(hostile: tuple[list[str], str]):
+def test_every_picture_has_an_alternative_text_and_every_reference_resolves(hostile: tuple[list[str], str]):
     for html in (SMALL, hostile[1]):
-        page = Page(html)
-        alternatives = [value for name, value in page.attributes if name == "alt"]
-        assert len(alternatives) == page.tags.count("img") and all(alternatives)
-        ids = [value for name, value in page.attributes if name == "id"]
-        assert len(ids) == len(set(ids))
-        assert {address[1:] for address in page.addresses if address.startswith("#")} <= set(ids)
-        assert {value for name, value in page.attributes if name == "aria-labelledby"} <= set(ids)
+        assert_accessible(html)
 
 
 def test_every_number_is_shown():
@@ -114,60 +120,62 @@ def test_every_number_is_shown():
     assert rows["unicorn"] == ["0 0.0%", "1 1.1%", "12"]
 
 
-def test_remarks_and_shares_apart_and_rejects_are_shown():
+def test_findings_drifts_and_rejects_are_shown():
     page = Page(SMALL)
     text = " ".join(page.text.split())
     assert "Without a training picture, so that nothing can be learned: unicorn." in text
     assert "Without a picture in val, so that nothing can be measured there: cat." in text
     assert ["raw/9.jpg", "val", "not an image: the bytes are no image format known here"] in page.cells
-    apart = dataset_page(
-        "apart", described(["a", "b"], [split("train", [9, 5], 99), split("val", [90, 5], 99)]), NOTHING
+    drifting = dataset_page(
+        "drifting",
+        described(["a", "b"], [split("train", [9, 5], 99), split("val", [90, 5], 99)]),
+        NO_PICTURES,
     )
-    assert ["a", "val", "90.9%", "9.1%"] in Page(apart).cells
+    assert ["a", "val", "90.9%", "9.1%"] in Page(drifting).cells
 
 
-def test_a_picture_stands_with_its_labels_and_unknown_ones_are_questioned():
+def test_a_picture_is_shown_with_its_labels_and_unknown_ones_have_a_question_mark():
     assert 'alt="key_1: dog, cat, unicorn?"' in SMALL
     assert 'alt="key_2: no label"' in SMALL
     assert '<span class="soft">unicorn?</span>' in SMALL
 
 
-def test_of_a_picture_of_very_many_labels_the_first_are_named():
-    """Else hundreds of labels at each of thousands of pictures are megabytes."""
-    picture = ShownPicture("k", "train", b"", tuple(f"l{n}" for n in range(10)), ("u1", "u2", "u3"))
-    assert names(picture) == f"{', '.join(picture.labels)}, u1?, u2? and 1 more"
-    assert names(replace(picture, labels=(), unknown=("u1",))) == "no label, u1?"
+def test_only_the_first_of_very_many_labels_are_named():
+    """Hundreds of names for each of thousands of pictures would be megabytes."""
+    picture = GalleryPicture("k", "train", b"", tuple(f"l{n}" for n in range(10)), ("u1", "u2", "u3"))
+    assert label_text(picture) == f"{', '.join(picture.labels)}, u1?, u2? and 1 more"
+    assert label_text(replace(picture, labels=(), unknown=("u1",))) == "no label, u1?"
 
 
-def test_a_picture_of_several_labels_is_there_once():
+def test_a_picture_of_several_labels_is_embedded_once():
     uses = [address for address in Page(SMALL).addresses if address == "#p0"]
     assert len(uses) == 2  # of dog and of cat
     assert SMALL.count('<symbol id="p0"') == 1
 
 
-def test_what_users_name_is_inert(hostile: tuple[list[str], str]):
+def test_names_that_users_choose_are_inert(hostile: tuple[list[str], str]):
     names, html = hostile
-    page = Page(html)
-    assert all(name in page.text for name in names)
-    assert page.tags.count("script") == 1
-    assert not any(name.startswith("on") for name, _ in page.attributes)
+    for name in names:
+        assert_inert(html, name, scripts=1)
 
 
 def test_the_same_dataset_gives_the_same_page():
     assert small() == SMALL
 
 
-def test_a_dataset_with_next_to_nothing_in_it_has_a_page():
+def test_a_nearly_empty_dataset_has_a_page():
     empty, train = split("val", [0, 0], 0), split("train", [0, 0], 1)
     for splits in ([train], [train, empty], [train, empty, split("test", [1, 0], 4)]):
-        page = Page(dataset_page("bare", described(["a", "b"], splits), NOTHING))
+        page = Page(dataset_page("bare", described(["a", "b"], splits), NO_PICTURES))
         assert "nan" not in page.text.lower()
         assert 'id="together"' not in page.text
 
 
 def test_rejects_beyond_the_first_are_counted():
     rejects = [(f"k{n}", "train", f"raw/{n}", "missing", "no such file") for n in range(REJECTS_SHOWN + 9)]
-    page = Page(dataset_page("torn", described(["a", "b"], [split("train", [1, 1], 3)], rejects), NOTHING))
+    page = Page(
+        dataset_page("damaged", described(["a", "b"], [split("train", [1, 1], 3)], rejects), NO_PICTURES)
+    )
     assert sum(cells[0].startswith("raw/") for cells in page.cells) == REJECTS_SHOWN
     assert f"{REJECTS_SHOWN + 9} pictures: missing {REJECTS_SHOWN + 9}." in page.text
     assert f"Here are the first {REJECTS_SHOWN}." in page.text
@@ -176,7 +184,7 @@ def test_rejects_beyond_the_first_are_counted():
 def test_of_many_labels_both_ends_are_drawn_and_all_are_in_the_table():
     names = [f"concept {k:04d}" for k in range(1500)]
     splits = [split("train", list(range(1500, 0, -1)), 2000), split("val", [1] * 1500, 20)]
-    html = dataset_page("many", described(names, splits), NOTHING)
+    html = dataset_page("many", described(names, splits), NO_PICTURES)
     page = Page(html)
     assert len(html.encode()) < 2_000_000
     labels = html[html.index('<section id="labels"') : html.index('<section id="together"')]
@@ -185,24 +193,16 @@ def test_of_many_labels_both_ends_are_drawn_and_all_are_in_the_table():
     assert "<details>" in labels  # closed
 
 
-def test_a_scale_of_tenfold_lines_encloses_every_share_and_shows_the_least():
-    shares = [0.0, None, 0.012, 3.0, 46.1]
-    scale = LogScale.over(shares)
+def test_a_logarithmic_scale_encloses_every_percentage_and_shows_the_least():
+    percents = [0.0, None, 0.012, 3.0, 46.1]
+    scale = LogScale.over(percents)
     assert scale.texts == ["0.001%", "0.01%", "0.1%", "1%", "10%", "100%"]
-    places = [scale.place(each) for each in shares]
-    assert places[:2] == [None, None]
-    assert all(place is not None and 0 < place <= 100 for place in places[2:])
-    assert LogScale(-1, 2).place(10.0) == pytest.approx(200 / 3)
+    positions = [scale.position(each) for each in percents]
+    assert positions[:2] == [None, None]
+    assert all(position is not None and 0 < position <= 100 for position in positions[2:])
+    assert LogScale(-1, 2).position(10.0) == pytest.approx(200 / 3)
     assert LogScale.over([100.0]).texts == ["10%", "100%"]
     assert LogScale.over([]).texts == ["10%", "100%"]
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(46.14, "46.1%"), (1.0, "1.0%"), (0.123, "0.12%"), (0.00341, "0.0034%"), (0.0, "0.0%"), (None, "–")],
-)
-def test_a_small_share_still_tells_something(value: float | None, text: str):
-    assert share(value) == text
 
 
 def test_distributions_count_every_picture_once():
@@ -210,7 +210,7 @@ def test_distributions_count_every_picture_once():
     one = replace(split("train", [0], 8), labels_each=np.array([0, 1, 1, 9, 10, 19, 20, 300]), widths=sizes)
     one = replace(one, heights=np.full(8, 20_000, dtype=np.int32))
     found = {
-        heading: {bar.name: bar.shares[0] for bar in bars} for heading, bars in distributions([one]).items()
+        heading: {bar.name: bar.percents[0] for bar in bars} for heading, bars in distributions([one]).items()
     }
     assert {sum(bars.values()) for bars in found.values()} == {100.0}
     assert list(found["Shorter side, in pixels"].values()) == [25.0, 12.5, 0.0, 12.5, 12.5, 12.5, 25.0]
@@ -218,46 +218,12 @@ def test_distributions_count_every_picture_once():
     assert (each["1"], each["9"], each["10 to 19"], each["20 or more"]) == (25.0, 12.5, 25.0, 25.0)
 
 
-# --- the map ---
-
-
-def test_labels_that_go_together_stand_together():
-    """Three kinds, scattered; within a kind the likeness is high."""
-    kinds = np.random.default_rng(1).permutation(np.repeat([0, 1, 2], 7))
-    alike = np.where(kinds[:, None] == kinds, 0.8, 0.05)
-    order = block_order(alike)
-    assert sorted(order) == list(range(21))
-    assert (np.diff(kinds[order]) != 0).sum() == 2
-
-
-def test_labels_that_shade_into_each_other_stand_in_their_order():
-    places = np.random.default_rng(2).permutation(np.arange(15.0) ** 1.5)
-    order = block_order(np.exp(-np.abs(np.subtract.outer(places, places)) / 20))
-    assert places[order].tolist() in (sorted(places), sorted(places, reverse=True))
-
-
-def test_a_cell_tells_which_share_of_the_rows_pictures_carries_the_columns_label():
-    counts = np.array([[40, 10, 0], [10, 20, 0], [0, 0, 0]])
-    drawn = heat_map(["cup", "table", "never"], counts)
-    assert drawn
-    assert {line.label for line in drawn.lines} == {"cup", "table"}
-    texts = {cell.text: cell.ink for cell in drawn.cells}
-    assert texts == {
-        "table where there is cup: 25.0% (10 of 40 pictures)": 0.5,
-        "cup where there is table: 50.0% (10 of 20 pictures)": pytest.approx(0.5**0.5),
-    }
-    place = {line.label: line.middle - drawn.cell / 2 for line in drawn.lines}
-    (cell,) = [cell for cell in drawn.cells if cell.text.startswith("table where")]
-    assert (cell.x, cell.y) == (place["table"], place["cup"])
-    assert heat_map(["a"], np.array([[0]])) is None
-
-
 # --- in a browser ---
 
 
 def test_in_a_browser_the_table_sorts_by_any_split(tmp_path):
     splits = [split("train", [9, 5, 1], 10), split("hold-out", [2, 8, 5], 10)]
-    html = dataset_page("shop", described(["a", "b", "c"], splits), NOTHING)
+    html = dataset_page("shop", described(["a", "b", "c"], splits), NO_PICTURES)
     page = Page(dumped_dom(html, "#sort=-hold-out", tmp_path))
     rows = [cells[0] for cells in page.cells if len(cells) == 3 and cells[0] in "abc"]
     assert rows == ["b", "c", "a"]
@@ -272,15 +238,4 @@ def test_in_a_browser_examples_have_no_order_to_sort_by(tmp_path):
 
 @pytest.mark.parametrize("width", [320, 390, 1280])
 def test_in_a_browser_nothing_is_wider_than_the_window(tmp_path, hostile: tuple[list[str], str], width: int):
-    """Measured in a frame of that width, since a headless window has a least one of its own."""
-    hand = """<script>parent.postMessage(document.documentElement.scrollWidth, "*")</script></body>"""
-    inner = re.sub(r"<meta http-equiv[^>]*>", "", hostile[1]).replace("</body>", hand)
-    frame = tmp_path / "inner.html"
-    frame.write_text(inner, encoding="utf-8")
-    outer = f"""<!DOCTYPE html><html><head><title>waiting</title></head><body>
-        <script>addEventListener("message", event => document.title = event.data)</script>
-        <iframe src="{frame.as_uri()}" style="width:{width}px;height:900px;border:0"></iframe>
-        </body></html>"""
-    found = re.search(r"<title>(\d+)</title>", dumped_dom(outer, "", tmp_path))
-    assert found
-    assert int(found[1]) <= width
+    assert scroll_width(hostile[1], width, tmp_path) <= width

@@ -12,14 +12,14 @@ from PIL import Image
 from lglm_core.inference.attribution import Explainer
 from lglm_core.labels.vocabulary import LabelVocabulary
 from lglm_core.pages.explanation_data import PNG_SIDE, describe, explain
-from tests.lglm_core.inference.test_attribution import load_for_maps
+from tests.lglm_core.inference.explained import load_for_maps
 
 KINDS = ("attribution", "activation", "bias", "logit")
 
 
 @pytest.fixture(scope="module")
 def explainer(model_room: Path) -> Callable[..., Explainer]:
-    """The trained model with other labels, thresholds or picture size."""
+    """Make the trained model with other labels, thresholds or another picture size."""
 
     def make(
         labels: tuple[str, ...] = ("bright", "red", "striped"), thresholds: float = 0.5, size: int = 96
@@ -43,14 +43,14 @@ def picture(encode: Callable[..., bytes]) -> bytes:
 def test_by_default_the_labels_are_the_tags_or_else_the_three_highest(
     explainer: Callable[..., Explainer], picture: bytes
 ):
-    everything, nothing = explainer(thresholds=0.0), explainer(thresholds=1.1)
-    order = np.argsort(-everything.explain(picture).probabilities)
+    tags_all, tags_none = explainer(thresholds=0.0), explainer(thresholds=1.1)
+    order = np.argsort(-tags_all.explain(picture).probabilities)
     highest = [("bright", "red", "striped")[column] for column in order]
-    for model, words in ((everything, "All labels given to it."), (nothing, "the most probable")):
+    for model, note in ((tags_all, "All labels given to it."), (tags_none, "the most probable")):
         found = explain({"model": model}, "a.jpg", picture)
         assert [each.label for each in found.picture.labels] == highest
         assert list(found.probabilities) == highest
-        assert words in found.picture.note
+        assert note in found.picture.note
 
 
 def test_a_label_below_its_threshold_is_left_out_where_others_are_tags(
@@ -63,7 +63,7 @@ def test_a_label_below_its_threshold_is_left_out_where_others_are_tags(
     assert len(explain({"model": between}, "a.jpg", picture).picture.labels) == 1
 
 
-def test_beside_another_model_only_labels_that_both_know_are_chosen(
+def test_with_two_models_only_labels_that_both_know_are_chosen(
     explainer: Callable[..., Explainer], picture: bytes
 ):
     models = {"model": explainer(thresholds=0.0), "compare": explainer(("red", "round", "bright"))}
@@ -88,15 +88,15 @@ def test_arrays_of_every_model_add_up_to_its_logit(explainer: Callable[..., Expl
         assert total == pytest.approx(float(found.arrays[f"{name}/logit"]), abs=1e-5)
 
 
-def test_the_page_tells_the_same_sum(explainer: Callable[..., Explainer], picture: bytes):
+def test_the_page_shows_the_same_sum(explainer: Callable[..., Explainer], picture: bytes):
     found = explain({"model": explainer()}, "a.jpg", picture, ["red"])
     (view,) = found.picture.labels[0].views
-    assert view.raised >= 0 >= view.lowered
-    assert view.bias + view.raised + view.lowered == pytest.approx(view.logit, abs=1e-5)
+    assert view.positive >= 0 >= view.negative
+    assert view.bias + view.positive + view.negative == pytest.approx(view.logit, abs=1e-5)
     assert view.logit == pytest.approx(float(found.arrays["a.jpg/red/model/logit"]))
 
 
-def test_the_scale_is_the_largest_of_both_models_and_counts_by_area(
+def test_the_scale_is_the_larger_of_both_models_and_relative_to_the_area(
     explainer: Callable[..., Explainer], picture: bytes
 ):
     models = {"model": explainer(), "compare": explainer(size=160)}
@@ -116,7 +116,7 @@ def test_no_name_chooses_a_path(explainer: Callable[..., Explainer], picture: by
         assert re.fullmatch(r"[\w-]+/[\w-]+/model-(attribution|activation)\.png", path, re.ASCII)
 
 
-def test_overlays_have_the_shape_of_the_picture_and_are_not_larger_than_need_be(
+def test_overlays_have_the_shape_of_the_picture_and_a_limited_size(
     explainer: Callable[..., Explainer], picture: bytes, encode: Callable[..., bytes]
 ):
     large = encode(Image.new("RGB", (3 * PNG_SIDE, 2 * PNG_SIDE), "teal"), "JPEG")
@@ -125,7 +125,9 @@ def test_overlays_have_the_shape_of_the_picture_and_are_not_larger_than_need_be(
         assert {Image.open(io.BytesIO(png)).size for png in found.overlays.values()} == {size}
 
 
-def test_models_of_one_head_and_backbone_are_told_apart(explainer: Callable[..., Explainer]):
+def test_models_with_the_same_head_and_backbone_are_named_with_their_fingerprints(
+    explainer: Callable[..., Explainer],
+):
     one, other = explainer(), explainer()
     (alone,) = describe({"model": one}, {"model": "a" * 64})
     assert alone.name == "lglm on mobilenet_v3_small"

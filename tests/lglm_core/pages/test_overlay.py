@@ -6,8 +6,8 @@ from PIL import Image
 
 from lglm_core.pages.overlay import LEGEND_STOPS, legend_colours, overlay, png, tint
 
-# Machado, Oliveira & Fernandes 2009, severity 1: linear RGB as a dichromat sees it.
-SEEN_BY = {
+# Machado, Oliveira & Fernandes 2009, severity 1: matrices that simulate dichromats in linear RGB.
+VISION = {
     "deuteranopes": [
         [0.367322, 0.860646, -0.227968],
         [0.280085, 0.672501, 0.047413],
@@ -28,12 +28,12 @@ SEEN_BY = {
 
 
 def linear(colours: np.ndarray) -> np.ndarray:
-    share = np.asarray(colours, dtype=float) / 255
-    return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    value = np.asarray(colours, dtype=float) / 255
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
 
 
 def lab(linear_rgb: np.ndarray) -> np.ndarray:
-    """CIELAB, D65."""
+    """Convert linear RGB to CIELAB with the white point D65."""
     to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
     xyz = np.clip(linear_rgb, 0, 1) @ to_xyz.T / np.array([0.95047, 1.0, 1.08883])
     f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
@@ -46,7 +46,7 @@ def ramp(steps: int, grey: float = 160.0) -> np.ndarray:
     return tint(np.full(steps, grey), np.linspace(-1, 1, steps))
 
 
-def test_nothing_covers_the_grey_where_the_value_is_zero():
+def test_a_value_of_zero_leaves_the_grey_as_it_is():
     assert tint(np.array([80.0, 160.0]), np.zeros(2)).tolist() == [[80] * 3, [160] * 3]
 
 
@@ -56,16 +56,16 @@ def test_positive_is_orange_and_negative_is_blue():
     assert low[2] > low[1] > low[0]
 
 
-@pytest.mark.parametrize("eyes", SEEN_BY)
+@pytest.mark.parametrize("eyes", VISION)
 @pytest.mark.parametrize("grey", [80.0, 160.0, 240.0])
-def test_raised_lowered_and_left_alone_differ_for_all_eyes(eyes: str, grey: float):
-    seen = lab(linear(ramp(3, grey)) @ np.array(SEEN_BY[eyes]).T)
+def test_positive_negative_and_zero_differ_for_everyone(eyes: str, grey: float):
+    seen = lab(linear(ramp(3, grey)) @ np.array(VISION[eyes]).T)
     for one, other in ((0, 1), (1, 2), (0, 2)):
-        assert np.linalg.norm(seen[one] - seen[other]) > 25  # 2 can be told apart side by side
+        assert np.linalg.norm(seen[one] - seen[other]) > 25  # a difference of 2 is visible side by side
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
-def test_equal_steps_of_the_value_are_about_equal_steps_to_the_eye(sign: int):
+def test_equal_steps_of_the_value_look_about_equally_large(sign: int):
     colours = lab(linear(tint(np.full(9, 160.0), sign * np.linspace(0, 1, 9))))
     steps = np.linalg.norm(np.diff(colours, axis=0), axis=1)
     assert steps.max() < 1.75 * steps.min()
@@ -76,7 +76,7 @@ def test_both_ends_are_equally_light():
     assert abs(low - high) < 6
 
 
-def test_an_overlay_is_hot_where_the_map_is_whatever_the_pictures_shape():
+def test_an_overlay_is_coloured_where_the_map_is_whatever_the_pictures_shape():
     picture = Image.new("RGB", (200, 90), "white")
     values = np.zeros((3, 4), dtype=np.float32)
     values[0, 3], values[2, 0] = 2.0, -1.0
@@ -100,17 +100,17 @@ def test_a_shared_limit_makes_equal_values_equally_strong():
     assert np.array_equal(overlay(picture, strong, 1.0), strongest)  # beyond the limit nothing is stronger
 
 
-def test_a_map_of_nothing_leaves_the_picture_grey():
+def test_a_map_of_zeros_leaves_the_picture_grey():
     pixels = np.asarray(overlay(Image.new("RGB", (6, 5), "red"), np.zeros((7, 7)), 0.0))
     assert (pixels == pixels[..., :1]).all()
 
 
-def test_the_legend_goes_from_blue_over_grey_to_orange():
+def test_the_legend_runs_from_blue_over_grey_to_orange():
     colours = legend_colours()
     assert len(colours) == LEGEND_STOPS
     assert colours[LEGEND_STOPS // 2] == "rgb(160 160 160)"
 
 
-def test_a_png_is_without_loss():
+def test_a_png_is_lossless():
     image = overlay(Image.new("RGB", (6, 5), "red"), np.arange(4.0).reshape(2, 2), 3.0)
     assert np.array_equal(Image.open(io.BytesIO(png(image))), image)

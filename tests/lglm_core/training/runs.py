@@ -1,4 +1,4 @@
-"""Training runs of a second or less."""
+"""Training runs that take a second or less."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +13,7 @@ from lglm_core.training.run import TrainingRun, build_model, label_knowledge
 from tests.lglm_core.model.small_heads import VARIANTS
 
 Values = dict[str, Any]
+StartRun = Callable[..., TrainingRun]
 
 BASIC: Values = {
     "backbone": "mobilenet_v3_small",
@@ -23,10 +24,10 @@ BASIC: Values = {
     "lr": 3e-3,
     "backbone_lr": 1e-3,
 }
-# Without batch statistics: its features tell something from the start, and a picture's loss does not depend
-# on its neighbours.
+# A network without batch statistics: its features are informative from the start, and a picture's loss does
+# not depend on the other pictures of its batch.
 SQUEEZENET: Values = {"backbone": "squeezenet1_1", "image_size": 48}
-FEATURES: Values = {**SQUEEZENET, "freeze_backbone": True, "views": "flip"}  # computed once
+FEATURES: Values = {**SQUEEZENET, "freeze_backbone": True, "views": "flip"}  # features are computed once
 
 
 def start_run(
@@ -40,9 +41,9 @@ def start_run(
     parallel: Callable[[nn.Module], nn.Module] = lambda module: module,
     **values: Any,
 ) -> TrainingRun:
-    """Start a run of a variant of a head, with more *options* of it and other *values* of the recipe."""
-    name, own = VARIANTS[variant]
-    given = tuple(f"{option}={value}" for option, value in {**own, **options}.items())
+    """Start a run of a variant of a head, with further head *options* and recipe *values*."""
+    name, variant_options = VARIANTS[variant]
+    given = tuple(f"{option}={value}" for option, value in {**variant_options, **options}.items())
     recipe = TrainingRecipe(**{**BASIC, "head": name, "head_option": given, **values}).filled_in()
     model = build_model(recipe, label_knowledge(recipe, dataset, embeddings))
     return TrainingRun(
@@ -64,6 +65,10 @@ def finish(run: TrainingRun) -> TrainingRun:
     return run
 
 
-def told(run: TrainingRun) -> list[tuple[Any, ...]]:
-    """The history without its times."""
+def history_without_times(run: TrainingRun) -> list[tuple[Any, ...]]:
     return [(end.epoch, end.loss, end.penalty, end.off_diagonal, end.lr, end.val_map) for end in run.history]
+
+
+def same_weights(a: nn.Module, b: nn.Module) -> bool:
+    other = b.state_dict()
+    return all(torch.equal(tensor, other[name]) for name, tensor in a.state_dict().items())

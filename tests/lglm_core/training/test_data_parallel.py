@@ -1,4 +1,4 @@
-"""Two processes that average their gradients train what one does."""
+"""Two processes that average their gradients train the same weights as one."""
 
 import subprocess
 import sys
@@ -15,41 +15,48 @@ from lglm_core.dataset.reader import Dataset
 from lglm_core.labels.embeddings import LabelEmbeddings
 from lglm_core.training.loop import EpochProgress
 from lglm_core.training.run import TrainingRun
-from tests.lglm_core.training.runs import FEATURES, SQUEEZENET, Values, finish, start_run, told
+from tests.lglm_core.training.runs import (
+    FEATURES,
+    SQUEEZENET,
+    Values,
+    finish,
+    history_without_times,
+    start_run,
+)
 
 CASES: dict[str, tuple[str, Values]] = {
     "label side": ("lglm text", FEATURES),
-    "label side, batches in parts": ("lglm text", {**FEATURES, "accumulate": 2}),
+    "label side, micro-batches": ("lglm text", {**FEATURES, "accumulate": 2}),
     "label side and backbone": ("lglm text", {**SQUEEZENET, "batch_size": 5}),
     "label side, clipped gradients": ("lglm text", {**FEATURES, "clip": 0.01, "optimizer": "sgd"}),
     "no label side": ("plain", FEATURES),
-    "no label side, batches in parts": ("plain", {**FEATURES, "accumulate": 2}),
+    "no label side, micro-batches": ("plain", {**FEATURES, "accumulate": 2}),
     "no label side, and backbone": ("plain", {**SQUEEZENET, "batch_size": 5}),
     "nothing to train on the image side": ("ml-gcn text", FEATURES),
     "mirror images": ("vacit", {**FEATURES, "head_option": ("conditioning=text",)}),
     "an averaged model": ("plain", {**FEATURES, "ema": 0.8}),
     "closed form": ("ridge", {**FEATURES, "head_option": ("ridge=0.1",), "epochs": 2}),
 }
-WITH_BATCH_STATISTICS = {  # of their own on every worker
+WITH_BATCH_STATISTICS = {  # which differ between workers
     "learned graph": ("lglm", {}),
     "counted graph": ("ml-gcn", {"accumulate": 1}),
     "averaged": ("probe", {"ema": 0.9}),
-    # Of six pictures to measure on in batches of four, the second process has none in the last batch.
-    "a graph of each picture's own": ("add-gcn", FEATURES),
-    "words that look at the picture": ("ss-grl", FEATURES),
+    # Of six validation pictures in batches of four, the second process has none in the last batch.
+    "a graph per picture": ("add-gcn", FEATURES),
+    "words that attend to the picture": ("ss-grl", FEATURES),
 }
 RESUMED = ("ridge", {**FEATURES, "head_option": ("ridge=0.1",), "epochs": 3})
 WITHIN: dict[str, Values] = {"within": {}, "within, dropout": {"feature_dropout": 0.3}}
 REPOSITORY = Path(__file__).parents[3]
-NEARLY = {"rtol": 1e-3, "atol": 2e-5}  # Adam's first steps are as long for a tiny gradient as for any
+NEARLY = {"rtol": 1e-3, "atol": 2e-5}  # Adam's first steps are as long for tiny gradients as for large ones
 
 
 def result(run: TrainingRun) -> dict[str, Any]:
-    return {"weights": run.trained.state_dict(), "told": told(run)}
+    return {"weights": run.trained.state_dict(), "history": history_without_times(run)}
 
 
 def work(rank: int, folder: str, dataset: str) -> None:
-    """One of two processes: train every case and leave what came of it."""
+    """Train every case in one of two processes, and save the results."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     opened = Dataset.open(dataset)
@@ -70,11 +77,11 @@ def work(rank: int, folder: str, dataset: str) -> None:
     for name, (variant, values) in {**CASES, **WITH_BATCH_STATISTICS}.items():
         torch.save(result(finish(start(variant, values))), Path(folder, f"{name} {rank}.pt"))
 
-    apart = start(*CASES["label side"])
-    with torch.no_grad():  # as rounding does on unlike GPUs, in time
-        for parameter in apart.model.head.label_side.parameters():
+    diverging = start(*CASES["label side"])
+    with torch.no_grad():  # as rounding on unlike GPUs does after some time
+        for parameter in diverging.model.head.label_side.parameters():
             parameter += 1e-3 * rank
-    torch.save(result(finish(apart)), Path(folder, f"apart {rank}.pt"))
+    torch.save(result(finish(diverging)), Path(folder, f"diverging {rank}.pt"))
 
     stopped = start(*RESUMED)
     next(stopped.epochs())
@@ -94,8 +101,8 @@ def work(rank: int, folder: str, dataset: str) -> None:
         torch.save(result(finish(begin())), Path(folder, f"{name}, undisturbed {rank}.pt"))
         stopped = begin()
 
-        def keep(within: EpochProgress, run: TrainingRun = stopped, name: str = name) -> None:
-            if rank == 0 and within.state.epoch == 1:
+        def keep(progress: EpochProgress, run: TrainingRun = stopped, name: str = name) -> None:
+            if rank == 0 and progress.state.epoch == 1:
                 run.save(Path(folder, f"{name}.pt"))
 
         for _ in stopped.epochs(checkpoint_steps=2, on_checkpoint=keep):
@@ -111,7 +118,7 @@ def work(rank: int, folder: str, dataset: str) -> None:
 def two(
     learnable: Dataset, shape_embeddings: LabelEmbeddings, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A folder with what came of every case on either of two processes."""
+    """A folder with the results of every case on both processes."""
     folder = tmp_path_factory.mktemp("two")
     shape_embeddings.save(f"{folder}/embeddings.parquet")
     command = [sys.executable, "-m", "tests.lglm_core.training.test_data_parallel"]
@@ -123,8 +130,8 @@ def two(
     ]
     try:
         for process in processes:
-            said = process.communicate(timeout=250)[1].decode()
-            assert process.returncode == 0, said
+            errors = process.communicate(timeout=250)[1].decode()
+            assert process.returncode == 0, errors
     finally:
         for process in processes:
             process.kill()
@@ -141,12 +148,12 @@ def assert_nearly(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
         torch.testing.assert_close(
             tensor, theirs["weights"][name], msg=lambda m, n=name: f"{n}: {m}", **NEARLY
         )
-    for one, other in zip(ours["told"], theirs["told"], strict=True):
+    for one, other in zip(ours["history"], theirs["history"], strict=True):
         np.testing.assert_allclose(np.array(one, float), np.array(other, float), rtol=1e-3)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_train_what_one_does(
+def test_two_processes_train_the_same_as_one(
     two: Path, learnable: Dataset, shape_embeddings: LabelEmbeddings, case: str
 ):
     variant, values = CASES[case]
@@ -157,36 +164,36 @@ def test_two_processes_train_what_one_does(
     assert_nearly(load(two, case), alone)
 
 
-@pytest.mark.parametrize("case", [*CASES, *WITH_BATCH_STATISTICS, "apart", "resumed", *WITHIN])
-def test_all_processes_end_with_the_same_weights_and_tell_the_same(two: Path, case: str):
+@pytest.mark.parametrize("case", [*CASES, *WITH_BATCH_STATISTICS, "diverging", "resumed", *WITHIN])
+def test_all_processes_end_with_the_same_weights_and_history(two: Path, case: str):
     first, second = load(two, case, 0), load(two, case, 1)
-    assert repr(first["told"]) == repr(second["told"])
+    assert repr(first["history"]) == repr(second["history"])
     assert [name for name, t in first["weights"].items() if not torch.equal(t, second["weights"][name])] == []
 
 
 @pytest.mark.parametrize("case", WITHIN)
-def test_two_that_were_stopped_within_an_epoch_end_as_if_they_had_not_been(two: Path, case: str):
+def test_two_processes_stopped_within_an_epoch_end_as_if_they_had_never_stopped(two: Path, case: str):
     resumed, undisturbed = load(two, case), load(two, f"{case}, undisturbed")
-    assert repr(resumed["told"]) == repr(undisturbed["told"])
+    assert repr(resumed["history"]) == repr(undisturbed["history"])
     for name, tensor in undisturbed["weights"].items():
         assert torch.equal(tensor, resumed["weights"][name]), name
 
 
-def test_one_goes_on_where_two_were_stopped_within_an_epoch(
+def test_one_process_resumes_where_two_were_stopped_within_an_epoch(
     two: Path, learnable: Dataset, shape_embeddings: LabelEmbeddings
 ):
     variant, values = CASES["label side"]
     alone = start_run(learnable, shape_embeddings, variant, {}, **values)
     resumed = start_run(learnable, shape_embeddings, variant, {}, **values)
     resumed.resume(two / "within.pt")
-    assert resumed.within is not None and resumed.within.steps == 2 and len(resumed.history) == 1
+    assert resumed.progress is not None and resumed.progress.steps == 2 and len(resumed.history) == 1
     assert_nearly(result(finish(resumed)), result(finish(alone)))
 
 
-def test_a_closed_form_that_was_interrupted_is_that_of_one_process(
+def test_an_interrupted_closed_form_is_the_same_as_of_one_process(
     two: Path, learnable: Dataset, shape_embeddings: LabelEmbeddings
 ):
-    """The first process keeps the sums of all of them."""
+    """The checkpoint of the first process holds the sums of all processes."""
     variant, values = RESUMED
     alone = result(finish(start_run(learnable, shape_embeddings, variant, {}, **values)))
     assert_nearly(load(two, "resumed"), alone)

@@ -19,7 +19,7 @@ def recipe(**values: Any) -> FullRecipe:
 
 
 def model_of(variant: str, *, frozen: bool = False) -> Recogniser:
-    """A head on a convolution with batch statistics."""
+    """Return a head on a convolution with batch statistics."""
     backbone = nn.Sequential(nn.Conv2d(3, 20, 3), nn.BatchNorm2d(20))
     return Recogniser(backbone, small_head(variant, 20, KNOWLEDGE), frozen=frozen)
 
@@ -39,10 +39,10 @@ def test_every_trainable_parameter_is_in_exactly_one_group(variant: str, frozen:
 def test_one_step_moves_every_parameter_that_has_a_gradient(variant: str, optimizer: str):
     model = model_of(variant)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    updates = make_optimizer(model, recipe(optimizer=optimizer))
+    stepper = make_optimizer(model, recipe(optimizer=optimizer))
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
-    updates.step()
+    stepper.step()
     assert [name for name, p in model.named_parameters() if torch.equal(p, before[name])] == []
 
 
@@ -69,7 +69,7 @@ def test_the_papers_optimizer_has_momentum():
 
 
 def learning_rates(schedule: str, epochs: int, steps_per_epoch: int = 1, peak: float = 1.0) -> list[float]:
-    """The rate of every step, and the one that is left after the last."""
+    """Return the rate of every step, and the rate after the last one."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=peak)
     scheduler = make_schedule(optimizer, recipe(schedule=schedule, epochs=epochs), steps_per_epoch)
     rates = []
@@ -84,20 +84,20 @@ def test_the_cosine_rises_linearly_over_the_first_twentieth():
     assert learning_rates("cosine", 100)[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
 
 
-def test_then_it_falls_to_zero():
+def test_the_cosine_then_falls_to_zero():
     rates = learning_rates("cosine", 20, steps_per_epoch=5)
     expected = [0.5 + 0.5 * math.cos(math.pi * k / 95) for k in range(96)]
     assert rates[5:] == pytest.approx(expected)
     assert rates[-1] == pytest.approx(0, abs=1e-12)
 
 
-def test_the_step_divides_by_ten_every_forty_epochs():
+def test_the_step_schedule_divides_by_ten_every_forty_epochs():
     rates = learning_rates("step", 90, steps_per_epoch=3)
     assert rates == pytest.approx([1.0] * 120 + [0.1] * 120 + [0.01] * 31)
 
 
 def test_one_cycle_rises_over_three_tenths_and_falls_for_the_rest():
-    """Smith and Topin's, as torch counts it: cosines from 1/25 of the peak up, and down to 1/25/10⁴ of it."""
+    """Smith and Topin's schedule as torch counts it: cosines from 1/25 of the peak, and down to 1/25/10⁴."""
     rates = learning_rates("one-cycle", 20, steps_per_epoch=5)
     top = 0.3 * 101 - 1
     up = [0.04 + 0.96 * (1 - math.cos(math.pi * k / top)) / 2 for k in range(30)]
@@ -118,9 +118,9 @@ def test_a_short_run_learns_at_every_step(schedule: str, steps: int):
 @pytest.mark.parametrize("schedule", ["cosine", "step", "one-cycle"])
 def test_backbone_and_head_rise_and_fall_together(schedule: str):
     model = model_of("lglm")
-    ours = recipe(schedule=schedule, epochs=90)
-    optimizer = make_optimizer(model, ours)
-    scheduler = make_schedule(optimizer, ours, 1)
+    full_recipe = recipe(schedule=schedule, epochs=90)
+    optimizer = make_optimizer(model, full_recipe)
+    scheduler = make_schedule(optimizer, full_recipe, 1)
     for _ in range(90):
         rates = sorted({group["lr"] for group in optimizer.param_groups})
         assert len(rates) == 2 and rates[0] / rates[1] == pytest.approx(0.1)
@@ -129,7 +129,7 @@ def test_backbone_and_head_rise_and_fall_together(schedule: str):
 
 
 @pytest.mark.parametrize("schedule", ["one-cycle", "step", "cosine"])
-def test_a_schedule_leaves_momentum_and_betas_alone(schedule: str):
+def test_a_schedule_does_not_change_momentum(schedule: str):
     optimizer = make_optimizer(model_of("plain"), recipe(optimizer="sgd"))
     scheduler = make_schedule(optimizer, recipe(schedule=schedule, epochs=3), 1)
     for _ in range(3):
@@ -139,7 +139,7 @@ def test_a_schedule_leaves_momentum_and_betas_alone(schedule: str):
 
 
 class Counter(nn.Module):
-    """One weight, one statistic, one constant and one count."""
+    """A module with one weight, one statistic, one constant and one count."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,23 +155,23 @@ class Counter(nn.Module):
             self.count.fill_(step)
 
 
-def test_the_average_follows_its_decay_once_it_is_warm():
-    """By hand: the first is copied; after n updates the decay is (1 + n) / (10 + n), or less."""
+def test_the_average_has_its_full_decay_after_the_first_updates():
+    """By hand: the first weights are copied; after n updates the decay is at most (1 + n) / (10 + n)."""
     model = Counter()
     average = averaged(model, decay=0.25)
-    found, expected, now = [], [], 0.0
+    found, expected, current = [], [], 0.0
     for step in range(1, 7):
         model.move(step)
         average.update_parameters(model)
         found.append(average.module.weight.item())
         decay = 0.0 if step == 1 else min(0.25, step / (9 + step))  # n = step - 1; full from the third
-        now = decay * now + (1 - decay) * step
-        expected.append(now)
+        current = decay * current + (1 - decay) * step
+        expected.append(current)
     assert found == pytest.approx(expected)
 
 
-def test_a_short_run_is_not_averaged_with_its_beginning():
-    """At 0.9997 alone the first weights would still weigh 0.997 of the whole after ten steps."""
+def test_the_average_over_a_short_run_is_not_dominated_by_its_beginning():
+    """With a constant decay of 0.9997 the first weights would have a weight of 0.997 after ten steps."""
     model = Counter()
     average = averaged(model, decay=0.9997)
     for step in range(1, 11):
@@ -180,7 +180,7 @@ def test_a_short_run_is_not_averaged_with_its_beginning():
     assert 7 < average.module.weight.item() < 10
 
 
-def test_statistics_are_averaged_as_weights_are_and_counts_are_the_last():
+def test_statistics_are_averaged_like_weights_and_counts_are_the_last_ones():
     model = Counter()
     average = averaged(model, decay=0.9)
     for step in range(1, 6):
@@ -190,7 +190,7 @@ def test_statistics_are_averaged_as_weights_are_and_counts_are_the_last():
     assert average.module.count.item() == 5
 
 
-def test_constants_come_out_of_an_average_as_they_went_in():
+def test_averaging_does_not_change_constants():
     model = Counter()
     average = averaged(model, decay=0.7)
     for step in range(20):
@@ -199,7 +199,7 @@ def test_constants_come_out_of_an_average_as_they_went_in():
     assert torch.equal(average.module.constant, torch.tensor(0.1))
 
 
-def test_an_average_takes_no_gradient_and_does_not_touch_the_model():
+def test_an_average_has_no_gradients_and_does_not_change_the_model():
     model = model_of("lglm")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     average = averaged(model, 0.9)

@@ -28,14 +28,14 @@ OTHER_VALUES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_what_is_not_given_is_the_presets(preset: Preset):
+def test_values_that_are_not_given_come_from_the_preset(preset: Preset):
     filled = TrainingRecipe(recipe=preset).filled_in()
     for name, value in PRESETS[preset].items():
-        if name != "backbone_lr_share":
+        if name != "backbone_lr_fraction":
             assert getattr(filled, name) == value, name
 
 
-def test_simple_is_the_preset_where_none_is_named():
+def test_simple_is_the_default_preset():
     assert TrainingRecipe().filled_in() == TrainingRecipe(recipe="simple").filled_in()
 
 
@@ -52,18 +52,18 @@ def test_every_value_of_a_preset_can_be_overridden_alone(preset: Preset, name: s
 
 
 @pytest.mark.parametrize("name", ["gamma_neg", "clip", "ema", "rand_augment", "cutout"])
-def test_nought_is_a_value_and_not_the_presets(name: str):
+def test_zero_overrides_the_preset(name: str):
     presets = [preset for preset in PRESETS if PRESETS[preset][name]]
     assert presets
     for preset in presets:
         assert getattr(TrainingRecipe(recipe=preset, **{name: 0}).filled_in(), name) == 0
 
 
-def test_all_that_presets_fill_in_can_be_given_and_is_checked_here():
-    filled = {name for preset in PRESETS.values() for name in preset} - {"backbone_lr_share"}
+def test_the_tests_cover_every_value_of_every_preset():
+    filled = {name for preset in PRESETS.values() for name in preset} - {"backbone_lr_fraction"}
     assert filled | {"backbone_lr"} == OTHER_VALUES.keys()
     for preset in PRESETS.values():
-        assert preset.keys() == filled | {"backbone_lr_share"}
+        assert preset.keys() == filled | {"backbone_lr_fraction"}
 
 
 @pytest.mark.parametrize(
@@ -76,18 +76,18 @@ def test_all_that_presets_fill_in_can_be_given_and_is_checked_here():
         ({"weights": "none", "backbone_lr": 0.3}, 0.3),
     ],
 )
-def test_a_pretrained_backbone_learns_at_a_tenth_of_the_heads_rate_and_a_new_one_at_all_of_it(
+def test_a_pretrained_backbone_learns_at_a_tenth_of_the_heads_rate_and_a_new_one_at_the_same_rate(
     given: dict[str, Any], expected: float
 ):
     assert TrainingRecipe(**given).filled_in().backbone_lr == pytest.approx(expected)
 
 
-def test_a_full_recipe_filled_in_again_stays_as_it_is():
+def test_filling_in_a_full_recipe_changes_nothing():
     filled = TrainingRecipe(recipe="modern", head="probe", lr=0.2).filled_in()
     assert isinstance(filled, FullRecipe) and filled.filled_in() == filled
 
 
-def test_what_is_no_part_of_a_recipe_is_left_out():
+def test_a_jobs_other_options_are_left_out():
     class Job(TrainingRecipe):
         out: str
 
@@ -103,19 +103,19 @@ def test_ridge_takes_one_epoch_unless_told_otherwise():
 
 
 def test_a_ridge_to_be_chosen_over_several_epochs_is_refused():
-    """Cross-validation would take the views of one picture for pictures of their own."""
-    with pytest.raises(ValidationError, match="head ridge chooses its ridge in one pass; leave --epochs out"):
+    """Cross-validation would take several views of one picture for several pictures."""
+    with pytest.raises(ValidationError, match="head ridge chooses its ridge in one pass; leave `epochs` out"):
         TrainingRecipe(**RIDGE, epochs=2)
     assert TrainingRecipe(**RIDGE, epochs=1).filled_in().epochs == 1
 
 
-def test_the_heads_options_are_read_as_it_types_them():
+def test_the_heads_options_are_parsed_to_their_types():
     recipe = TrainingRecipe(head_option=("m=12", "group=3", "fusion=dot", "feature_dropout=0.5"))
     assert recipe.head_config == LglmConfig(m=12, group=3, fusion="dot", feature_dropout=0.5)
 
 
 @pytest.mark.parametrize("name", ["resnet", "folded", ""])
-def test_an_unknown_head_is_refused_with_all_there_are(name: str):
+def test_an_unknown_head_is_refused_with_the_list_of_heads(name: str):
     with pytest.raises(ValidationError) as refusal:
         TrainingRecipe(head=name)
     message = refusal.value.errors()[0]["msg"]
@@ -123,7 +123,7 @@ def test_an_unknown_head_is_refused_with_all_there_are(name: str):
     assert all(head in message for head in TRAINABLE) and "folded," not in message
 
 
-def test_the_option_of_a_head_that_has_no_such_one_is_refused():
+def test_an_option_that_the_head_does_not_have_is_refused():
     with pytest.raises(InputError, match="the head plain has no option 'm'"):
         TrainingRecipe(head="plain", head_option=("m=3",))
 
@@ -134,9 +134,7 @@ def test_a_g_that_does_not_divide_m_is_refused():
 
 
 def test_ridge_on_a_backbone_that_trains_is_refused():
-    with pytest.raises(
-        ValidationError, match=r"head ridge is solved on .* fixed backbone; add --freeze-back"
-    ):
+    with pytest.raises(ValidationError, match=r"head ridge is solved on .* fixed backbone; add `freeze_back"):
         TrainingRecipe(head="ridge")
 
 
@@ -157,7 +155,7 @@ def test_ridge_on_a_backbone_that_trains_is_refused():
         {"learning_rate": 0.1},
     ],
 )
-def test_a_value_that_cannot_be_is_refused_by_name(given: dict[str, Any]):
+def test_an_invalid_value_is_refused_by_name(given: dict[str, Any]):
     with pytest.raises(ValidationError) as refusal:
         TrainingRecipe(**given)
     assert refusal.value.errors()[0]["loc"] == tuple(given)

@@ -10,7 +10,7 @@ N, D, C = 60, 20, 4
 
 
 def drawn(seed: int = 0, noise: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Features of unlike scales and means, and targets that depend on them."""
+    """Return features of different scales and means, and targets that depend on them."""
     rng = torch.Generator().manual_seed(seed)
     features = torch.randn(N, D, generator=rng, dtype=torch.float64) * torch.logspace(-2, 2, D) + 5
     scores = (features - 5) / torch.logspace(-2, 2, D) @ torch.randn(D, C, generator=rng, dtype=torch.float64)
@@ -48,8 +48,8 @@ def test_batches_of_any_size_add_up_to_the_same():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_cross_validation_chooses_nearly_what_leaving_one_out_would(seed: int):
-    """Leaving one out by hand, of every candidate: the chosen one errs at most a hundredth more."""
+def test_cross_validation_chooses_nearly_as_well_as_leaving_one_out(seed: int):
+    """The error when one sample is left out, by hand: the chosen ridge has at most 1% more than the best."""
     features, targets = drawn(seed, noise=2.0)
     chosen = regression(features, targets).solve()[2]
     x, y = standardised(features), targets.numpy().astype(float)
@@ -59,12 +59,12 @@ def test_cross_validation_chooses_nearly_what_leaving_one_out_would(seed: int):
         left_out = (y - hat @ y) / (1 - np.diag(hat))[:, None]
         errors[ridge] = (left_out**2).sum()
     assert errors[chosen] <= 1.01 * min(errors.values())
-    assert min(errors.values()) < 0.9 * max(errors.values())  # it matters
+    assert min(errors.values()) < 0.9 * max(errors.values())  # the choice matters
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_cross_validation_is_golub_heath_and_wahbas(seed: int):
-    """Of 15 pictures, so that the bias counts as the coefficient that it is."""
+def test_cross_validation_is_that_of_golub_heath_and_wahba(seed: int):
+    """With only 15 pictures it matters that the bias counts as a coefficient."""
     features, targets = (tensor[:15] for tensor in drawn(seed))
     x, y = standardised(features), targets.numpy().astype(float)
 
@@ -75,7 +75,7 @@ def test_cross_validation_is_golub_heath_and_wahbas(seed: int):
     assert regression(features, targets).solve()[2] == min(CANDIDATES, key=error)
 
 
-def test_what_is_unknown_counts_as_its_labels_mean():
+def test_an_unknown_target_counts_as_its_labels_mean():
     features, targets = drawn()
     targets[torch.rand(N, C, generator=torch.Generator().manual_seed(1)) < 0.3] = -1
     known = np.where(targets >= 0, targets, np.nan)
@@ -86,7 +86,7 @@ def test_what_is_unknown_counts_as_its_labels_mean():
     assert error == pytest.approx(((theirs - filled) ** 2).sum() / N)
 
 
-def test_a_label_of_which_nothing_is_known_scores_nought():
+def test_a_label_without_known_targets_scores_zero():
     features, targets = drawn()
     targets[:, 2] = -1
     weight, bias, _, _ = regression(features, targets, 0.2).solve()
@@ -114,7 +114,7 @@ def test_without_any_ridge_it_is_least_squares(pictures: int):
 
 
 def test_a_second_epoch_adds_to_the_first():
-    """Other views of the same pictures make it the regression on all of them."""
+    """The result is the regression on the views of both epochs."""
     first, second = drawn(0), drawn(1)
     ours = regression(*first, 0.1)
     ours.solve()
@@ -123,7 +123,7 @@ def test_a_second_epoch_adds_to_the_first():
     torch.testing.assert_close(ours.solve()[:2], both.solve()[:2])
 
 
-def test_what_a_checkpoint_kept_goes_on_as_if_nothing_had_been():
+def test_a_checkpoint_resumes_as_if_there_had_been_no_interruption():
     first, second = drawn(0), drawn(1)
     ours = regression(*first, 0.1)
     ours.solve()
@@ -134,7 +134,7 @@ def test_what_a_checkpoint_kept_goes_on_as_if_nothing_had_been():
     torch.testing.assert_close(other.solve()[:2], ours.solve()[:2], rtol=0, atol=0)
 
 
-def test_features_of_half_precision_are_added_up_in_double():
+def test_features_in_half_precision_are_summed_in_double_precision():
     features, targets = drawn()
     ours = regression(features.bfloat16(), targets, 0.1)
     exact = regression(features.bfloat16().double(), targets, 0.1)
