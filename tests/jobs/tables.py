@@ -1,13 +1,10 @@
 """Tables of drawn pictures, to be sharded and grown, and datasets made of them."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from lglm_core.dataset.reader import Dataset
-from tests.jobs.commands import Result, picture
+from tests.jobs.commands import Here, Result, picture
 
-Here = Callable[..., Result]
 PER_SHARD = 4
 
 
@@ -33,10 +30,3 @@ def train(run: Here, dataset: Path, folder: Path) -> Result:
         *("--head", "plain", "--backbone", "mobilenet_v3_small", "--weights", "none"),
         *("--image-size", 32, "--epochs", 1, "--batch-size", 4),
     )
-
-
-def run_here(
-    task: Callable[..., Any], calls: list[Any], progress: str, go_on: Callable[[], object]
-) -> list[Any]:
-    """As jobs.cluster.run_tasks does, without Ray."""
-    return [task(*call) for call in calls]

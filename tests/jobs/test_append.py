@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lglm_core.dataset.reader import Dataset
-from tests.jobs.commands import Commands, contents
-from tests.jobs.tables import Here, keys, table, train
+from tests.jobs.commands import Commands, Here, contents
+from tests.jobs.tables import keys, table, train
 
 
 def test_a_grown_table_is_appended_and_appended_again_it_is_nothing_new(
@@ -23,10 +23,10 @@ def test_a_grown_table_is_appended_and_appended_again_it_is_nothing_new(
     assert {name for name in before if after[name] != before[name]} == {"manifest.json"}
     for split, names in keys(table_dataset).items():
         assert names[: len(old[split])] == old[split]
-    again = lglm.done("append", *grown, "--out", table_dataset)
+    again = here.done("append", *grown, "--out", table_dataset)
     assert (again["status"], contents(table_dataset)) == ("nothing new", after)
     assert lglm.done("verify", "--dataset", table_dataset, "--full")["counts"]["written"] == 20
-    plain = lglm.done("shard", *table(tmp_path, range(12)), "--out", table_dataset)
+    plain = here.done("shard", *table(tmp_path, range(12)), "--out", table_dataset)
     assert (plain["status"], contents(table_dataset)) == ("already complete", after)
     result = here("append", *table(tmp_path, range(21), labels="horse"), "--out", table_dataset)
     assert result.code == 2 and "has no label 'horse'" in result.stderr and contents(table_dataset) == after
@@ -55,7 +55,8 @@ def test_an_append_that_was_killed_goes_on_or_is_rolled_back(
     assert not [name for name in contents(killed) if "writer" in name or "unfinished" in name]
 
 
-def test_an_append_that_comes_to_nothing_changes_nothing(lglm: Commands, table_dataset: Path, tmp_path: Path):
+@pytest.mark.usefixtures("without_ray")
+def test_an_append_that_comes_to_nothing_changes_nothing(here: Here, table_dataset: Path, tmp_path: Path):
     """No picture of the batch can be read; its retry and an append that is stopped leave no trace."""
 
     def batch(verb: str, *broken: int) -> tuple[object, ...]:
@@ -66,15 +67,15 @@ def test_an_append_that_comes_to_nothing_changes_nothing(lglm: Commands, table_d
             (tmp_path / "images" / f"{number}.png").write_bytes(b"no picture")
         return (verb, *arguments, "--out", table_dataset)
 
-    added = lglm.done(*batch("append", 12, 13), "--max-rejected", 1)
+    added = here.done(*batch("append", 12, 13), "--max-rejected", 1)
     assert (added["counts"]["written"], added["counts"]["rejected"]) == (12, 2)
     before = contents(table_dataset)
-    again = lglm.done(*batch("retry", 12, 13), "--max-rejected", 0)
+    again = here.done(*batch("retry", 12, 13), "--max-rejected", 0)
     assert (again["status"], contents(table_dataset)) == ("nothing new", before)
 
-    stopped = lglm(*batch("append", 12, 13, 14))
+    stopped = here(*batch("append", 12, 13, 14))
     assert stopped.code == 2 and contents(table_dataset).items() > before.items()
-    given_up = lglm.done(*batch("append", 12, 13))
+    given_up = here.done(*batch("append", 12, 13))
     assert (given_up["status"], contents(table_dataset)) == ("nothing new", before)
 
 
@@ -90,26 +91,17 @@ def test_a_process_that_loses_the_room_while_it_writes_shards_stops(
     assert json.loads((table_dataset / "writer.json").read_text()) == {"token": "another"}
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("without_ray")
 def test_a_dataset_with_labels_that_came_later_is_evaluated_with_all_of_them(
-    lglm: Commands, here: Here, table_dataset: Path, tmp_path: Path
+    here: Here, table_dataset: Path, tmp_path: Path
 ):
     grown = table(tmp_path, range(24))
     rows = (tmp_path / "table.csv").read_text().splitlines()
     (tmp_path / "table.csv").write_text("\n".join([*rows[:13], *(f"{row}|horse" for row in rows[13:])]))
-    lglm.done("append", *grown, "--out", table_dataset, "--extend-labels")
+    here.done("append", *grown, "--out", table_dataset, "--extend-labels")
     assert train(here, table_dataset, tmp_path).code == 0
     model = tmp_path / "run" / "model"
-    options = (
-        "--model",
-        model,
-        "--dataset",
-        table_dataset,
-        "--split",
-        "val",
-        "--out",
-        tmp_path / "evaluation",
-    )
-    lglm.done("evaluate", *options)
+    options = ("--model", model, "--dataset", table_dataset, "--split", "val")
+    here.done("evaluate", *options, "--out", tmp_path / "evaluation")
     labels = pq.read_table(tmp_path / "evaluation" / "per_class.parquet").column("label").to_pylist()
     assert labels == list(Dataset.open(table_dataset).labels) == ["cat", "cow", "dog", "horse"]

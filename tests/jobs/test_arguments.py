@@ -3,7 +3,7 @@
 import random
 import re
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self, Union, get_args, get_origin
 
@@ -18,7 +18,7 @@ from jobs.options import SOURCES, Options
 from lglm_core.errors import InputError
 from pipelines.cli import FLOWS, JOBS
 from pipelines.options import JOB_OPTIONS, Sharding, TagBucket, TrainLglm
-from tests.jobs.commands import Result
+from tests.jobs.commands import Here, Result
 
 KINDS: dict[tuple[str, ...], type[Options]] = {
     **{("shard", source): kind for source, kind in SOURCES.items()},
@@ -40,8 +40,6 @@ KINDS: dict[tuple[str, ...], type[Options]] = {
 NAMES = [" ".join(name) for name in KINDS]
 TRAIN = ("--dataset", "d", "--label-embeddings", "l", "--out", "o")
 EMBED_LABELS = ("label-embeddings", "--dataset", "d", "--out", "o")
-
-Here = Callable[..., Result]
 
 
 @pytest.fixture

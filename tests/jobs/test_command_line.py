@@ -1,7 +1,6 @@
 """The frame of every job: what is printed, and which line and exit code an error becomes."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,9 @@ from jobs.command_line import Outcome
 from jobs.options import Options
 from lglm_core.errors import DamageError, InputError, RunError
 from pipelines.cli import JOBS
-from tests.jobs.commands import Commands, Result
+from tests.jobs.commands import Commands, Here
 from tests.jobs.test_arguments import assert_one_line
 
-Here = Callable[..., Result]
 TAG = ("--model=m", "--images=i", "--out=o")
 
 

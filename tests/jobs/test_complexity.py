@@ -1,12 +1,9 @@
 """``lglm complexity``: Table 2 of the paper, as counted and as printed."""
 
-from collections.abc import Callable
-
 import pytest
 
-from tests.jobs.commands import Result
+from tests.jobs.commands import Here, Result
 
-Here = Callable[..., Result]
 SMALL = ("--backbone", "shufflenet_v2_x0_5", "--image-size", 64, "--labels", 9, "--vector-width", 16)
 
 

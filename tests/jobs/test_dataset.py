@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,7 @@ from PIL import Image
 from jobs.columns import aligned, beside, fitted, width
 from lglm_core.sources.coco import CocoSource
 from lglm_core.sources.table import TableSource
-from tests.jobs.commands import COCO_LABELS, Result, contents, make_dataset, write_coco
-
-Here = Callable[..., Result]
+from tests.jobs.commands import COCO_LABELS, Here, Result, contents, make_dataset, write_coco
 
 
 @pytest.fixture

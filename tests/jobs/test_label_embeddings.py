@@ -15,11 +15,10 @@ from jobs import label_embeddings
 from lglm_core.labels.embeddings import LabelEmbeddings
 from lglm_core.rooms.manifest import read_manifest
 from lglm_core.sources.coco import CocoSource
-from tests.jobs.commands import COCO_LABELS, Result, make_dataset, write_coco
+from tests.jobs.commands import COCO_LABELS, Here, Result, make_dataset, write_coco
 from tests.jobs.conftest import TINY_RECIPE
 from tests.jobs.test_wrong_input import VECTORS, assert_refused, write_glove
 
-Here = Callable[..., Result]
 Embed = Callable[..., Result]
 
 

@@ -1,7 +1,6 @@
 """``lglm retry``, as users run it."""
 
 import shutil
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +8,14 @@ import pytest
 
 from jobs import cluster
 from lglm_core.dataset.reader import Dataset
-from tests.jobs.tables import Here, run_here, table
+from tests.jobs.commands import Here
+from tests.jobs.tables import table
+
+pytestmark = pytest.mark.usefixtures("without_ray")
 
 
-def test_a_mended_picture_that_is_a_duplicate_is_no_longer_unreadable(
-    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_mended_picture_that_is_a_duplicate_is_no_longer_unreadable(here: Here, tmp_path: Path):
     arguments = (*table(tmp_path, range(8)), "--out", tmp_path / "dataset", "--duplicates", "drop")
-    monkeypatch.setattr(cluster, "ray_cluster", lambda _: nullcontext())
-    monkeypatch.setattr(cluster, "run_tasks", run_here)
     broken = tmp_path / "images" / "7.png"
     broken.write_bytes(b"no picture")
     assert here("shard", *arguments).code == 0
@@ -38,13 +36,13 @@ def test_a_retry_in_vain_removes_nothing_of_a_process_that_took_the_room_over(
     (tmp_path / "table.csv").write_text("image,labels\n12.png,cow\n")
     arguments = ("table", "--table", tmp_path / "table.csv", "--image-root", tmp_path / "images")
     arguments = (*arguments, "--out", table_dataset, "--max-rejected", 1, "--max-samples-per-shard", 4)
-    monkeypatch.setattr(cluster, "ray_cluster", lambda _: nullcontext())
-    monkeypatch.setattr(cluster, "run_tasks", run_here)
     assert here("append", *arguments).code == 0
     theirs = table_dataset / "shards" / "train" / "train-000009.tar"
 
+    run_tasks = cluster.run_tasks
+
     def taken_over(*task: Any) -> list[Any]:
-        results = run_here(*task)
+        results = run_tasks(*task)
         (table_dataset / "writer.json").write_text('{"token": "another"}')
         theirs.touch()
         return results

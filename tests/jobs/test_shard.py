@@ -7,7 +7,6 @@ import signal
 import tarfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ import webdataset
 from jobs import cluster
 from lglm_core.sources.coco import CocoSource
 from lglm_core.sources.table import TableSource
-from tests.jobs.commands import Commands, contents, make_dataset, picture, write_coco
-from tests.jobs.tables import Here, run_here, table
+from tests.jobs.commands import Commands, Here, contents, make_dataset, picture, write_coco
+from tests.jobs.tables import table
 
 PER_SHARD = 4
 CUT = "000000000002.jpg"  # of train, and so
@@ -63,14 +62,14 @@ def damaged_coco(made_once: Callable) -> Path:
     return root
 
 
-def shard(lglm: Commands, root: Path, out: Path) -> dict[str, Any]:
+def shard(run: Commands | Here, root: Path, out: Path) -> dict[str, Any]:
     sizes = ("--max-samples-per-shard", PER_SHARD)
-    return lglm.done("shard", "coco", "--root", root, "--out", out, *sizes)
+    return run.done("shard", "coco", "--root", root, "--out", out, *sizes)
 
 
 @pytest.fixture(scope="module")
 def from_coco(lglm: Commands, damaged_coco: Path, made_once: Callable) -> Path:
-    """The dataset that ``lglm shard coco`` makes of the damaged COCO."""
+    """The dataset that ``lglm shard coco`` makes of the damaged COCO on a Ray of its own."""
     with made_once("from-coco") as out:
         shard(lglm, damaged_coco, out)
     return out
@@ -94,27 +93,28 @@ def test_a_broken_picture_is_a_row_in_rejects(from_coco: Path):
     assert absent["error"]
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_too_many_broken_pictures_are_refused_and_mended_ones_are_read_again(
-    lglm: Commands, damaged_coco: Path, from_coco: Path, tmp_path: Path
+    here: Here, damaged_coco: Path, from_coco: Path, tmp_path: Path
 ):
     """Allowing more completes the dataset with the same bytes; mending it removes every trace of damage."""
     root, out = tmp_path / "coco", tmp_path / "room"
     shutil.copytree(damaged_coco, root)
     arguments = ("shard", "coco", "--root", root, "--out", out, "--max-samples-per-shard", PER_SHARD)
     retry = ("retry", *arguments[1:])
-    refused = lglm(*arguments, "--max-rejected", "0.1")
+    refused = here(*arguments, "--max-rejected", "0.1")
     assert refused.code == 2
     (line,) = [line for line in refused.stderr.splitlines() if line.startswith("lglm shard:")]
     assert "2 of 12 pictures could not be read, more than --max-rejected = 0.1 allows" in line
     assert f"corrupt 1, such as train2017/{CUT}: " in line
     assert f"missing 1, such as val2017/{ABSENT}: cannot be read (No such file or directory)" in line
     assert not (out / "manifest.json").exists()
-    assert lglm.done(*arguments)["counts"]["rejected"] == 2
+    assert here.done(*arguments)["counts"]["rejected"] == 2
     assert contents(out) == contents(from_coco)
 
     (root / "train2017").rename(root / "elsewhere")  # like a disk that is not mounted: shards are kept
     (root / "train2017").mkdir()
-    again = lglm(*retry)
+    again = here(*retry)
     stays = "train-000000 stays as it was, with 1 pictures rejected: of its samples 3 can no longer be read"
     assert f"{stays}, such as train2017/000000000000.jpg (cannot be read (No such file" in again.stderr
     assert contents(out) == contents(from_coco)
@@ -122,17 +122,17 @@ def test_too_many_broken_pictures_are_refused_and_mended_ones_are_read_again(
     (root / "elsewhere").rename(root / "train2017")
 
     # Pictures whose rejection was allowed once do not count against a lower limit in a retry.
-    lglm.done(*retry, "--max-rejected", "0")
+    here.done(*retry, "--max-rejected", "0")
     assert contents(out) == contents(from_coco)
 
     write_coco(tmp_path / "sound")
     for name in (f"train2017/{CUT}", f"val2017/{ABSENT}"):
         shutil.copy(tmp_path / "sound" / name, root / name)
-    assert lglm.done(*arguments)["status"] == "already complete"
-    counts = lglm.done(*retry)["counts"]
+    assert here.done(*arguments)["status"] == "already complete"
+    counts = here.done(*retry)["counts"]
     assert (counts["written"], counts["rejected"]) == (12, 0)
     assert_complete(out)
-    assert lglm.done(*retry)["status"] == "already complete"
+    assert here.done(*retry)["status"] == "already complete"
     anew = make_dataset(CocoSource(str(root)), tmp_path / "anew", max_samples_per_shard=PER_SHARD)
     assert contents(out) == contents(anew)
 
@@ -172,8 +172,9 @@ def test_a_complete_room_is_recognised_without_ray_and_torch(
     assert result.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_an_unfinished_room_is_completed_to_the_same_bytes(
-    lglm: Commands, damaged_coco: Path, from_coco: Path, tmp_path: Path
+    here: Here, damaged_coco: Path, from_coco: Path, tmp_path: Path
 ):
     """No manifest, a shard without its receipt, a receipt without its shard, and a shard that is cut."""
     room = tmp_path / "room"
@@ -185,11 +186,12 @@ def test_an_unfinished_room_is_completed_to_the_same_bytes(
     tar = room / "shards" / "train" / "train-000002.tar"
     tar.write_bytes(tar.read_bytes()[:700])
     (room / "shards" / "val" / ".partial-left").mkdir()
-    assert shard(lglm, damaged_coco, room)["status"] == "done"
+    assert shard(here, damaged_coco, room)["status"] == "done"
     assert contents(room) == contents(from_coco)
 
 
-def test_a_table_becomes_a_complete_room(lglm: Commands, tmp_path: Path):
+@pytest.mark.usefixtures("without_ray")
+def test_a_table_becomes_a_complete_room(here: Here, tmp_path: Path):
     table, images, out = tmp_path / "table.csv", tmp_path / "images", tmp_path / "out"
     names = [
         *(f"{number}.jpg" for number in range(8)),
@@ -208,7 +210,7 @@ def test_a_table_becomes_a_complete_room(lglm: Commands, tmp_path: Path):
             labels = "dog|cell phone" if number % 2 else "cat"
             rows.writerow([name, labels, "val" if number % 4 == 0 else "train"])
     arguments = ("--table", table, "--image-root", images, "--out", out, "--max-samples-per-shard", PER_SHARD)
-    result = lglm.done("shard", "table", *arguments)
+    result = here.done("shard", "table", *arguments)
     assert result["status"] == "done"
     assert result["counts"] == assert_complete(out)["counts"]
     assert result["counts"] | {"planned": 12, "written": 11, "rejected": 1} == result["counts"]
@@ -221,12 +223,12 @@ def test_a_table_becomes_a_complete_room(lglm: Commands, tmp_path: Path):
     )
 
 
-@pytest.mark.slow
-def test_pictures_are_scaled_down_with_the_given_quality(lglm: Commands, coco: Path, tmp_path: Path):
+@pytest.mark.usefixtures("without_ray")
+def test_pictures_are_scaled_down_with_the_given_quality(here: Here, coco: Path, tmp_path: Path):
     sizes = {}
     for quality, given in ((90, ()), (30, ("--quality", 30))):
         out = tmp_path / f"{quality}"
-        lglm.done("shard", "coco", "--root", coco, "--out", out, "--max-side", 24, *given)
+        here.done("shard", "coco", "--root", coco, "--out", out, "--max-side", 24, *given)
         assert_complete(out)
         assert read_manifest(out)["options"]["quality"] == quality
         index = pq.read_table(out / "index" / "train.parquet", columns=["width", "height"]).to_pylist()
@@ -236,12 +238,13 @@ def test_pictures_are_scaled_down_with_the_given_quality(lglm: Commands, coco: P
     assert sizes[90] > sizes[30]
 
 
-def test_pictures_that_are_all_missing_leave_nothing_behind(lglm: Commands, coco: Path, tmp_path: Path):
+@pytest.mark.usefixtures("without_ray")
+def test_pictures_that_are_all_missing_leave_nothing_behind(here: Here, coco: Path, tmp_path: Path):
     root, out = tmp_path / "coco", tmp_path / "out"
     shutil.copytree(coco, root)
     for path in (root / "train2017").iterdir():
         path.unlink()
-    result = lglm("shard", "coco", "--root", root, "--out", out)
+    result = here("shard", "coco", "--root", root, "--out", out)
     assert result.code == 2
     assert "train" in result.stderr.splitlines()[-1]
     assert not out.exists()
@@ -267,6 +270,7 @@ def test_of_two_writers_at_once_one_wins_and_the_other_stops(lglm: Commands, her
     ]
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_duplicates_that_cannot_be_left_out_are_not_reported_as_dropped(
     here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -274,46 +278,41 @@ def test_duplicates_that_cannot_be_left_out_are_not_reported_as_dropped(
     arguments = table(tmp_path, range(8))
     pictures, out = tmp_path / "images", tmp_path / "dataset"
     shutil.copy(pictures / "1.png", pictures / "6.png")
-    monkeypatch.setattr(cluster, "ray_cluster", lambda _: nullcontext())
+    run_tasks = cluster.run_tasks
 
-    def in_this_process(*task: Any) -> list[Any]:
+    def without_pictures(*task: Any) -> list[Any]:
         if "drop duplicates" in task:
             for path in pictures.iterdir():
                 path.rename(tmp_path / path.name)
-        return run_here(*task)
+        return run_tasks(*task)
 
-    monkeypatch.setattr(cluster, "run_tasks", in_this_process)
+    monkeypatch.setattr(cluster, "run_tasks", without_pictures)
     result = here("shard", *arguments, "--out", out, "--duplicates", "drop")
     assert result.code == 1
     assert "can no longer be read, such as" in result.stderr.splitlines()[-1]
     assert not (out / "manifest.json").exists()
-    for path in tmp_path.glob("*.png"):
-        path.rename(pictures / path.name)
-    monkeypatch.undo()
 
 
-def test_duplicates_become_rejects_on_request(lglm: Commands, tmp_path: Path):
+@pytest.mark.usefixtures("without_ray")
+def test_duplicates_become_rejects_on_request(here: Here, tmp_path: Path):
     arguments = table(tmp_path, range(8))
     pictures = tmp_path / "images"
     shutil.copy(pictures / "1.png", pictures / "6.png")
-    kept = lglm.done("shard", *arguments, "--out", tmp_path / "kept")["counts"]
-    dropped = lglm.done("shard", *arguments, "--out", tmp_path / "dropped", "--duplicates", "drop")["counts"]
+    kept = here.done("shard", *arguments, "--out", tmp_path / "kept")["counts"]
+    dropped = here.done("shard", *arguments, "--out", tmp_path / "dropped", "--duplicates", "drop")["counts"]
     assert (kept["duplicates"], kept["rejected"], kept["written"]) == (1, 0, 8)
     assert (dropped["duplicates"], dropped["rejected"], dropped["written"]) == (1, 1, 7)
     manifest = json.loads((tmp_path / "dropped" / "manifest.json").read_text())
     assert manifest["options"]["duplicates"] == "drop"
 
 
-def test_pictures_that_are_dropped_because_they_have_no_label_are_counted(
-    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.mark.usefixtures("without_ray")
+def test_pictures_that_are_dropped_because_they_have_no_label_are_counted(here: Here, tmp_path: Path):
     root, out = write_coco(tmp_path / "coco"), tmp_path / "dataset"
     path = root / "annotations" / "instances_train2017.json"
     content = json.loads(path.read_text())
     content["annotations"] = [row for row in content["annotations"] if row["image_id"] not in (2, 5)]
     path.write_text(json.dumps(content))
-    monkeypatch.setattr(cluster, "ray_cluster", lambda _: nullcontext())
-    monkeypatch.setattr(cluster, "run_tasks", run_here)
     result = here("shard", "coco", "--root", root, "--out", out, "--unlabelled", "drop")
     assert result.code == 0, result.stderr
     assert "  2 pictures without a label were dropped" in result.stdout.splitlines()

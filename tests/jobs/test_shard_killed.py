@@ -9,6 +9,7 @@ from PIL import Image
 
 from lglm_core.sources.table import TableSource
 from tests.jobs.commands import Commands, contents, make_dataset, picture, vanish
+from tests.matrix import matrix
 
 SHARDS, PER_SHARD = 5, 6
 
@@ -40,13 +41,8 @@ def is_begun(out: Path, number: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("killed", "number"),
-    [
-        ("driver", 1),
-        pytest.param("session", 0, marks=pytest.mark.slow),
-        pytest.param("session", 2, marks=pytest.mark.slow),
-        pytest.param("session", SHARDS - 1, marks=pytest.mark.slow),
-    ],
+    ("number", "killed"),
+    matrix(range(SHARDS), ["session", "driver"], lambda number: [] if number == 1 else [pytest.mark.slow]),
 )
 def test_killed_in_the_middle_of_a_shard_it_goes_on(lglm: Commands, tmp_path: Path, killed: str, number: int):
     """The whole session is killed, or the driver alone as by ``kill -9``; then it is run again at once."""
@@ -80,8 +76,14 @@ def toy(lglm: Commands, made_once: Callable) -> tuple[Path, dict[str, str]]:
     return folder / "raw", contents(folder / "dataset")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("finished", [0, 2, 5])
+@pytest.mark.parametrize(
+    "finished",
+    [
+        pytest.param(0, marks=pytest.mark.chaos),
+        pytest.param(2, marks=pytest.mark.slow),
+        pytest.param(5, marks=pytest.mark.chaos),
+    ],
+)
 def test_killed_after_some_shards_it_goes_on(
     lglm: Commands, toy: tuple[Path, dict[str, str]], tmp_path: Path, finished: int
 ):

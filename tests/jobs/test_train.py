@@ -1,7 +1,7 @@
 """What training warns of and refuses in the data that it is given."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,9 @@ import pytest
 from lglm_core import rooms
 from lglm_core.sources.coco import CocoSource
 from lglm_core.sources.source import LabelledImage
-from tests.jobs.commands import COCO_LABELS, Result, make_dataset, write_coco
+from tests.jobs.commands import COCO_LABELS, Here, Result, make_dataset, write_coco
 from tests.jobs.conftest import TINY_RECIPE
 from tests.jobs.test_wrong_input import assert_refused
-
-Here = Callable[..., Result]
 
 
 class NamedAsInTables(CocoSource):

@@ -1,4 +1,4 @@
-"""Real Ray, from pictures to tags: train on two workers, evaluate, embed, tag, search."""
+"""From pictures to tags: training on two workers, evaluation and tagging on a real Ray."""
 
 import json
 import re
@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import average_precision_score
 
-from tests.jobs.commands import Commands, contents, picture
+from tests.jobs.commands import Commands, Here, contents, done_here, picture
+from tests.servers.ray_in_process import ray_in_process
 
 pytestmark = pytest.mark.timeout(900)  # the first test to ask for a room waits until it is made
 
@@ -22,6 +23,7 @@ RECIPE = (
     *("--lr", "3e-3"),
 )
 EPOCHS = 2
+ON_RAY = ("train", "evaluate", "tag")
 FIELD = {"CP", "CR", "CF1", "OP", "OR", "OF1"}
 
 Rooms = dict[str, Path]
@@ -62,9 +64,10 @@ def made(lglm: Commands, made_once: Callable, again: Again) -> Callable[[str], P
 
     def make(verb: str) -> Path:
         arguments = again(verb)
-        with made_once(f"way-{verb}") as report:
+        with made_once(f"way-{verb}") as report, ray_in_process():
             if not report.exists():
-                report.write_text(json.dumps(lglm.done(*arguments)))
+                run = lglm.done if verb in ON_RAY else done_here
+                report.write_text(json.dumps(run(*arguments)))
         return arguments[-1]
 
     return make
@@ -245,13 +248,13 @@ def test_embeddings_have_their_schema(embeddings: Path, evaluation: Path, datase
 
 
 def test_a_search_for_a_picture_of_the_split_finds_it(
-    lglm: Commands, embeddings: Path, run: Path, dataset: Path, base: Path, tmp_path: Path
+    here: Here, embeddings: Path, run: Path, dataset: Path, base: Path, tmp_path: Path
 ):
     """A model of two epochs tells pictures apart badly, so this one need not be the very first."""
     keys, page = read_index(dataset).column("key").to_pylist(), tmp_path / "pages" / "page.html"
     (query,) = base.glob(f"raw/val2017/{keys[3]}.*")
     arguments = ("--model", run / "model", "--embeddings", embeddings, "--query", query)
-    result = lglm("search", *arguments, "-k", len(keys), "--out", page, "--json")
+    result = here("search", *arguments, "-k", len(keys), "--out", page, "--json")
     assert result.code == 0, result.stderr
     assert result.object["counts"] == {"neighbours": len(keys)}
     lines = [line.split() for line in result.stdout.splitlines() if line.split()[0][:-1].isdigit()]
@@ -265,10 +268,10 @@ def test_a_search_for_a_picture_of_the_split_finds_it(
 
 
 def test_more_neighbours_than_pictures_are_all_of_them(
-    lglm: Commands, embeddings: Path, run: Path, images: Path, dataset: Path
+    here: Here, embeddings: Path, run: Path, images: Path, dataset: Path
 ):
     arguments = ("--model", run / "model", "--embeddings", embeddings, "--query", images / "a.jpg")
-    assert lglm.done("search", *arguments, "-k", 500)["counts"]["neighbours"] == read_index(dataset).num_rows
+    assert here.done("search", *arguments, "-k", 500)["counts"]["neighbours"] == read_index(dataset).num_rows
 
 
 # --- Tags ---
@@ -297,13 +300,13 @@ def test_every_file_is_one_row_with_its_status(tags: Path, images: Path, run: Pa
 
 
 def test_a_new_file_in_the_folder_is_not_mixed_into_old_tags(
-    lglm: Commands, again: Again, tags: Path, images: Path, made_once: Callable
+    here: Here, again: Again, tags: Path, images: Path, made_once: Callable
 ):
     with made_once("way-tag-again"):  # no other worker of pytest lists the folder meanwhile
         before = contents(tags)
         try:
             picture(images / "new.jpg", 99)
-            result = lglm(*again("tag"))
+            result = here(*again("tag"))
         finally:
             (images / "new.jpg").unlink()
     assert result.code == 2
@@ -317,7 +320,7 @@ def test_a_new_file_in_the_folder_is_not_mixed_into_old_tags(
 
 
 def test_every_verb_finds_its_room_complete_when_it_runs_again(
-    lglm: Commands,
+    here: Here,
     again: Again,
     dataset: Path,
     labels: Path,
@@ -331,7 +334,7 @@ def test_every_verb_finds_its_room_complete_when_it_runs_again(
     before = [contents(room) for room in rooms]
     for verb in ("shard", "label-embeddings", "train", "evaluate", "embed"):
         first = json.loads((base.parent / f"way-{verb}").read_text())
-        result = lglm.done(*again(verb))
+        result = here.done(*again(verb))
         assert (first["status"], result["status"]) == ("done", "already complete")
         assert result["counts"] == first["counts"]
         assert result["metrics"] == first["metrics"]
@@ -339,9 +342,9 @@ def test_every_verb_finds_its_room_complete_when_it_runs_again(
     assert [contents(room) for room in rooms] == before
 
 
-def test_tagging_again_is_complete_already(lglm: Commands, again: Again, tags: Path, made_once: Callable):
+def test_tagging_again_is_complete_already(here: Here, again: Again, tags: Path, made_once: Callable):
     with made_once("way-tag-again"):
-        assert lglm.done(*again("tag"))["status"] == "already complete"
+        assert here.done(*again("tag"))["status"] == "already complete"
 
 
 # --- Interrupted training ---
@@ -355,7 +358,7 @@ def train_here(dataset: Path, labels: Path, out: Path) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("within", [False, True], ids=["after an epoch", "within an epoch"])
 def test_training_that_was_killed_ends_as_if_it_had_not_been(
-    lglm: Commands, dataset: Path, labels: Path, tmp_path: Path, within: bool
+    lglm: Commands, here: Here, dataset: Path, labels: Path, tmp_path: Path, within: bool
 ):
     disturbed, undisturbed = tmp_path / "disturbed", tmp_path / "undisturbed"
     smaller: tuple[Any, ...] = ("--batch-size", 2) if within else ()
@@ -364,13 +367,13 @@ def test_training_that_was_killed_ends_as_if_it_had_not_been(
         running.wait_until((disturbed / "checkpoints/checkpoint.pt").exists)
         running.kill_session()
     assert not (disturbed / "manifest.json").exists()
-    resumed = lglm(*train_here(dataset, labels, disturbed), *smaller)
+    resumed = here(*train_here(dataset, labels, disturbed), *smaller)
     assert resumed.code == 0, resumed.stderr
     resumed_at = re.search(r"resumes after (\d) of 4 epochs(?: and (\d+) of \d+ steps)?", resumed.stderr)
     assert resumed_at and (resumed_at[2] is not None) == within
     epochs = re.findall(r"^epoch (\d)/4", resumed.stderr, flags=re.MULTILINE)
     assert epochs == ["1", "2", "3", "4"][int(resumed_at[1]) :]
-    assert lglm.done(*train_here(dataset, labels, undisturbed), *smaller)["status"] == "done"
+    assert here.done(*train_here(dataset, labels, undisturbed), *smaller)["status"] == "done"
     weights = [room / "model" / "model.safetensors" for room in (disturbed, undisturbed)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     manifests = [read_manifest(room)["fingerprint"] for room in (disturbed, undisturbed)]

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
-from tests.jobs.commands import Commands, contents
-from tests.jobs.tables import PER_SHARD, Here, keys, table, train
+import pytest
+
+from tests.jobs.commands import Here, contents
+from tests.jobs.tables import PER_SHARD, keys, table, train
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_a_damaged_sample_is_named_and_the_shard_is_written_anew(
-    lglm: Commands, table_dataset: Path, tmp_path: Path
+    here: Here, table_dataset: Path, tmp_path: Path
 ):
     before = contents(table_dataset)
     path = table_dataset / "shards/train/train-000001.tar"
@@ -15,17 +18,17 @@ def test_a_damaged_sample_is_named_and_the_shard_is_written_anew(
     data[600] ^= 1
     path.write_bytes(data)
     key = keys(table_dataset)["train"][PER_SHARD]
-    quick, full = (lglm("verify", "--dataset", table_dataset, *flags) for flags in ((), ("--full",)))
+    quick, full = (here("verify", "--dataset", table_dataset, *flags) for flags in ((), ("--full",)))
     assert quick.code == 0
     assert full.code == 1
     named = f"shards/train/train-000001.tar, sample {key}: the image is not the one that was written"
     assert named in full.stderr.splitlines()[-1]
-    refused = train(lglm, table_dataset, tmp_path)
+    refused = train(here, table_dataset, tmp_path)
     assert refused.code == 1 and "train-000001.tar, sample" in refused.stderr.splitlines()[-1]
     path.unlink()
-    quick = lglm("verify", "--dataset", table_dataset)
+    quick = here("verify", "--dataset", table_dataset)
     assert quick.code == 1 and "shards/train/train-000001.tar: missing" in quick.stderr
-    lglm.done("shard", *table(tmp_path, range(12)), "--out", table_dataset)
+    here.done("shard", *table(tmp_path, range(12)), "--out", table_dataset)
     assert contents(table_dataset) == before
 
 

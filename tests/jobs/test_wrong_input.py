@@ -11,10 +11,9 @@ import pytest
 
 from lglm_core import rooms
 from lglm_core.rooms import lease
-from tests.jobs.commands import COCO_LABELS, Result, contents, make_dataset, picture, write_coco
+from tests.jobs.commands import COCO_LABELS, Here, Result, contents, make_dataset, picture, write_coco
 from tests.jobs.conftest import TINY_RECIPE
 
-Here = Callable[..., Result]
 VECTORS = {"person": 1, "dog": 2, "parking": 3, "meter": 4, "cell": 5, "phone": 6}
 
 

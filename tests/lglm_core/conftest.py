@@ -1,10 +1,8 @@
-"""Small drawn datasets, models and servers that the tests of the core share."""
+"""Small drawn datasets and models that the tests of the core share, and a web server."""
 
 import io
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,6 @@ from lglm_core.model.head import LabelKnowledge
 from lglm_core.model.heads import build_head
 from lglm_core.model.recogniser import Recogniser
 from lglm_core.sources.source import LabelledImage, Unlabelled
-from tests.servers.s3 import S3Server, moto_s3, rclone_s3
 from tests.servers.web import Website, website
 
 Encode = Callable[..., bytes]
@@ -222,52 +219,6 @@ def model_room(
         facts={"epochs": 3},
     )
     return url
-
-
-@pytest.fixture(scope="session")
-def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """An S3 server with a bucket ``bucket``; every test writes below a prefix of its own."""
-    with rclone_s3(tmp_path_factory.mktemp("rclone")) as server:
-        server.put_bucket("bucket")
-        yield server
-
-
-@pytest.fixture(scope="session")
-def moto() -> Iterator[S3Server]:
-    """Another S3 server with a bucket ``bucket``; every test writes below a prefix of its own."""
-    with moto_s3() as server:
-        server.put_bucket("bucket")
-        yield server
-
-
-@pytest.fixture
-def connect_to(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Reach a server as a user does: ``connect_to(server, AWS_…="changed")``; None takes a variable away."""
-    import botocore.session
-
-    from lglm_core.storage import retry
-    from lglm_core.storage.s3_client import connect
-
-    def to(server: S3Server, **changed: str | None) -> None:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            monkeypatch.delenv(name)
-        for name, value in {**server.environment, **changed}.items():
-            if value is not None:
-                monkeypatch.setenv(name, value)
-        connect.cache_clear()
-
-    monkeypatch.setattr(retry, "FIRST_DELAY_S", 0.01)  # otherwise the tests wait most of their time
-    monkeypatch.setattr(botocore.session, "create_loader", shared_loader)
-    yield to
-    connect.cache_clear()
-
-
-@cache
-def shared_loader(search_path: str | None = None) -> Any:
-    """Botocore's loader, which reads its description of S3 once and not once for each client."""
-    from botocore.loaders import create_loader
-
-    return create_loader(search_path)
 
 
 @pytest.fixture
