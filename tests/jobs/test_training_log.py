@@ -16,7 +16,7 @@ def training(epochs_done: int, within: int | None = None) -> Any:
     return SimpleNamespace(
         history=[None] * epochs_done,
         recipe=SimpleNamespace(epochs=4),
-        within=None if within is None else SimpleNamespace(steps=within),
+        progress=None if within is None else SimpleNamespace(steps=within),
         training=SimpleNamespace(steps=10),
     )
 
