@@ -1,12 +1,21 @@
 """Manifests and provenances: what is written, what is read back, and what is refused."""
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
 
 from lglm_core.errors import DamageError, InputError
-from lglm_core.rooms import EvaluationManifest, Provenance, Room, TagsManifest, read_manifest, require
+from lglm_core.rooms import (
+    EvaluationManifest,
+    MissingRoom,
+    Provenance,
+    Room,
+    TagsManifest,
+    read_manifest,
+    require,
+)
 from tests.lglm_core.rooms.samples import MANIFEST, PROVENANCE, complete
 
 
@@ -55,3 +64,11 @@ def test_a_changed_byte_of_a_manifest_is_damage(room: Path):
     path.write_bytes(path.read_bytes().replace(b'"files": 3', b'"files": 4'))
     with pytest.raises(DamageError, match=r"manifest\.json: its bytes are not those that were written"):
         read_manifest(str(room))
+
+
+def test_a_missing_room_comes_out_of_a_worker_as_it_was(room: Path):
+    """Errors cross processes as pickles."""
+    with pytest.raises(MissingRoom) as refused:
+        require(str(room), TagsManifest)
+    again = pickle.loads(pickle.dumps(refused.value))
+    assert (str(again), again.missing_kind) == (str(refused.value), "tags")
