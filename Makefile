@@ -1,9 +1,11 @@
-# make setup | demo | test | test-slow | bench | check | format | clean
+# make setup | demo | quick | test | test-slow | chaos | bench | check | format | clean
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/ready
+# Tests that share what their module makes stay together; the order is that of tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(PYTEST_OPTIONS)
 
-.PHONY: setup demo test test-slow bench check format clean
+.PHONY: setup demo quick test test-slow chaos bench check format clean
 
 setup: $(READY)
 
@@ -16,11 +18,19 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/lglm flow train-lglm --config infra/demo.yaml --out demo
 
+# A minute: what computes, without a process or a server.
+quick: $(READY)
+	$(PYTEST) -m 'not slow and not process and not weighty'
+
 test: check
-	$(BIN)/python -m pytest -m 'not slow' -n 2
+	$(PYTEST) -m 'not slow'
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
+
+# Hours: every kill, fault and mutation, of which the others run a diagonal.
+chaos: $(READY)
+	$(PYTEST) -m chaos
 
 bench: $(READY)
 	$(BIN)/python -m tests.benchmarks

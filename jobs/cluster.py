@@ -1,4 +1,4 @@
-"""Where a job's Ray comes from: a cluster by address, else a local Ray of its own."""
+"""Connect a job to Ray, a cluster by address or a local Ray of its own; run tasks on it."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from lglm_core.errors import InputError
 
-OBJECT_STORE_BYTES = 256 << 20  # rooms carry the data; the object store only passes lists of work
+OBJECT_STORE_BYTES = 256 << 20  # data lies in rooms; the object store only passes lists of work
 LONGEST_TEMPORARY_PATH = 40  # characters; Ray's sockets below it must stay under 108
 SECONDS_TO_ANSWER = 10.0
 Result = TypeVar("Result")
@@ -26,11 +26,11 @@ Result = TypeVar("Result")
 
 @contextmanager
 def ray_cluster(address: str | None) -> Iterator[None]:
-    """Connect to Ray for the length of the block.
+    """Connect to Ray while the block runs.
 
     Args:
-        address: A cluster; default $RAY_ADDRESS, else a local Ray that ends with the block. Never a
-            cluster that merely happens to run on this machine.
+        address: Address of a cluster; default $RAY_ADDRESS, else a local Ray is started and ends with the
+            block. A cluster that merely happens to run on this machine is never used.
     """
     address = address or os.environ.get("RAY_ADDRESS")
     temporary = None if address else _temporary_folder()
@@ -40,7 +40,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     if address:
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # else a wrong token is tried for 20 s
     elif "RAY_AUTH_TOKEN" not in os.environ:
-        # A token for this one Ray; left alone, Ray would write one into the user's home.
+        # A token for this Ray alone; without one, Ray would write a token into the user's home.
         os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
     import ray
 
@@ -60,8 +60,9 @@ def ray_cluster(address: str | None) -> Iterator[None]:
 
 
 def _connect(address: str | None, options: dict[str, Any]) -> None:
+    """Initialise Ray; refuse, in one line, a cluster that does not answer or does not let us in."""
     if address:
-        _refuse_silence(address)
+        _refuse_unreachable(address)
         logging.getLogger("lglm.cluster").info(f"connecting to Ray at {address}")
     import ray
     from ray.exceptions import AuthenticationError
@@ -75,23 +76,23 @@ def _connect(address: str | None, options: dict[str, Any]) -> None:
         if not address:
             raise InputError(f"the local Ray does not start ({reason})") from error
         raise InputError(
-            f"{address}: something listens there, but lets us into no Ray cluster ({reason}); if the cluster "
+            f"{address}: something listens there, but Ray cannot connect to it ({reason}); if the cluster "
             "asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as there"
         ) from error
     finally:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)  # Ray sets its own, which does not tidy up
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray sets its own handler, which does not clean up
 
 
-def _refuse_silence(address: str) -> None:
-    """Refuse an address that nothing listens at, before Ray tries at length."""
+def _refuse_unreachable(address: str) -> None:
+    """Refuse an address at which nothing listens, before Ray tries for a long time."""
     if address in ("auto", "local"):
         return
     scheme, _, rest = address.rpartition("://")
     if scheme.startswith("http"):
         raise InputError(
-            f"{address}: the address of a Jobs API; send this command there with ray job submit, or name the "
-            "cluster itself, as host:6379 or ray://host:10001"
+            f"{address}: this is the address of a Jobs API; send this command there with ray job submit, or "
+            "give the address of the cluster itself, as host:6379 or ray://host:10001"
         )
     host, _, port = rest.partition("/")[0].rpartition(":")
     if not port.isdecimal():
@@ -106,14 +107,14 @@ def _refuse_silence(address: str) -> None:
 
 
 def cpus() -> int:
-    """How many CPUs the connected cluster has."""
+    """Return how many CPUs the connected cluster has."""
     import ray
 
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 def cpus_of_smallest_node() -> int:
-    """How many CPUs every node that has any can offer to one actor."""
+    """Return how many CPUs the smallest node that has any can offer to one actor."""
     import ray
 
     nodes = [int(node["Resources"]["CPU"]) for node in ray.nodes() if node["Resources"].get("CPU")]
@@ -121,44 +122,48 @@ def cpus_of_smallest_node() -> int:
 
 
 def gpus() -> int:
-    """How many GPUs the connected cluster has."""
+    """Return how many GPUs the connected cluster has."""
     import ray
 
     return int(ray.cluster_resources().get("GPU", 0))
 
 
 def refuse_more_workers_than_cpus(workers: int, address: str | None) -> None:
-    """Refuse what a local Ray would wait for without end; a cluster may still grow."""
+    """Refuse more workers than a local Ray can ever start; a cluster may still grow."""
     here = len(os.sched_getaffinity(0))
     if not (address or os.environ.get("RAY_ADDRESS")) and workers > here:
-        raise InputError(f"--num-workers {workers}: this machine has {here} CPUs; take at most {here}")
+        raise InputError(f"--num-workers {workers}: this machine has {here} CPUs; start {here} at most")
 
 
 def run_tasks(
     function: Callable[..., Result],
     calls: Sequence[tuple[Any, ...]],
     progress: str,
-    go_on: Callable[[], object] = lambda: None,
+    after_each: Callable[[], object] = lambda: None,
 ) -> list[Result]:
     """Run ``function(*call)`` for every call as Ray tasks, one CPU each; return results in call order.
 
-    After each, *go_on* is called, which may raise to end it all.
+    Args:
+        function: Runs on the workers.
+        calls: The arguments of each call.
+        progress: What the progress bar says.
+        after_each: Called here after each result; may raise to stop.
     """
     import ray
 
     remote = ray.remote(num_cpus=1)(function)
-    window = 2 * cpus()  # bounded, so that a plan of 10,000 shards does not queue as a whole
+    window = 2 * cpus()  # bounded: a plan of 10,000 shards must not be queued as a whole
     pending: dict[Any, int] = {}
     results: dict[int, Result] = {}
     with progress_bar(len(calls), progress) as bar:
         for number, call in enumerate(calls):
             if len(pending) >= window:
                 _collect_one(pending, results, bar)
-                go_on()
+                after_each()
             pending[remote.remote(*call)] = number
         while pending:
             _collect_one(pending, results, bar)
-            go_on()
+            after_each()
     return [results[number] for number in range(len(calls))]
 
 
@@ -177,8 +182,8 @@ def progress_bar(total: int, description: str) -> tqdm:
 
 
 @contextmanager
-def lines_from_workers(say: Callable[[str], None]) -> Iterator[Any]:
-    """Yield a queue; what workers put into it is said here, line by line, while the block runs."""
+def lines_from_workers(log: Callable[[str], None]) -> Iterator[Any]:
+    """Yield a queue; every line that a worker puts into it is logged here while the block runs."""
     from ray.exceptions import RayError
     from ray.util.queue import Queue
 
@@ -186,14 +191,14 @@ def lines_from_workers(say: Callable[[str], None]) -> Iterator[Any]:
 
     def relay() -> None:
         while (line := queue.get()) is not None:
-            say(line)
+            log(line)
 
     thread = threading.Thread(target=relay, daemon=True)
     thread.start()
     try:
         yield queue
     finally:
-        with suppress(RayError):  # where Ray is gone, what ended the block tells why
+        with suppress(RayError):  # where Ray is gone, the error that ended the block says why
             queue.put(None)
             thread.join(timeout=10)
             queue.shutdown()
@@ -201,11 +206,11 @@ def lines_from_workers(say: Callable[[str], None]) -> Iterator[Any]:
 
 @contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """Drop what native code writes to stderr: Ray's core announces its own log level there."""
+    """Discard what native code writes to stderr, where Ray's core announces its log level."""
     sys.stderr.flush()
     kept = os.dup(2)
-    with Path(os.devnull).open("wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+    with Path(os.devnull).open("wb") as null:
+        os.dup2(null.fileno(), 2)
     try:
         yield
     finally:
@@ -214,6 +219,7 @@ def _quiet_stderr() -> Iterator[None]:
 
 
 def _temporary_folder() -> str:
+    """Make a folder for Ray's files whose path is short enough for its sockets."""
     wanted = os.environ.get("RAY_TMPDIR")
     if wanted and len(str(Path(wanted).absolute())) <= LONGEST_TEMPORARY_PATH:
         Path(wanted).mkdir(parents=True, exist_ok=True)

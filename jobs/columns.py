@@ -1,4 +1,4 @@
-"""Tables on a terminal: cells in columns, and names of any kind cut to fit."""
+"""Tables on a terminal: cells in columns, and names of any script cut to fit."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ GAP = "  "
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lay cells out in columns, the first one flush left, the others right."""
+    """Return one line per row, with the first column aligned left and the others right."""
     widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
     return [
         GAP.join(
@@ -22,14 +22,14 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def beside(left: Sequence[str], right: Sequence[str]) -> list[str]:
-    """Lay two blocks of lines out side by side."""
+    """Return the lines of two blocks side by side."""
     most = max(map(width, left), default=0)
     pairs = zip_longest(left, right, fillvalue="")
     return [f"{padded(one, most)}{2 * GAP}{other}".rstrip() for one, other in pairs]
 
 
 def fitted(name: str, most: int) -> str:
-    """Return a name on one line, without what would steer the terminal, and cut to *most* columns."""
+    """Return a name on one line, without control characters, and cut to *most* columns."""
     shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(name.split()))
     if width(shown) <= most:
         return shown
@@ -39,12 +39,12 @@ def fitted(name: str, most: int) -> str:
 
 
 def padded(text: str, most: int) -> str:
-    """Fill a text up to *most* columns."""
+    """Pad a text with spaces to *most* columns."""
     return text + " " * (most - width(text))
 
 
 def width(text: str) -> int:
-    """Return how many columns a text takes; of East Asia's letters many take two, and accents none."""
+    """Return how many columns a text takes; wide East Asian characters take two, combining accents none."""
     return sum(
         2 if unicodedata.east_asian_width(c) in "WF" else 0 if unicodedata.combining(c) else 1 for c in text
     )

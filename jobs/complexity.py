@@ -1,4 +1,4 @@
-"""Count parameters and multiply-accumulates of models, as Table 2 of the paper does.
+"""Count the parameters and multiply-accumulates of models, as in Table 2 of the paper.
 
 lglm complexity
 lglm complexity --head lglm 'lglm m=358 group=358' plain --backbone mobilenet_v2 --image-size 224
@@ -19,20 +19,20 @@ from lglm_core.model.config import HeadConfig, head_config
 if TYPE_CHECKING:
     from lglm_core.inference.complexity import Complexity, PaperFigures, Setting
 
-COLUMNS = ("model", "parameters", "folded", "MACs", "label side's", "folded")
+COLUMNS = ("model", "parameters", "folded", "MACs", "label side", "folded")
 PAPER_COLUMNS = ("paper: parameters", "FLOPs")
 WIDTH = 110
 NOTES = """\
-folded: what is left for inference, the backbone and one linear layer. MACs: multiply-accumulates of one
-picture; the label side's part is needed once per model, not per picture, and is gone after folding."""
+folded: the backbone and one linear layer, which is all that inference needs. MACs: multiply-accumulates for
+one picture; those of the label side are computed once per model, not per picture; folding removes them."""
 PAPER_NOTE = """\
 The paper's 42.50 M are ResNet-101 alone, so its Table 2 leaves out the graph layers; 44.04 M - 42.57 M is MFC
-at m = g = 358 (2 · (2048 · 358 + 358)), not at its text's m = 1024, g = 2. Its FLOPs are
-multiply-accumulates, the same for all three, so without what tells these apart."""
+at m = g = 358 (2 · (2048 · 358 + 358)), not at m = 1024, g = 2 as in its text. Its FLOPs are
+multiply-accumulates; all three models have the same, so they leave out what the models differ by."""
 
 
 def run(options: Options) -> Outcome:
-    """Count, and print a table."""
+    """Count, and return the counts as a table and as metrics."""
     named = [_head(text) for text in options.head]
     from lglm_core.inference.complexity import PAPER_SETTING, Setting, complexities, paper_figures
 
@@ -46,10 +46,10 @@ def run(options: Options) -> Outcome:
         "",
         *_overview(models, named, costs, setting),
         "",
-        *_parts(models, costs, setting),
+        *_components(models, costs, setting),
         "",
         NOTES,
-        *textwrap.wrap(f"Not counted, being no matrix products: {', '.join(not_counted)}.", WIDTH),
+        *textwrap.wrap(f"Not counted, as they are not matrix products: {', '.join(not_counted)}.", WIDTH),
     ]
     lines += [PAPER_NOTE] if setting == PAPER_SETTING else []
     metrics = {
@@ -63,9 +63,10 @@ def run(options: Options) -> Outcome:
 
 
 def _head(text: str) -> tuple[str, HeadConfig]:
+    """Parse a head given as ``name option=value ...`` into its name and its options."""
     name, *options = text.split() or [""]
     if not name:
-        raise InputError("--head: the name of a head was expected, and nothing was given")
+        raise InputError("--head: the name of a head was expected, but an empty text was given")
     return name, head_config(name, options)
 
 
@@ -89,12 +90,12 @@ def _overview(
     return aligned(rows)
 
 
-def _parts(models: Sequence[str], costs: "Sequence[Complexity]", setting: "Setting") -> list[str]:
-    rows = [["parameters by part", ""]]
+def _components(models: Sequence[str], costs: "Sequence[Complexity]", setting: "Setting") -> list[str]:
+    rows = [["parameters by component", ""]]
     for model, cost in zip(models, costs, strict=True):
         rows += [[model, ""], [f"  backbone {setting.backbone}", f"{cost.backbone:,}"]]
-        rows += [[f"  {part}", f"{count:,}"] for part, count in cost.components.items()]
-        rows += [["  in all", f"{cost.parameters:,}"]]
+        rows += [[f"  {name}", f"{count:,}"] for name, count in cost.components.items()]
+        rows += [["  total", f"{cost.parameters:,}"]]
         rows += [["  folded", "does not fold" if cost.folded is None else f"{cost.folded:,}"]]
     return aligned(rows)
 

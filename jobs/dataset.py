@@ -1,4 +1,4 @@
-"""Tell what is in a dataset: splits, labels, which go together, sizes, rejects; as text and as a page.
+"""Describe a dataset, as text and as a page: splits, labels, labels that occur together, sizes, rejects.
 
 lglm dataset --dataset DATASET --html page.html
 """
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from lglm_core.dataset.reader import Dataset
     from lglm_core.dataset.statistics import DatasetStatistics, Pair, SplitStatistics
 
-COMPARED = 2  # splits whose counts stand beside each other
-NAME_WIDTH, PAIR_WIDTH, LINE_WIDTH = 22, 34, 110  # columns of a terminal
+COMPARED = 2  # splits whose counts the tables show side by side
+NAME_WIDTH, PAIR_WIDTH, LINE_WIDTH = 22, 34, 110  # in columns of a terminal
 PAIRS_RECORDED = 100
 
 
 def run(options: DescribeDataset) -> Outcome:
-    """Count, print, and write the page if asked."""
+    """Count, and write the page if one is asked for."""
     if options.html:
         _refuse_page_in_the_way(options.html, options.dataset)
     from lglm_core.dataset.reader import Dataset
@@ -43,9 +43,9 @@ def run(options: DescribeDataset) -> Outcome:
 
 def _refuse_page_in_the_way(page: str, dataset: str) -> None:
     if storage.is_folder(page):
-        raise InputError(f"{page}: a folder is there; name the page to write")
+        raise InputError(f"{page}: is a folder; name the page to write")
     if storage.lies_within(page, dataset):
-        raise InputError(f"{page}: lies within the dataset, which stays as it is; write the page elsewhere")
+        raise InputError(f"{page}: lies within the dataset, which does not change; write the page elsewhere")
 
 
 def _write_page(page: str, dataset: "Dataset", statistics: "DatasetStatistics", examples: int) -> None:
@@ -89,7 +89,7 @@ def _most_and_least(statistics: "DatasetStatistics", top: int) -> list[str]:
     if not least:
         return aligned(list(_label_rows(statistics, "labels", most)))
     blocks = (("most frequent", most), ("least frequent", least))
-    return beside(*(aligned(list(_label_rows(statistics, heading, part))) for heading, part in blocks))
+    return beside(*(aligned(list(_label_rows(statistics, heading, columns))) for heading, columns in blocks))
 
 
 def _pairs(statistics: "DatasetStatistics", top: int) -> list[str]:
@@ -119,11 +119,11 @@ def _label_rows(statistics: "DatasetStatistics", heading: str, columns: Sequence
 
     compared = statistics.splits[:COMPARED]
     yield [heading, *(cell for split in compared for cell in (split.name, ""))]
-    shares = [100 * split.shares for split in compared]
+    percentages = [100 * split.prevalence for split in compared]
     for column in columns:
         row = [fitted(statistics.labels[column], NAME_WIDTH)]
-        for split, each in zip(compared, shares, strict=True):
-            row += [f"{split.positives[column]:,}", fine_percent(float(each[column]))]
+        for split, percent in zip(compared, percentages, strict=True):
+            row += [f"{split.positives[column]:,}", fine_percent(float(percent[column]))]
         yield row
 
 
@@ -149,7 +149,7 @@ def _findings(statistics: "DatasetStatistics", top: int) -> Iterator[str]:
         for drift in drifts(statistics)
     ]
     if differing:
-        texts.append(("With a share that differs from train's by more than chance explains", differing))
+        texts.append(("With a fraction that differs from train's by more than chance explains", differing))
     for text, named in texts:
         unnamed = f" and {len(named) - top:,} more" if len(named) > top else ""
         line = f"{text}: {', '.join(named[:top])}{unnamed}" if named else text
@@ -195,7 +195,7 @@ def _split_record(split: "SplitStatistics") -> dict[str, Any]:
 
 
 def _label_records(statistics: "DatasetStatistics") -> Iterator[dict[str, Any]]:
-    measured = [(split, split.shares.tolist(), split.known.tolist()) for split in statistics.splits]
+    splits = [(split, split.prevalence.tolist(), split.known.tolist()) for split in statistics.splits]
     for column, label in enumerate(statistics.labels):
         yield {
             "label": label,
@@ -203,9 +203,9 @@ def _label_records(statistics: "DatasetStatistics") -> Iterator[dict[str, Any]]:
                 split.name: {
                     "positives": int(split.positives[column]),
                     "unknown": int(split.unknown[column]),
-                    "share": shares[column] if known[column] else None,
+                    "share": fractions[column] if known[column] else None,
                 }
-                for split, shares, known in measured
+                for split, fractions, known in splits
             },
         }
 

@@ -1,4 +1,4 @@
-"""Write the pooled features and the scores of a split, for search and for other models.
+"""Write the pooled features and scores of all pictures of a split.
 
 lglm embed --model RUN/model --dataset DATASET --split val --out EMBEDDINGS
 """
@@ -11,17 +11,19 @@ import pyarrow as pa
 
 from jobs import command_line
 from jobs.command_line import Outcome
+from jobs.make_room import make_room
 from jobs.options import Embed
 from jobs.parts import fixed_size_lists, read_parts
-from jobs.split_scores import SplitTagger, open_inputs, write_split_parts
-from lglm_core import rooms, storage
+from jobs.split_scores import SplitInputs, SplitTagger, open_inputs, write_split_parts
+from lglm_core import storage
+from lglm_core.rooms import EmbeddingsManifest, Room
 
 
 class Embeddings(SplitTagger):
-    """Makes rows ``key, uri, feature, norm, scores``."""
+    """Makes the rows of embeddings: ``key, uri, feature, norm, scores``."""
 
     def table(self, start: int, stop: int) -> pa.Table:
-        """Embed the rows *start* to *stop* of the split."""
+        """Return the embeddings of the rows *start* up to *stop* of the split."""
         features, scores = self.predict(start, stop)
         return pa.table(
             {
@@ -37,26 +39,29 @@ class Embeddings(SplitTagger):
 def run(options: Embed) -> Outcome:
     """Embed the split, unless the same embeddings are complete."""
     inputs = open_inputs(options)
-    provenance = inputs.provenance("embeddings", options.split)
-    manifest = rooms.find(options.out, provenance)
-    status = "already complete" if manifest else "done"
-    if manifest is None:
-        write_split_parts(Embeddings, options, inputs, provenance, options.out)
-        width = read_parts(options.out, inputs.samples).schema.field("feature").type.list_size
-        manifest = rooms.commit(
-            options.out,
-            rooms.Manifest(
-                kind="embeddings",
-                fingerprint=provenance.fingerprint,
-                inputs=provenance.inputs,
-                options=provenance.options,
-                counts={"images": inputs.samples, "width": width},
-                details={"dataset_url": storage.absolute(options.dataset)},
-            ),
+    room = Room(options.out, inputs.provenance(EmbeddingsManifest, options.split))
+    return make_room(
+        room,
+        lambda: _embed(options, inputs, room),
+        lambda manifest, status: (
+            f"{options.out}: embeddings, {status}: {manifest.counts['images']} pictures, "
+            f"{manifest.counts['width']} wide"
+        ),
+    )
+
+
+def _embed(options: Embed, inputs: SplitInputs, room: Room[EmbeddingsManifest]) -> EmbeddingsManifest:
+    write_split_parts(Embeddings, options, inputs, room, options.out)
+    width = read_parts(options.out, inputs.samples).schema.field("feature").type.list_size
+    return room.commit(
+        EmbeddingsManifest(
+            fingerprint=room.provenance.fingerprint,
+            inputs=room.provenance.inputs,
+            options=room.provenance.options,
+            counts={"images": inputs.samples, "width": width},
+            dataset_url=storage.absolute(options.dataset),
         )
-    counts = manifest.counts
-    summary = f"{options.out}: embeddings, {status}: {counts['images']} pictures, {counts['width']} wide"
-    return Outcome(status, options.out, summary, counts=manifest.counts)
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

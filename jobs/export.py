@@ -1,8 +1,8 @@
-"""Write a model folded, to a backbone and one linear layer, and as ONNX.
+"""Export a model as a backbone and one linear layer, and as ONNX.
 
     lglm export --model RUN/model --evaluation EVALUATION --out MODEL
 
-The folder is a model as any other; ``model.onnx`` in it needs neither lglm nor torch.
+The folder is a model like any other; its ``model.onnx`` needs neither lglm nor torch.
 """
 
 import importlib.util
@@ -13,47 +13,48 @@ from typing import Any
 
 from jobs import command_line
 from jobs.command_line import Outcome
+from jobs.make_room import make_room
+from jobs.models import CARD_USAGE, require_model
 from jobs.options import Export
-from jobs.tag import CARD_USAGE
-from lglm_core import rooms, storage
+from lglm_core import storage
 from lglm_core.errors import InputError
+from lglm_core.rooms import EvaluationManifest, ModelManifest, Provenance, Room, read_json, require
 
 PACKAGES = ("onnx", "onnxscript")
 logger = logging.getLogger("lglm.export")
 
 
 def run(options: Export) -> Outcome:
-    """Fold and write, unless the same export is complete."""
-    model = rooms.require(options.model, "model")
-    thresholds = storage.sha256(storage.join(options.model, "thresholds.json"))  # people may edit them
-    inputs = {"model": model.fingerprint, "thresholds": thresholds, **_evaluation(options, model)}
-    provenance = rooms.Provenance("model", inputs, {})
-    manifest = rooms.find(options.out, provenance)
-    status = "already complete" if manifest else "done"
-    manifest = manifest or _export(options, model, provenance)
-    left, trained = manifest.counts["parameters"], model.counts["parameters"]
-    summary = (
-        f"{options.out}: model, {status}: {manifest.counts['labels']} labels, "
-        f"{left / 1e6:.2f} M of {trained / 1e6:.2f} M parameters are left\n"
-        f"  onnx: {storage.join(options.out, 'model.onnx')}"
-    )
-    return Outcome(status, options.out, summary, counts=manifest.counts)
+    """Export the model, unless the same export is complete."""
+    model, inputs = require_model(options.model)
+    inputs |= _evaluation_input(options, model)
+    room = Room(options.out, Provenance(ModelManifest, inputs, {}))
+
+    def summary(manifest: ModelManifest, status: str) -> str:
+        left, trained = manifest.counts["parameters"], model.counts["parameters"]
+        return (
+            f"{options.out}: model, {status}: {manifest.counts['labels']} labels, "
+            f"{left / 1e6:.2f} M of {trained / 1e6:.2f} M parameters are left\n"
+            f"  onnx: {room.path('model.onnx')}"
+        )
+
+    return make_room(room, lambda: _export(options, model, room), summary)
 
 
-def _evaluation(options: Export, model: rooms.Manifest) -> dict[str, str]:
-    """The evaluation's fingerprint, if one is given; refuse that of another model."""
+def _evaluation_input(options: Export, model: ModelManifest) -> dict[str, str]:
+    """Return the fingerprint of the evaluation, if one is given; refuse an evaluation of another model."""
     if options.evaluation is None:
         return {}
-    evaluation = rooms.require(options.evaluation, "evaluation")
+    evaluation = require(options.evaluation, EvaluationManifest)
     if evaluation.inputs["model"] != model.fingerprint:
         raise InputError(
             f"{options.evaluation}: an evaluation of another model than {options.model}; "
-            "run lglm evaluate with it"
+            "run lglm evaluate with this one"
         )
     return {"evaluation": evaluation.fingerprint}
 
 
-def _export(options: Export, trained: rooms.Manifest, provenance: rooms.Provenance) -> rooms.Manifest:
+def _export(options: Export, trained: ModelManifest, room: Room[ModelManifest]) -> ModelManifest:
     _refuse_without_onnx()
     from lglm_core.inference.export import folded_model, to_onnx
     from lglm_core.model.bundle import load_bundle, save_bundle
@@ -62,7 +63,7 @@ def _export(options: Export, trained: rooms.Manifest, provenance: rooms.Provenan
     model = folded_model(bundle.model)
     metrics: dict[str, Any] | None = None
     if options.evaluation is not None:
-        metrics = rooms.read_json(storage.join(options.evaluation, "metrics.json"))
+        metrics = read_json(storage.join(options.evaluation, "metrics.json"))
     logger.info("writing model.onnx")
     files = to_onnx(model, bundle.preprocessing, bundle.labels, bundle.thresholds)
     size, labels = bundle.preprocessing.image_size, len(bundle.labels)
@@ -72,21 +73,20 @@ def _export(options: Export, trained: rooms.Manifest, provenance: rooms.Provenan
         "model.onnx": f"`images` uint8 [N, 3, {size}, {size}], squashed, not standardised → `logits` "
         f"[N, {labels}] and `features` [N, {model.backbone.width}]; labels and thresholds in its metadata",
     }
-    rooms.begin(options.out, provenance)
+    room.begin()
     return save_bundle(
-        options.out,
+        room,
         model,
         bundle.labels,
-        provenance,
         embeddings=None,
         preprocessing=bundle.preprocessing,
         facts=facts,
         thresholds=bundle.thresholds,
         untrained=bundle.untrained,
-        history=trained.details["history"],
+        history=trained.history,
+        usage=CARD_USAGE,
         metrics=metrics,
         extra_files=files,
-        usage=CARD_USAGE,
     )
 
 

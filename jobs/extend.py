@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from jobs import command_line
 from jobs.command_line import Outcome
+from jobs.make_room import make_room
+from jobs.models import CARD_USAGE, require_model
 from jobs.options import Extend
-from jobs.tag import CARD_USAGE
-from lglm_core import rooms, storage
+from lglm_core import storage
 from lglm_core.errors import InputError
 from lglm_core.labels.aliases import parse_aliases, read_aliases, refuse_unknown
-from lglm_core.storage import compressed as unpacked
+from lglm_core.rooms import ModelManifest, Provenance, Room
+from lglm_core.storage import compressed
 
 if TYPE_CHECKING:
     from lglm_core.labels.embeddings import LabelEmbeddings
@@ -24,30 +26,31 @@ if TYPE_CHECKING:
 
 def run(options: Extend) -> Outcome:
     """Extend the model, unless the same extension is complete."""
-    model = rooms.require(options.model, "model")
-    names = [*model.details["names"], *options.label]
+    model, inputs = require_model(options.model)
+    names = [*model.names, *options.label]
     from_file = read_aliases(options.alias_file, names) if options.alias_file else {}
     aliases = {label: from_file[label] for label in options.label if label in from_file}
     aliases |= parse_aliases(options.alias, options.label)
-    thresholds = storage.sha256(storage.join(options.model, "thresholds.json"))  # people may edit them
-    inputs = {
-        "model": model.fingerprint,
-        "thresholds": thresholds,
-        "glove": unpacked.sha256(options.glove),
-    }
-    provenance = rooms.Provenance("model", inputs, {"added": list(options.label), "alias": aliases})
-    manifest = rooms.find(options.out, provenance)
-    status = "already complete" if manifest else "done"
-    manifest = manifest or _extend(options, aliases, from_file, model, provenance)
+    inputs |= {"glove": compressed.sha256(options.glove)}
+    added = {"added": list(options.label), "alias": aliases}
+    room = Room(options.out, Provenance(ModelManifest, inputs, added))
+    return make_room(
+        room,
+        lambda: _extend(options, aliases, from_file, model, room),
+        lambda manifest, status: _summary(options, manifest, status),
+    )
+
+
+def _summary(options: Extend, manifest: ModelManifest, status: str) -> str:
     added = ", ".join(options.label)
-    summary = f"{options.out}: model, {status}: {manifest.counts['labels']} labels, of which by name: {added}"
+    lines = [f"{options.out}: model, {status}: {manifest.counts['labels']} labels, of which by name: {added}"]
     for name, words in _missing_words(options).items():
-        summary += f"\n  {name!r} goes without {', '.join(words)}, which the word vectors lack"
-    return Outcome(status, options.out, summary, counts=manifest.counts)
+        lines.append(f"  {name!r} is embedded without {', '.join(words)}, which the word vectors lack")
+    return "\n".join(lines)
 
 
 def _missing_words(options: Extend) -> dict[str, tuple[str, ...]]:
-    """Per added label, the words of its name that it had to do without."""
+    """Return, of each added label, the words of its name that the word vectors lack, if there are any."""
     from lglm_core.labels.embeddings import FILE, LabelEmbeddings
 
     embeddings = LabelEmbeddings.load(storage.join(options.out, FILE))
@@ -59,9 +62,9 @@ def _extend(
     options: Extend,
     aliases: dict[str, str],
     from_file: Iterable[str],
-    trained: rooms.Manifest,
-    provenance: rooms.Provenance,
-) -> rooms.Manifest:
+    trained: ModelManifest,
+    room: Room[ModelManifest],
+) -> ModelManifest:
     import torch
 
     from lglm_core.labels.vocabulary import LabelVocabulary
@@ -71,30 +74,29 @@ def _extend(
     bundle = load_bundle(options.model)
     check_extensible(bundle.model)
     refuse_unknown(aliases, options.label, "--alias", of="labels to add")
-    if options.alias_file:  # which may be the one that the model's own labels had theirs from
+    if options.alias_file:  # the file may hold aliases of the model's existing labels, too
         where = f"--alias-file {storage.redact_url(options.alias_file)}"
         refuse_unknown(from_file, [*bundle.labels, *options.label], where, of="labels, old and new")
     for name in options.label:
         if name in bundle.labels.names:
             raise InputError(
-                f"--label {name!r}: {options.model} has that label already; leave it out, or name the new "
-                "label otherwise, and give its words with --alias 'label=words'"
+                f"--label {name!r}: {options.model} has that label already; leave it out, or give the new "
+                "label another name and its words with --alias 'label=words'"
             )
-    labels = LabelVocabulary([*bundle.labels, *options.label])  # refuses a name that is given twice
+    labels = LabelVocabulary([*bundle.labels, *options.label])  # refuses a name that occurs twice
     embeddings = _embeddings(options, aliases, bundle, labels)
     vectors = torch.from_numpy(embeddings.vectors[len(bundle.labels) :].copy())
-    rooms.begin(options.out, provenance)
+    room.begin()
     return save_bundle(
-        options.out,
+        room,
         extend(bundle.model, vectors),
         labels,
-        provenance,
         embeddings=embeddings,
         preprocessing=bundle.preprocessing,
         facts=bundle.facts,
         thresholds=[*bundle.thresholds, *[DEFAULT_THRESHOLD] * len(options.label)],
         untrained=[*bundle.untrained, *options.label],
-        history=trained.details["history"],
+        history=trained.history,
         usage=CARD_USAGE,
     )
 
@@ -102,40 +104,40 @@ def _extend(
 def _embeddings(
     options: Extend, aliases: dict[str, str], bundle: "Bundle", labels: "LabelVocabulary"
 ) -> "LabelEmbeddings":
-    """Return the vectors of all labels; refuse a file that is not the one the model was trained with."""
+    """Return the embeddings of all labels; refuse other word vectors than the model was trained with."""
     import numpy as np
 
     from lglm_core.labels.embeddings import LabelEmbeddings
     from lglm_core.labels.glove import name_vectors
 
-    before = bundle.embeddings
-    if before is None or before.source != "glove":
+    trained = bundle.embeddings
+    if trained is None or trained.source != "glove":
         source = (
-            "are ready-made" if before and before.source == "vectors" else "come from co-occurrence (PPMI)"
+            "are ready-made" if trained and trained.source == "vectors" else "come from co-occurrence (PPMI)"
         )
         raise InputError(
-            f"{options.model}: its label vectors {source}, and a new label's name says nothing about those; "
+            f"{options.model}: its label vectors {source}, which the name of a new label does not give; "
             "train with GloVe vectors to add labels by name"
         )
-    worded = [column for column, origin in enumerate(before.origin) if origin in ("glove", "alias")]
-    named = {before.labels[column]: " ".join(before.words[column]) for column in worded}
-    found = name_vectors([*named, *options.label], options.glove, aliases=named | aliases)
-    known = len(worded)
-    same = found.vectors.shape[1] == before.vectors.shape[1] and np.allclose(
-        found.vectors[:known], before.vectors[worded], rtol=1e-4, atol=1e-5
+    by_words = [column for column, origin in enumerate(trained.origin) if origin in ("glove", "alias")]
+    words = {trained.labels[column]: " ".join(trained.words[column]) for column in by_words}
+    read = name_vectors([*words, *options.label], options.glove, alias=words | aliases)
+    known = len(by_words)
+    same = read.vectors.shape[1] == trained.vectors.shape[1] and np.allclose(
+        read.vectors[:known], trained.vectors[by_words], rtol=1e-4, atol=1e-5
     )
     if not same:
         raise InputError(
-            f"{options.glove}: not the word vectors that {options.model} was trained with: those of its "
-            "labels differ; name the same file"
+            f"{options.glove}: not the word vectors that {options.model} was trained with: its labels have "
+            "other vectors; name the same file"
         )
     return LabelEmbeddings(
         labels,
-        np.concatenate([before.vectors, found.vectors[known:]]),
-        before.words + found.words[known:],
-        before.missing + found.missing[known:],
-        before.origin + found.origin[known:],
-        before.source,
+        np.concatenate([trained.vectors, read.vectors[known:]]),
+        trained.words + read.words[known:],
+        trained.missing + read.missing[known:],
+        trained.origin + read.origin[known:],
+        trained.source,
     )
 
 

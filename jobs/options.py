@@ -1,12 +1,13 @@
-"""The options of every job: one class each, from which command line, config file and form derive.
+"""The options of every job: one class each, from which command line, config file and form are derived.
 
-Imports nothing heavy, so that help, refusals and flows start fast.
+The module imports nothing heavy, so that help, refusals and flows start fast.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
 from lglm_core import storage
 from lglm_core.model.config import LearnedGraphConfig
@@ -21,9 +22,9 @@ ToySamples = Annotated[int, Field(ge=5, le=900_000)]
 
 @dataclass(frozen=True)
 class IsUrl:
-    """Marks an option whose value is a path or URL; ``but_for`` are words that are none."""
+    """Mark an option whose value is a path or URL, or one of ``keywords``."""
 
-    but_for: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()
 
 
 Url = Annotated[str, IsUrl()]
@@ -31,21 +32,23 @@ UrlOrNone = Annotated[str | None, IsUrl()]
 
 
 class Options(BaseModel):
-    """What all options have in common: they are frozen, and an unknown one is refused."""
+    """Base of all options: they are frozen, and an unknown one is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    now_verbs: ClassVar[Mapping[str, str]] = {}
+    """Flags of earlier versions, and the verb that does now what each of them did."""
 
     def absolute(self) -> Self:
-        """Return the same options, meaning the same in a process with another working directory."""
-        places = {
+        """Return the same options with absolute paths, for processes in another working directory."""
+        urls = {
             name: value
             for name, info in type(self).model_fields.items()
             for mark in info.metadata
-            if isinstance(mark, IsUrl) and (value := getattr(self, name)) and value not in mark.but_for
+            if isinstance(mark, IsUrl) and (value := getattr(self, name)) and value not in mark.keywords
         }
         absolute = {
             name: tuple(map(storage.absolute, value)) if isinstance(value, tuple) else storage.absolute(value)
-            for name, value in places.items()
+            for name, value in urls.items()
         }
         return self.model_copy(update=absolute)
 
@@ -57,8 +60,8 @@ class OnRay(Options):
     """Ray cluster to run on; default $RAY_ADDRESS, else a local Ray of its own."""
 
 
-class Shard(OnRay):
-    """What all sources of labelled pictures share."""
+class WriteDataset(OnRay):
+    """Options that the verbs that write a dataset share."""
 
     out: Url
     """Dataset folder to write."""
@@ -67,7 +70,7 @@ class Shard(OnRay):
     max_bytes_per_shard: PositiveInt | None = None
     """Bytes of pictures per tar file, at most; by their size where they lie now."""
     verify: Literal["decode", "header"] = "decode"
-    """Decode every picture to its end, or look at its header and its last bytes alone, which is faster."""
+    """Decode every picture to its end, or check its header and its last bytes alone, which is faster."""
     max_side: PositiveInt | None = None
     """Scale pictures with a longer side down to it, in pixels, as JPEGs; default: all keep their bytes."""
     quality: Annotated[int, Field(ge=1, le=95)] | None = None
@@ -76,8 +79,6 @@ class Shard(OnRay):
     """Pictures with the same bytes as another: keep and report them, or make rejects of all but one."""
     max_rejected: MaxRejected = 0.2
     """Fraction of the pictures that may be unreadable; with more, the dataset is not completed."""
-    retry_rejected: bool = False
-    """Read the pictures again that could not be read before."""
 
     @model_validator(mode="after")
     def _quality_is_of_jpegs(self) -> Self:
@@ -86,28 +87,17 @@ class Shard(OnRay):
         return self
 
 
-class ShardFound(Shard):
-    """What sources share that are found, and may grow; a source's own options are its class's arguments."""
+class Source(Options):
+    """Options of a source of labelled pictures; they are the arguments of the source's class."""
 
-    source: ClassVar[str]
-    """Where the source's class is: ``module:name``, loaded when it is needed."""
-
-    append: bool = False
-    """Add what the source has and the complete dataset lacks, as new shards; what stands in it stays."""
-    extend_labels: bool = False
-    """When adding, allow labels that the dataset does not have; they are unknown in older pictures."""
-
-    @model_validator(mode="after")
-    def _only_additions_extend(self) -> Self:
-        if self.extend_labels and not self.append:
-            raise ValueError("--extend-labels is for adding to a dataset; it needs --append")
-        return self
+    source_class: ClassVar[str]
+    """The class of the source, as ``module:name``; it is imported when it is needed."""
 
 
-class ShardCoco(ShardFound):
-    """Shard COCO, 2014 or 2017."""
+class Coco(Source):
+    """COCO, 2014 or 2017."""
 
-    source = "lglm_core.sources.coco:CocoSource"
+    source_class = "lglm_core.sources.coco:CocoSource"
 
     root: Url
     """Folder with {train,val}20xx/ and annotations/instances_{train,val}20xx.json, or .json.gz."""
@@ -121,10 +111,10 @@ class ShardCoco(ShardFound):
     """Which COCO, where the root holds both."""
 
 
-class ShardMirflickr(ShardFound):
-    """Shard MIRFLICKR-25K."""
+class Mirflickr(Source):
+    """MIRFLICKR-25K."""
 
-    source = "lglm_core.sources.mirflickr:MirflickrSource"
+    source_class = "lglm_core.sources.mirflickr:MirflickrSource"
 
     root: Url
     """Folder with mirflickr/im*.jpg and annotations/*.txt."""
@@ -136,19 +126,19 @@ class ShardMirflickr(ShardFound):
     """Seed of the split: one half for train, the other for val."""
 
 
-class ShardVoc(ShardFound):
-    """Shard Pascal VOC, 2007 (trainval and test) or 2012 (train and val)."""
+class Voc(Source):
+    """Pascal VOC, 2007 (trainval and test) or 2012 (train and val)."""
 
-    source = "lglm_core.sources.voc:VocSource"
+    source_class = "lglm_core.sources.voc:VocSource"
 
     root: Url
     """Folder VOC2007 or VOC2012, with JPEGImages/ and ImageSets/Main/."""
 
 
-class ShardTable(ShardFound):
-    """Shard your own pictures from a CSV, TSV, JSONL or Parquet table."""
+class Table(Source):
+    """Your own pictures, from a CSV, TSV, JSONL or Parquet table."""
 
-    source = "lglm_core.sources.table:TableSource"
+    source_class = "lglm_core.sources.table:TableSource"
 
     table: Url
     """File with the columns image, labels (a list, or separated by |) and optionally unknown and split."""
@@ -162,7 +152,7 @@ class ShardTable(ShardFound):
     """File with all labels in the order wanted, a JSON list or one a line; default: alphabetical."""
 
 
-class ShardToy(Shard):
+class ShardToy(WriteDataset):
     """Draw scenes in COCO's format and shard them."""
 
     samples: ToySamples = 1000
@@ -173,43 +163,69 @@ class ShardToy(Shard):
     """Folder to keep the drawn COCO-format files in; default: a temporary one."""
 
 
-SOURCES: dict[str, type[Shard]] = {
-    "coco": ShardCoco,
-    "mirflickr": ShardMirflickr,
-    "voc": ShardVoc,
-    "table": ShardTable,
-    "toy": ShardToy,
-}
+class ShardSource(WriteDataset, Source):
+    """Write the labelled pictures of a source as a sharded dataset."""
+
+    now_verbs = {"--append": "append", "--extend-labels": "append", "--retry-rejected": "retry"}
+
+
+class AppendSource(WriteDataset, Source):
+    """Add what a source has and a complete dataset lacks, as new shards; no existing file changes."""
+
+    extend_labels: bool = False
+    """Allow labels that the dataset does not have; they are unknown in older pictures."""
+
+
+class RetrySource(WriteDataset, Source):
+    """Read the pictures again that could not be read when a dataset was written."""
+
+
+OfVerb = TypeVar("OfVerb", bound=WriteDataset)
+
+
+def _combined(verb: type[OfVerb], source: type[Source]) -> type[OfVerb]:
+    bases: Any = (verb, source)
+    return create_model(f"{verb.__name__}{source.__name__}", __base__=bases, __doc__=source.__doc__)
+
+
+def _by_source(verb: type[OfVerb]) -> dict[str, type[OfVerb]]:
+    """Return the options of a verb for each source: those of the verb, and those of the source."""
+    return {source.__name__.lower(): _combined(verb, source) for source in (Coco, Mirflickr, Voc, Table)}
+
+
+SHARD: dict[str, type[WriteDataset]] = {**_by_source(ShardSource), "toy": ShardToy}
+APPEND = _by_source(AppendSource)
+RETRY = _by_source(RetrySource)
 
 
 class Verify(OnRay):
-    """Check a dataset against what was written."""
+    """Check that the files of a dataset are as they were written."""
 
     dataset: Url
     """Dataset folder."""
     full: bool = False
-    """Read every byte and decode every picture; otherwise names and sizes are compared."""
+    """Read every byte and decode every picture; by default, only names and sizes are compared."""
 
 
 class DescribeDataset(Options):
-    """Tell what is in a dataset: its splits, labels, sizes and rejects, as text and as a page."""
+    """Describe a dataset: its splits, labels, sizes and rejects, as text and as a page."""
 
     dataset: Url
     """Dataset folder."""
     html: UrlOrNone = None
     """HTML page to write, with pictures."""
     examples: Annotated[int, Field(ge=1, le=1000)] = 36
-    """Pictures of each split that the page shows, drawn by chance."""
+    """Number of pictures of each split that the page shows, chosen at random."""
     top: PositiveInt = 10
-    """How many labels and pairs the text names of each kind."""
+    """Number of labels and pairs of each kind that the text names."""
 
 
 class LabelVectors(Options):
-    """Where the labels' vectors come from."""
+    """Options that say where the labels' vectors come from."""
 
     glove: UrlOrNone = None
-    """GloVe text file, also in gzip or as ARCHIVE.zip/NAME; with neither this nor ready-made vectors, they
-    come from label co-occurrence in the training split."""
+    """GloVe text file, also in gzip or as ARCHIVE.zip/NAME; with neither this nor ready-made vectors, the
+    vectors come from label co-occurrence in the training split."""
     vectors: UrlOrNone = None
     """Ready-made vectors by label name: .parquet (label, vector), .json, or .csv with a header."""
     alias: tuple[str, ...] = ()
@@ -218,13 +234,13 @@ class LabelVectors(Options):
     """File of such aliases, a JSON object or one 'label=words' a line ('# …' is a comment); --alias wins
     over it."""
     oov: Literal["error", "zero", "cooccurrence"] = "error"
-    """A label none of whose words GloVe holds: refuse, take a zero vector, or the mean of the labels that it
-    goes together with in the training split."""
+    """For a label without any word in GloVe: refuse it, take a zero vector, or the mean vector of the labels
+    that it co-occurs with in the training split."""
 
     @model_validator(mode="after")
     def _sources_go_together(self) -> Self:
         if self.glove and self.vectors:
-            raise ValueError("--glove and --vectors both say where the label vectors come from; give one")
+            raise ValueError("--glove and --vectors both give label vectors; give one of them")
         for_words = {
             "--alias": repr(self.alias[0]) if self.alias else None,
             "--alias-file": self.alias_file,
@@ -237,57 +253,57 @@ class LabelVectors(Options):
 
 
 class MakeLabelEmbeddings(LabelVectors):
-    """Embed the labels of a dataset."""
+    """Make a vector for each label of a dataset."""
 
     dataset: Url
-    """Dataset folder whose labels to embed."""
+    """Dataset folder with the labels."""
     out: Url
     """Label embeddings folder to write."""
 
 
-class Recipe(TrainingRecipe, Options):
-    """How to train: everything but what to train on."""
+class RecipeOptions(TrainingRecipe, Options):
+    """How to train, without what to train on."""
 
-    weights: Annotated[str, IsUrl(but_for=("imagenet", "none"))] = "imagenet"
+    weights: Annotated[str, IsUrl(keywords=("imagenet", "none"))] = "imagenet"
     """Weights the backbone starts from: imagenet, none, or a file."""
 
 
-class Train(Recipe, OnRay):
+class Train(RecipeOptions, OnRay):
     """Train a model on a dataset."""
 
     dataset: Url
     """Dataset folder."""
     label_embeddings: UrlOrNone = None
-    """Label embeddings folder, made for the same labels; needed by heads that read label vectors."""
+    """Label embeddings folder for the same labels; needed by heads that read label vectors."""
     out: Url
     """Run folder to write; the model is in its folder model."""
     hold_out: tuple[str, ...] = ()
-    """Labels not to train, as if nobody had labelled them; lglm extend adds them by name afterwards."""
+    """Labels to leave out of the training, as if no picture had them; lglm extend adds them by name later."""
     num_workers: Annotated[int, Field(ge=0)] = 1
     """Ray Train workers; 0 trains in this process, without Ray."""
     cache: UrlOrNone = None
-    """Folder on each worker's own disk to keep pictures in once they were read, as from a bucket."""
+    """Folder on each worker's own disk that keeps pictures once they are read from a bucket."""
     cache_gb: Annotated[float, Field(gt=0)] | None = None
-    """The most that the dataset may take up there, in units of 10^9 bytes; copies of others make room;
+    """Limit of the cache's size, in units of 10^9 bytes; copies of other datasets are removed to make room;
     default 100."""
     checkpoint_steps: Annotated[int, Field(ge=0)] = 1000
-    """Steps between checkpoints within an epoch, from which an interrupted training goes on; 0: none but
-    those at the ends of epochs."""
+    """Steps between checkpoints within an epoch, from which an interrupted training resumes; 0: checkpoints
+    at the ends of epochs only."""
 
     @model_validator(mode="after")
-    def _size_is_of_a_cache(self) -> Self:
+    def _cache_size_needs_a_cache(self) -> Self:
         if self.cache_gb is not None and self.cache is None:
             raise ValueError(f"--cache-gb {self.cache_gb:g} is the size of a cache; it needs --cache")
         return self
 
     @model_validator(mode="after")
-    def _held_labels_can_be_added(self) -> Self:
+    def _held_out_labels_can_be_added(self) -> Self:
         if self.hold_out and not isinstance(self.head_config, LearnedGraphConfig):
-            raise ValueError(f"--hold-out is for labels that lglm extend adds; it cannot to {self.head}")
+            raise ValueError(f"--hold-out is for labels that lglm extend adds; it adds none to {self.head}")
         return self
 
     @model_validator(mode="after")
-    def _vectors_are_named(self) -> Self:
+    def _vectors_are_given(self) -> Self:
         if self.head_config.needs_vectors and not self.label_embeddings:
             raise ValueError(f"the head {self.head} reads label vectors; name them with --label-embeddings")
         return self
@@ -297,44 +313,44 @@ class Extend(Options):
     """Add labels to a model by their names alone; no picture needs to be labelled with them."""
 
     model: Url
-    """Model folder; one that learned its label graph from GloVe vectors."""
+    """Model folder, of a model that learned its label graph from GloVe vectors."""
     label: Annotated[tuple[str, ...], Field(min_length=1)]
     """Names of the labels to add."""
     glove: Url
-    """The GloVe text file that the model's label vectors came from, also in gzip or as ARCHIVE.zip/NAME."""
+    """GloVe text file that the model's label vectors come from, also in gzip or as ARCHIVE.zip/NAME."""
     alias: tuple[str, ...] = ()
     """'label=words': use other words for an added label; may be given several times."""
     alias_file: UrlOrNone = None
     """File of such aliases, a JSON object or one 'label=words' a line ('# …' is a comment); --alias wins
-    over it. What it says of labels that the model has already does not count."""
+    over it. Aliases of labels that the model already has are ignored."""
     out: Url
     """Model folder to write."""
 
 
 class Export(Options):
-    """Write a model folded, to a backbone and one linear layer, and as ONNX."""
+    """Write a model folded into a backbone and one linear layer, and as ONNX."""
 
     model: Url
     """Model folder."""
     evaluation: UrlOrNone = None
-    """Evaluation folder of this model, for the metrics on the model card."""
+    """Evaluation folder of this model; its metrics go on the model card."""
     out: Url
     """Model folder to write."""
 
 
 class Complexity(Options):
-    """Count parameters and multiply-accumulates of models; needs no data and no weights."""
+    """Count the parameters and multiply-accumulates of models, without data or weights."""
 
     head: tuple[str, ...] = ("ml-gcn", "a-gcn", "lglm")
-    """Heads; one with options of its own in quotes, as 'lglm m=358 group=358'."""
+    """Heads to compare; a head with options is given in quotes, as 'lglm m=358 group=358'."""
     backbone: str = "resnet101"
     """Any classification CNN of torchvision's, by name, or of timm's as timm/NAME."""
     image_size: Annotated[int, Field(ge=32)] = 448
     """Side of the square picture, in pixels."""
     labels: PositiveInt = 80
-    """How many labels."""
+    """Number of labels."""
     vector_width: PositiveInt = 300
-    """Width of the labels' vectors."""
+    """Width of the label vectors."""
 
 
 class OnSplit(OnRay):
@@ -345,7 +361,7 @@ class OnSplit(OnRay):
     dataset: Url
     """Dataset folder."""
     split: str = "val"
-    """Split of the dataset."""
+    """Name of the split."""
 
 
 class Evaluate(OnSplit):
@@ -363,31 +379,31 @@ class Embed(OnSplit):
 
 
 class Search(Options):
-    """Find the pictures of an embeddings folder that are nearest to a given one."""
+    """Find the pictures of an embeddings folder that are nearest to a given picture."""
 
     model: Url
-    """Model folder that the embeddings were made with."""
+    """Folder of the model that made the embeddings."""
     embeddings: Url
     """Embeddings folder."""
     query: Url
-    """Image file."""
+    """Image file whose neighbours to find."""
     k: PositiveInt = 5
-    """How many neighbours."""
+    """Number of neighbours."""
     out: UrlOrNone = None
     """HTML page to write."""
 
 
 class Explain(Options):
-    """Show where in pictures the scores of a model, or of two side by side, come from."""
+    """Show where in pictures a model's scores come from; two models can be compared."""
 
     model: Url
-    """Model folder; its head must fold."""
+    """Model folder; its head must be one that folds."""
     compare: UrlOrNone = None
-    """Model folder to show beside it; labels, backbone and picture size may be others."""
+    """Folder of a second model to show beside it; its labels, backbone and picture size may differ."""
     image: Annotated[tuple[str, ...], IsUrl(), Field(min_length=1)]
     """Image files."""
     label: tuple[str, ...] = ()
-    """Labels to explain; default: what the model tags a picture with, else its three highest."""
+    """Labels to explain; default: the tags of a picture, or its three highest scores if it has none."""
     out: Url
     """Folder to write: explain.html, the overlays as PNG files, and maps.safetensors."""
 

@@ -1,7 +1,7 @@
-"""A table in parts, computed on Ray Data: each part whole or absent, whoever made it and when.
+"""Tables of numbered part files, which Ray Data actors write; a part file is complete or absent.
 
-Ray Data only passes part numbers and counts; the pictures are read, and the parts written, inside
-its actors, so that a retried task repeats its part and nothing is lost or doubled.
+Ray Data passes only part numbers. Its actors read the pictures and write the parts, so that a task that is
+retried writes its part again, and no row is lost or doubled.
 """
 
 import logging
@@ -20,21 +20,22 @@ from lglm_core.errors import DamageError, InputError, RunError
 
 IMAGES_PER_PART = 1000
 IMAGES_PER_BATCH = 32
+PROVENANCE_KEY = b"recipe"  # in the metadata of part files; earlier versions read it, too
 ERRORS: dict[str, type[Exception]] = {
     kind.__name__: kind for kind in (InputError, storage.UnreadableFile, DamageError, RunError)
 }
 
 
 class PartMaker(Protocol):
-    """Makes the rows of any part; constructed once in each actor."""
+    """Makes the rows of any part; one is constructed in each actor."""
 
     def table(self, start: int, stop: int) -> pa.Table:
-        """Return the rows of the pictures from *start* up to *stop*."""
+        """Return one row per picture, of the pictures *start* up to *stop*."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Pictures *start* up to *stop*, and the file that holds their rows."""
+    """The pictures *start* up to *stop*, and the URL of the file that holds their rows."""
 
     number: int
     start: int
@@ -42,11 +43,10 @@ class Part:
     url: str
 
 
-class _WritePart:
-    """The actor: makes the part whose number it is handed and writes it whole.
+class _PartWriter:
+    """The actor: makes the part of a given number and writes its file.
 
-    What is wrong with the input or the data comes back as a row: of an exception, Ray Data would lose the
-    cause on the way and log the rest.
+    It returns expected errors as rows, because Ray Data drops the cause of an exception and logs the rest.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class _WritePart:
         table = self.make().table(part.start, part.stop)
         if table.num_rows != part.stop - part.start:
             raise DamageError(f"{part.url}: {part.stop - part.start} rows expected, {table.num_rows} made")
-        storage.write_parquet(part.url, table.replace_schema_metadata({"recipe": self.provenance}))
+        storage.write_parquet(part.url, table.replace_schema_metadata({PROVENANCE_KEY: self.provenance}))
 
 
 def write_parts(
@@ -82,30 +82,36 @@ def write_parts(
 ) -> None:
     """Write the rows of *total* pictures as ``part-*.parquet`` in *folder*, on the connected Ray cluster.
 
-    Parts that are there from the same recipe are kept.
+    Existing parts of the same provenance are kept.
 
     Args:
-        maker: Constructed in each actor with *arguments*, and ``threads``, its share of the CPUs.
-        recipe: Fingerprint of what the room is made from.
-        progress: What the progress bar says.
+        maker: The class that makes the rows; each actor constructs one.
+        arguments: Its arguments, to which the actor adds ``threads``, the number of CPUs for it.
+        folder: URL of the table's folder, absolute.
+        total: Number of pictures.
+        provenance: Fingerprint of the room's provenance.
+        progress: Label of the progress bar.
+
+    Raises:
+        InputError, DamageError, RunError: as *maker* raises them.
     """
     import ray.data
 
     parts = plan_parts(folder, total)
-    made = made_parts(folder, parts, provenance)
-    missing = [part.number for part in parts if part.number not in made]
+    written = written_parts(folder, parts, provenance)
+    missing = [part.number for part in parts if part.number not in written]
     if not missing:
         return
     actors = max(1, min(len(missing), gpus() or cpus()))
     threads = max(1, min(cpus() // actors, cpus_of_smallest_node()))
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # our own progress bar tells it better
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # the progress bar below shows more
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     done = ray.data.from_items(
         [{"part": number} for number in missing], override_num_blocks=len(missing)
     ).map_batches(
-        _WritePart,
+        _PartWriter,
         fn_constructor_args=(maker, {**arguments, "threads": threads}, parts, provenance),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=actors),
@@ -125,7 +131,11 @@ def write_parts(
 
 
 def read_parts(folder: str, total: int) -> pa.Table:
-    """Read all parts back in order; refuse a folder whose rows do not add up to *total*."""
+    """Read all parts of a table in order.
+
+    Raises:
+        DamageError: the table does not have *total* rows.
+    """
     tables = [storage.read_parquet(part.url) for part in plan_parts(folder, total)]
     table = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
     if table.num_rows != total:
@@ -134,7 +144,7 @@ def read_parts(folder: str, total: int) -> pa.Table:
 
 
 def plan_parts(folder: str, total: int) -> list[Part]:
-    """Divide *total* pictures into parts; the division depends on nothing else."""
+    """Divide *total* pictures into the parts of the table in *folder*; no other number matters."""
     return [
         Part(
             number,
@@ -146,34 +156,35 @@ def plan_parts(folder: str, total: int) -> list[Part]:
     ]
 
 
-def made_parts(folder: str, parts: Sequence[Part], provenance: str) -> set[int]:
-    """Return the numbers of the parts that are there, whole and from the same recipe.
+def written_parts(folder: str, parts: Sequence[Part], provenance: str) -> set[int]:
+    """Return the numbers of the parts that exist complete and have the given provenance.
 
-    They are found by one listing, and of each its footer alone is read: there may be thousands, in a bucket.
+    One listing finds them, and only their footers are read: a bucket may hold thousands.
     """
     listed = storage.list_files(folder) if storage.is_folder(folder) else []
     sizes = {storage.join(folder, file.name): file.size for file in listed}
 
-    def is_made(part: Part) -> bool:
+    def is_written(part: Part) -> bool:
         if part.url not in sizes:
             return False
         try:
             footer = storage.read_parquet_footer(part.url, sizes[part.url])
-        except InputError:  # broken, so it is made again
+        except InputError:  # it is broken, so it is written again
             return False
-        of_recipe = (footer.metadata or {}).get(b"recipe") == provenance.encode()
-        return of_recipe and footer.num_rows == part.stop - part.start
+        found = (footer.metadata or {}).get(PROVENANCE_KEY)
+        return found == provenance.encode() and footer.num_rows == part.stop - part.start
 
     with ThreadPoolExecutor(storage.READERS, thread_name_prefix="footers") as pool:
-        return {part.number for part, made in zip(parts, pool.map(is_made, parts), strict=True) if made}
+        written = pool.map(is_written, parts)
+        return {part.number for part, complete in zip(parts, written, strict=True) if complete}
 
 
 def fixed_size_lists(values: np.ndarray) -> pa.FixedSizeListArray:
-    """Turn [n, width] into an Arrow column of fixed-size lists."""
+    """Turn an array [n, width] into an Arrow column of fixed-size lists."""
     return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
 
 
 def matrix(table: pa.Table, column: str) -> np.ndarray:
-    """Turn a column of fixed-size lists back into [n, width]."""
+    """Turn a column of fixed-size lists into an array [n, width]."""
     width = table.schema.field(column).type.list_size
     return table.column(column).combine_chunks().flatten().to_numpy().reshape(-1, width)

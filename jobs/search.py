@@ -1,4 +1,4 @@
-"""Find the pictures nearest to a given one among those of an embeddings folder.
+"""Find the pictures of an embeddings folder that are nearest to a given picture.
 
 lglm search --model RUN/model --embeddings EMBEDDINGS --query picture.jpg -k 5 --out page.html
 """
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.options import Search
-from lglm_core import rooms, storage
+from lglm_core import storage
 from lglm_core.errors import InputError
+from lglm_core.rooms import EmbeddingsManifest, ModelManifest, read_manifest, require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,25 +26,26 @@ QUERY_SIDE = 480  # pixels; the page draws the query larger than its neighbours
 
 
 def run(options: Search) -> Outcome:
-    """Print the k nearest, and write them as a page if asked."""
+    """Print the *k* nearest pictures, and write a page of them if one is asked for."""
     if options.out and storage.is_folder(options.out):
         raise InputError(f"{options.out}: a folder is there; name the page to write")
-    model = rooms.require(options.model, "model")
-    manifest = rooms.require(options.embeddings, "embeddings")
+    model = require(options.model, ModelManifest)
+    manifest = require(options.embeddings, EmbeddingsManifest)
     if manifest.inputs["model"] != model.fingerprint:
         raise InputError(
-            f"{options.embeddings}: made with another model than {options.model}; run lglm embed with it"
+            f"{options.embeddings}: made with another model than {options.model}; "
+            "run lglm embed with this one"
         )
     data = storage.read_bytes(options.query)
     from lglm_core.inference.tagger import Tagger
 
     tagger = Tagger.load(options.model)
-    recognition = tagger.predict([data])
-    for error in recognition.errors.values():
+    predictions = tagger.predict([data])
+    for error in predictions.errors.values():
         raise InputError(f"{options.query}: cannot be read as a picture: {error}")
-    neighbours = _nearest(options, manifest, tagger, recognition.features[0])
+    neighbours = _nearest(options, manifest, tagger, predictions.features[0])
     if options.out:
-        _write_page(options.out, options.query, data, _highest(tagger, recognition.scores[0]), neighbours)
+        _write_page(options.out, options.query, data, _highest(tagger, predictions.scores[0]), neighbours)
     lines = [
         f"{options.query}: the {len(neighbours)} nearest of {manifest.counts['images']} by cosine similarity"
     ]
@@ -53,7 +55,7 @@ def run(options: Search) -> Outcome:
 
 
 def _nearest(
-    options: Search, manifest: rooms.Manifest, tagger: "Tagger", query: "np.ndarray"
+    options: Search, manifest: EmbeddingsManifest, tagger: "Tagger", query: "np.ndarray"
 ) -> "list[Neighbour]":
     from jobs.parts import matrix, read_parts
     from lglm_core.images.codec import to_rgb
@@ -81,22 +83,23 @@ def _nearest(
 
 
 def _labels(split: "Split", row: int) -> tuple[str, ...]:
-    """Name the labels of a picture as the dataset does; the model may list them in another order."""
+    """Return the labels of a picture by the dataset's order, from which the model's order may differ."""
     return tuple(split.labels[column] for column in split.index.column("labels")[row].as_py())
 
 
-def _split(embeddings: rooms.Manifest) -> "Split | None":
-    """Open the dataset that was embedded, for its pictures and labels; None where it is gone or another."""
+def _split(embeddings: EmbeddingsManifest) -> "Split | None":
+    """Open the split that was embedded; return None if its dataset is gone or has changed."""
     from lglm_core.dataset.reader import Dataset
 
-    url = embeddings.details["dataset_url"]
-    manifest = rooms.read_manifest(url)
+    url = embeddings.dataset_url
+    manifest = read_manifest(url)
     if manifest is None or manifest.fingerprint != embeddings.inputs["dataset"]:
         return None
     return Dataset.open(url).split(embeddings.options["split"])
 
 
 def _highest(tagger: "Tagger", scores: "np.ndarray") -> dict[str, float]:
+    """Return the highest of the scores [C] by label, the highest first."""
     order = (-scores).argsort(kind="stable")[:SCORES_SHOWN]
     return {tagger.labels[int(column)]: float(scores[column]) for column in order}
 

@@ -1,4 +1,4 @@
-"""What evaluate and embed share: a model over the pictures of a split."""
+"""What evaluate and embed share: the scores of a model for the pictures of a split."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -8,58 +8,62 @@ import numpy as np
 from jobs.cluster import ray_cluster
 from jobs.options import Embed, Evaluate, OnSplit
 from jobs.parts import IMAGES_PER_BATCH, PartMaker, write_parts
-from lglm_core import rooms, storage
+from lglm_core import storage
 from lglm_core.dataset.layout import load_labels
 from lglm_core.errors import InputError
 from lglm_core.labels.vocabulary import LabelVocabulary
+from lglm_core.rooms import DatasetManifest, M, ModelManifest, Provenance, Room, require
 
 
 @dataclass(frozen=True)
 class SplitInputs:
     """The manifests of a model and a dataset that belong together."""
 
-    model: rooms.Manifest
-    dataset: rooms.Manifest
+    model: ModelManifest
+    dataset: DatasetManifest
     samples: int
     columns: tuple[int, ...]
-    """Where the model has the dataset's labels."""
+    """The model's column of each label of the dataset."""
 
-    def provenance(self, kind: str, split: str) -> rooms.Provenance:
-        """What a room made from the two is made from."""
+    def provenance(self, kind: type[M], split: str) -> Provenance[M]:
+        """Return the provenance of a room made from the model and a split of the dataset."""
         inputs = {"model": self.model.fingerprint, "dataset": self.dataset.fingerprint}
-        return rooms.Provenance(kind, inputs, {"split": split})
+        return Provenance(kind, inputs, {"split": split})
 
 
 def open_inputs(options: OnSplit) -> SplitInputs:
-    """Check, from manifests alone, that model, dataset and split fit together."""
-    model = rooms.require(options.model, "model")
-    dataset = rooms.require(options.dataset, "dataset")
-    theirs = load_labels(options.dataset, dataset)
-    ours = LabelVocabulary.load(storage.join(options.model, "labels.json"))
-    known = set(ours)
-    missing = [name for name in theirs if name not in known]
+    """Read the manifests of model and dataset, and check that they and the split fit together.
+
+    Raises:
+        InputError: the model lacks a label of the dataset, or the split has no samples.
+    """
+    model = require(options.model, ModelManifest)
+    dataset = require(options.dataset, DatasetManifest)
+    dataset_labels = load_labels(options.dataset, dataset)
+    model_labels = LabelVocabulary.load(storage.join(options.model, "labels.json"))
+    known = set(model_labels)
+    missing = [name for name in dataset_labels if name not in known]
     if missing:
         raise InputError(
             f"{options.model}: does not know {len(missing)} of the labels of {options.dataset}, such as "
             f"{missing[0]!r}; take a dataset whose labels it was trained on, or add them with lglm extend"
         )
-    splits = dataset.details["splits"]
-    if not splits.get(options.split, {}).get("samples"):
+    if not dataset.has_samples(options.split):
         raise InputError(
-            f"{options.dataset}: no samples in a split {options.split!r}; it has {', '.join(splits)}"
+            f"{options.dataset}: no samples in a split {options.split!r}; it has {', '.join(dataset.splits)}"
         )
-    columns = tuple(ours.column(name) for name in theirs)
-    return SplitInputs(model, dataset, splits[options.split]["samples"], columns)
+    columns = tuple(model_labels.column(name) for name in dataset_labels)
+    return SplitInputs(model, dataset, dataset.splits[options.split].samples, columns)
 
 
 def write_split_parts(
     maker: type[PartMaker],
     options: Evaluate | Embed,
     inputs: SplitInputs,
-    provenance: rooms.Provenance,
+    room: Room[M],
     folder: str,
 ) -> None:
-    """Write the rows that *maker* makes of every picture of the split, as parts in *folder*."""
+    """Begin *room* and write the rows that *maker* makes of the split, as parts of a table in *folder*."""
     absolute = options.absolute()
     arguments = {
         "model": absolute.model,
@@ -69,23 +73,27 @@ def write_split_parts(
         "columns": inputs.columns,
     }
     with ray_cluster(options.ray_address):
-        rooms.begin(options.out, provenance)
+        room.begin()
         write_parts(
             maker,
             arguments,
             folder=storage.absolute(folder),
             total=inputs.samples,
-            provenance=provenance.fingerprint,
-            progress=provenance.kind,
+            provenance=room.provenance.fingerprint,
+            progress=room.provenance.kind,
         )
 
 
 class SplitTagger:
-    """Scores pictures of a split by row; constructed once in each actor.
+    """Scores the pictures of a split; constructed once in each actor.
 
     Args:
-        fingerprint: The dataset's when it was looked at.
-        columns: Where the model has the dataset's labels.
+        model: URL of the model.
+        dataset: URL of the dataset.
+        fingerprint: The dataset's fingerprint when the job began.
+        split: Name of the split.
+        columns: The model's column of each label of the dataset.
+        threads: CPU threads of the actor.
     """
 
     def __init__(
@@ -100,13 +108,13 @@ class SplitTagger:
         self.split = Dataset.open(dataset, fingerprint=fingerprint).split(split)
 
     def predict(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return features float32 [n, D] and probabilities float32 [n, C] of rows *start* to *stop*."""
+        """Return features, float32 [n, D], and probabilities, float32 [n, C], of a range of rows."""
         features, scores = [], []
         for first in range(start, stop, IMAGES_PER_BATCH):
             rows = range(first, min(first + IMAGES_PER_BATCH, stop))
-            recognition = self.tagger.predict(list(self.readers.map(self.split.read_image, rows)))
-            for position, error in recognition.errors.items():
+            predictions = self.tagger.predict(list(self.readers.map(self.split.read_image, rows)))
+            for position, error in predictions.errors.items():
                 raise self.split.undecodable(rows[position], error)
-            features.append(recognition.features)
-            scores.append(recognition.scores)
+            features.append(predictions.features)
+            scores.append(predictions.scores)
         return np.concatenate(features), np.concatenate(scores)

@@ -1,4 +1,4 @@
-"""Check a dataset against what was written: names and sizes, or every byte and every picture.
+"""Check that a dataset is as it was written, by names and sizes, or by every byte and every picture.
 
 lglm verify --dataset DATASET
 lglm verify --dataset DATASET --full
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from jobs import command_line
 from jobs.command_line import Outcome
 from jobs.options import Verify
-from lglm_core import rooms, storage
+from lglm_core import storage
 from lglm_core.errors import DamageError
+from lglm_core.rooms import DatasetManifest, is_unfinished, require
 
 if TYPE_CHECKING:
     from lglm_core.dataset.integrity import Damage
@@ -22,17 +23,17 @@ logger = logging.getLogger("lglm.verify")
 
 
 def run(options: Verify) -> Outcome:
-    """Check, and name on stderr everything that is damaged."""
+    """Check the dataset, and name every damage on stderr."""
     from lglm_core.dataset.integrity import (
         NEVER_DECODED,
         REMEDY,
         check_files,
         check_sizes,
         files_beside_shards,
-        told,
+        summary,
     )
 
-    manifest = rooms.require(options.dataset, "dataset")
+    manifest = require(options.dataset, DatasetManifest)
     damages = check_sizes(options.dataset, manifest)
     if options.full:
         named = {damage.file for damage in damages}
@@ -45,12 +46,12 @@ def run(options: Verify) -> Outcome:
         files = len({damage.file for damage in damages})
         mendable = any(not damage.problem.endswith(NEVER_DECODED) for damage in damages)
         remedy = f"; {REMEDY}" if mendable else ""
-        raise DamageError(f"{told(options.dataset, damages)} ({files} damaged files in all){remedy}")
+        raise DamageError(f"{summary(options.dataset, damages)} ({files} damaged files in all){remedy}")
     return _outcome(options, manifest)
 
 
-def _check_shards(options: Verify, manifest: rooms.Manifest) -> "list[Damage]":
-    """Check every shard, as Ray tasks."""
+def _check_shards(options: Verify, manifest: DatasetManifest) -> "list[Damage]":
+    """Check each shard in a Ray task."""
     from jobs.cluster import ray_cluster, run_tasks
     from lglm_core.dataset.integrity import check_shard
     from lglm_core.dataset.reader import shards_with_rows
@@ -62,17 +63,17 @@ def _check_shards(options: Verify, manifest: rooms.Manifest) -> "list[Damage]":
     return [damage for damages in found for damage in damages]
 
 
-def _outcome(options: Verify, manifest: rooms.Manifest) -> Outcome:
+def _outcome(options: Verify, manifest: DatasetManifest) -> Outcome:
     from lglm_core.dataset.integrity import untracked_files
 
     how = "every byte is as it was written" if options.full else "names and sizes are as they were written"
-    counts = {**manifest.counts, "shards": len(manifest.details["shards"])}
+    counts = {**manifest.counts, "shards": len(manifest.shards)}
     lines = [
         f"{options.dataset}: dataset, whole: {counts['written']} samples in {counts['shards']} shards, {how}"
     ]
-    if not rooms.is_unfinished(options.dataset):
-        foreign = untracked_files(options.dataset, manifest)
-        lines += [f"  no part of the dataset: {name}" for name in foreign]
+    if not is_unfinished(options.dataset):
+        untracked = untracked_files(options.dataset, manifest)
+        lines += [f"  does not belong to the dataset: {name}" for name in untracked]
     return Outcome("done", options.dataset, "\n".join(lines), counts=counts)
 
 

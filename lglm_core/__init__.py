@@ -1,7 +1,7 @@
 """LGLM: multi-label image recognition with a learned label graph and cross-modal fusion.
 
-Usable from a notebook, without a cluster: ``from lglm_core import Tagger``. Names are imported when they are
-first used, so that what needs no torch starts without it.
+The package works in a notebook, without a cluster: ``from lglm_core import Tagger``. A name's module is
+imported when the name is first used, so that code without need of torch starts without it.
 """
 
 import importlib
@@ -9,7 +9,7 @@ from typing import Any
 
 __version__ = "0.4.0"
 
-_HOMES = {
+_MODULES = {
     "Dataset": "lglm_core.dataset.reader",
     "InputError": "lglm_core.errors",
     "DamageError": "lglm_core.errors",
@@ -29,10 +29,14 @@ _HOMES = {
     "fold": "lglm_core.model.fold",
     "load_bundle": "lglm_core.model.bundle",
 }
-__all__ = [*sorted(_HOMES)]
+__all__ = [*sorted(_MODULES)]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'lglm_core' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

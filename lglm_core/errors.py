@@ -1,16 +1,16 @@
-"""What goes wrong, told apart by who can mend it."""
+"""The errors that the core raises, by who can fix the problem."""
 
 
 class InputError(Exception):
-    """The input or the options are at fault; the caller can mend them.
+    """The input or the parameters are wrong, and the caller can correct them.
 
     The message is one line: where, what was found, what was expected, what to do.
     """
 
 
 class DamageError(Exception):
-    """Stored data is not what its receipt or manifest says."""
+    """Stored data differs from what its receipt or manifest records."""
 
 
 class RunError(Exception):
-    """Something failed while running; the message is its one clear line."""
+    """Something failed while running; the message is one line that says what."""

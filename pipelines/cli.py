@@ -1,7 +1,7 @@
 """The console command ``lglm``: jobs and flows by name.
 
-``lglm VERB …`` is ``python -m jobs.VERB …``, so that both mean the same on a cluster; only what is asked
-for is imported.
+``lglm VERB …`` is ``python -m jobs.VERB …``, so that both mean the same on a cluster. Only the module of the
+verb is imported.
 """
 
 import importlib
@@ -11,11 +11,13 @@ from typing import Any
 
 JOBS = {
     "shard": "write labelled pictures as a sharded dataset",
+    "append": "add to a dataset what its source has more",
+    "retry": "read the pictures again that a dataset has rejected",
     "verify": "check a dataset against what was written",
-    "dataset": "tell what is in a dataset; draws a page of it",
-    "label-embeddings": "embed a dataset's labels",
+    "dataset": "describe a dataset, as text and as a page",
+    "label-embeddings": "make a vector for each label of a dataset",
     "train": "train LGLM, or another head, and save the model",
-    "evaluate": "measure a model on a split; writes a report",
+    "evaluate": "measure a model on a split and write a report",
     "embed": "write features and scores of a split",
     "search": "find the pictures nearest to a given one",
     "explain": "show where in pictures a model's scores come from",
@@ -25,7 +27,7 @@ JOBS = {
     "tag": "tag every file of a folder or bucket prefix",
 }
 FLOWS = {
-    "train-lglm": "from labelled pictures to tags: every job in turn",
+    "train-lglm": "run every job in turn, from labelled pictures to tags",
     "tag-bucket": "tag a bucket prefix and sum up what was found",
 }
 
@@ -41,20 +43,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(importlib.import_module(f"jobs.{verb.replace('-', '_')}").main(rest))
     if verb == "flow":
         return _run_flow(rest)
-    return _refuse(f"unknown verb {verb!r}; the verbs are {', '.join([*JOBS, 'flow'])}")
+    return _refuse_unknown("verb", verb, {**{name: name for name in JOBS}, **{f: f"flow {f}" for f in FLOWS}})
 
 
 def _run_flow(arguments: list[str]) -> int:
     if arguments and arguments[0] in ("-h", "--help"):
         print(_usage())
         return 0
-    if not arguments or arguments[0] not in FLOWS:
-        named = f"unknown flow {arguments[0]!r}" if arguments else "no flow named"
-        return _refuse(f"{named}; the flows are {', '.join(FLOWS)}")
+    if not arguments:
+        return _refuse(f"no flow named; the flows are {', '.join(FLOWS)}")
+    name, *rest = arguments
+    if name not in FLOWS:
+        return _refuse_unknown("flow", name, {flow: flow for flow in FLOWS})
     from jobs import command_line
     from pipelines import options as flows
 
-    name, *rest = arguments
     module = f"pipelines.{name.replace('-', '_')}"
     kind = getattr(flows, "".join(word.capitalize() for word in name.split("-")))
 
@@ -72,6 +75,15 @@ def _usage() -> str:
     jobs = "\n".join(f"  {verb:<18}{text}" for verb, text in JOBS.items())
     flows = "\n".join(f"  flow {name:<13}{text}" for name, text in FLOWS.items())
     return f"usage: lglm VERB [options]; lglm VERB --help tells more\n\n{jobs}\n{flows}"
+
+
+def _refuse_unknown(what: str, name: str, known: dict[str, str]) -> int:
+    """Refuse a name; *known* holds the known names, and what to type for each."""
+    from jobs.arguments import did_you_mean
+
+    if hint := did_you_mean(name, known):
+        return _refuse(f"unknown {what} {name!r}{hint} see lglm --help")
+    return _refuse(f"unknown {what} {name!r}; the {what}s are {', '.join(known.values())}")
 
 
 def _refuse(message: str) -> int:

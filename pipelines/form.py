@@ -1,11 +1,11 @@
-"""From an options class to a flow's parameters: Prefect's form, and ``--param``, get one field per option."""
+"""From an options class to a flow's parameters: Prefect's form and ``--param`` get a field per option."""
 
 import functools
 import inspect
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
-from jobs.command_line import validate
+from jobs.arguments import validate
 from jobs.options import Options
 
 OptionsType = TypeVar("OptionsType", bound=Options)
@@ -18,7 +18,7 @@ def with_form(
     """Let a function of one options object be called with the options by name.
 
     Args:
-        name: The flow's, for refusals.
+        name: The flow's name, for refusals.
         kind: The options class; its types, defaults and help texts become those of the parameters.
     """
 
@@ -27,7 +27,7 @@ def with_form(
         def by_name(**values: Any) -> Result:
             return function(validate(f"lglm flow {name}", kind, values))
 
-        # What must be given comes first, then what the class itself says, then what it inherits.
+        # Required options come first, then those of the class itself, then those that it inherits.
         level = {name: number for number, base in enumerate(kind.__mro__) for name in _own_fields(base)}
         fields = sorted(kind.model_fields.items(), key=lambda f: (not f[1].is_required(), level[f[0]]))
         parameters = [

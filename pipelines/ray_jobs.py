@@ -1,6 +1,6 @@
-"""Jobs on a Ray cluster, by its Jobs API: the command line a person would submit, followed to its end.
+"""Jobs on a Ray cluster: submit the command line that a person would, by the Jobs API, and follow it.
 
-The only module outside ``jobs`` that knows Ray, and of it only this client.
+This is the only module outside ``jobs`` that imports Ray, and it imports only this client.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ from jobs.command_line import REQUIRED_VERSION
 from lglm_core import __version__
 from lglm_core.errors import InputError, RunError
 from pipelines.options import Code
-from pipelines.servers import refuse_silence, without_secrets
+from pipelines.servers import refuse_unreachable, without_secrets
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
-PACKAGES = ("lglm_core", "jobs")  # what a job on the cluster needs of us
+PACKAGES = ("lglm_core", "jobs")  # what a job on the cluster imports
 SECONDS_TO_STOP = 12.0
 SECONDS_WITHOUT_CONTACT = 120.0
 BETWEEN_ATTEMPTS_S = 2.0
@@ -33,22 +33,23 @@ CHATTY = ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_priv
 
 
 def run_on_cluster(
-    address: str, verb: str, arguments: Sequence[str], *, code: Code, say: Callable[[str], Any]
+    address: str, verb: str, arguments: Sequence[str], *, code: Code, on_line: Callable[[str], Any]
 ) -> int:
-    """Run ``lglm VERB`` as a job of the cluster, or attach to it where it is running already.
+    """Run ``lglm VERB`` as a job of the cluster, or attach to the same job if it is running.
 
     Args:
-        address: Of the Jobs API, such as ``http://head:8265``.
-        arguments: Those of the command line; every place in them must mean the same on the cluster.
-        code: Whether our packages travel along, or those in the cluster's image are used.
-        say: Gets every line of the job's log.
+        address: Address of the Jobs API, such as ``http://head:8265``.
+        verb: The job.
+        arguments: The arguments of the command line; URLs in them must mean the same on the cluster.
+        code: Whether our packages are sent along, or those in the cluster's image are used.
+        on_line: Gets every line of the job's log.
 
     Returns:
         The job's exit code.
 
     Raises:
-        InputError: no cluster answers there, or it refuses us.
-        RunError: the cluster was lost on the way, or it lost the job.
+        InputError: no cluster answers there, or it denies access.
+        RunError: contact with the cluster was lost, or the cluster lost the job.
     """
     client = _connect(address)
     command = shlex.join(["python", "-m", f"jobs.{verb.replace('-', '_')}", *arguments])
@@ -56,22 +57,22 @@ def run_on_cluster(
     job = f"lglm-{verb}-{identity[:16]}"
     with _refusals(address):
         _submit_unless_running(client, job, command, code)
-    say(f"{job} on {without_secrets(address)}")
+    on_line(f"{job} on {without_secrets(address)}")
     try:
-        return asyncio.run(_follow(client, job, say))
+        return asyncio.run(_follow(client, job, on_line))
     except RunError:
         raise
     except BaseException:  # the flow is cancelled
-        with suppress(Exception):  # what stopped us matters more than what stands in the way of stopping
+        with suppress(Exception):  # the cause of the cancellation must not be replaced by another error
             _stop(client, job)
         raise
 
 
 def _connect(address: str) -> "JobSubmissionClient":
-    refuse_silence(f"{address.rstrip('/')}/api/version", without_secrets(address), "Ray Jobs API")
+    refuse_unreachable(f"{address.rstrip('/')}/api/version", without_secrets(address), "Ray Jobs API")
     from ray.job_submission import JobSubmissionClient
 
-    for name in CHATTY:  # our own lines tell it better
+    for name in CHATTY:  # our own lines say it better
         logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
     os.environ["RAY_API_SERVER_ADDRESS"] = address  # the client prefers the environment to its argument
     with _refusals(address):
@@ -83,7 +84,7 @@ def _submit_unless_running(client: "JobSubmissionClient", job: str, command: str
     if job in known:
         if not known[job].is_terminal():
             return
-        client.delete_job(job)  # rooms tell what is complete, not the memory of an earlier attempt
+        client.delete_job(job)  # whether a room is complete decides, not an earlier attempt
     runtime: dict[str, Any] = {"env_vars": {REQUIRED_VERSION: __version__}}
     if code == "sent":
         runtime |= {
@@ -108,38 +109,38 @@ def _digest_of_code() -> str:
     return digest.hexdigest()
 
 
-async def _follow(client: "JobSubmissionClient", job: str, say: Callable[[str], Any]) -> int:
-    """Say the job's log line by line until it has ended; a lost connection is taken up again."""
+async def _follow(client: "JobSubmissionClient", job: str, on_line: Callable[[str], Any]) -> int:
+    """Pass on the job's log line by line until the job has ended; reconnect where the connection is lost."""
     from aiohttp import ClientError
 
-    said, lost_since = 0, None
+    passed_on, lost_since = 0, None
     while True:
         try:
-            heard, rest = 0, ""
+            read, rest = 0, ""
             async for chunk in client.tail_job_logs(job):
                 *lines, rest = re.split(r"[\r\n]", rest + chunk)
                 for line in lines:
-                    heard += 1
-                    if heard > said and line.strip():
-                        say(line.rstrip())
-                said, lost_since = max(said, heard), None
+                    read += 1
+                    if read > passed_on and line.strip():
+                        on_line(line.rstrip())
+                passed_on, lost_since = max(passed_on, read), None
             details = client.get_job_info(job)
             if details.status.is_terminal():
                 if rest.strip():
-                    say(rest.rstrip())
+                    on_line(rest.rstrip())
                 return _exit_code(job, details)
         except (ClientError, OSError, RuntimeError) as error:
             lost_since = lost_since or time.monotonic()
             if time.monotonic() - lost_since > SECONDS_WITHOUT_CONTACT:
                 raise RunError(
-                    f"{job}: contact with the Ray cluster is lost ({error}); the job may go on "
-                    "there, and the same command attaches to it again"
+                    f"{job}: contact with the Ray cluster is lost ({error}); the job may still run there; "
+                    "run the same command again to attach to it"
                 ) from error
         await asyncio.sleep(BETWEEN_ATTEMPTS_S)
 
 
 def _stop(client: "JobSubmissionClient", job: str) -> None:
-    """End the job and wait until it has ended."""
+    """Stop the job and wait until it has ended."""
     client.stop_job(job)
     deadline = time.monotonic() + SECONDS_TO_STOP
     while not client.get_job_status(job).is_terminal() and time.monotonic() < deadline:
@@ -149,7 +150,7 @@ def _stop(client: "JobSubmissionClient", job: str) -> None:
 def _exit_code(job: str, details: "JobDetails") -> int:
     if details.status == "SUCCEEDED":
         return 0
-    if details.driver_exit_code is None:  # it never ran, or was taken from it
+    if details.driver_exit_code is None:  # it never ran, or its process was lost
         reason = " ".join(str(details.message).split())
         raise RunError(f"{job}: {details.status.lower()} on the Ray cluster ({reason})")
     return int(details.driver_exit_code)
@@ -163,11 +164,11 @@ def _refusals(address: str) -> Iterator[None]:
     try:
         yield
     except AuthenticationError as error:
-        ours = "ours is another" if "RAY_AUTH_TOKEN" in os.environ else "we have none"
+        token = "the given one is wrong" if "RAY_AUTH_TOKEN" in os.environ else "none is given"
         raise InputError(
-            f"{where}: the Ray cluster asks for a token, and {ours}; set RAY_AUTH_MODE=token and "
+            f"{where}: the Ray cluster asks for a token, and {token}; set RAY_AUTH_MODE=token and "
             "RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as on the cluster, before Ray is imported"
         ) from error
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{where}: the Ray Jobs API refuses us ({reason})") from error
+        raise InputError(f"{where}: the Ray Jobs API refuses the request ({reason})") from error

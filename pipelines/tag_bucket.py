@@ -6,6 +6,7 @@ prefect deployment run tag-bucket/default --param model=s3://… --param images=
 
 import os
 import sys
+from collections import Counter
 
 if __name__ == "__main__":  # before Prefect is imported, with other settings than an embedded run needs
     os.execv(sys.executable, [sys.executable, "-m", "pipelines.cli", "flow", "tag-bucket", *sys.argv[1:]])
@@ -13,9 +14,9 @@ if __name__ == "__main__":  # before Prefect is imported, with other settings th
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from jobs import options as jobs
 from jobs.command_line import Outcome
 from lglm_core import rooms
+from pipelines.flow_jobs import tagging_job
 from pipelines.form import with_form
 from pipelines.launch import run_job
 from pipelines.options import TagBucket
@@ -27,7 +28,7 @@ Counts = dict[str, int]
 @with_form("tag-bucket", TagBucket)
 def tag_bucket(options: TagBucket) -> None:
     """Tag every object, and publish the counts per status and per label as an artifact."""
-    run_job("tag", jobs.Tag(model=options.model, images=options.images, out=options.out), options)
+    run_job(tagging_job(options), options)
     create_markdown_artifact(
         key="tag-bucket", markdown=_artifact(options), description=f"Tags of {options.images}"
     )
@@ -49,20 +50,20 @@ def run(options: TagBucket) -> Outcome:
                 f"tags        {options.out}",
             ]
         ),
-        counts=rooms.require(options.out, "tags").counts,
+        counts=rooms.require(options.out, rooms.TagsManifest).counts,
     )
 
 
 def _counts(tags: str) -> tuple[Counts, Counts]:
-    """Rows per status and per label, the commonest first."""
-    manifest = rooms.require(tags, "tags")
+    """Return the number of rows per status and per label, the most frequent first."""
+    manifest = rooms.require(tags, rooms.TagsManifest)
     statuses = {
         name.removeprefix("status_"): count
         for name, count in manifest.counts.items()
         if name.startswith("status_")
     }
     by_count = sorted(statuses.items(), key=lambda pair: -pair[1])
-    return dict(by_count), dict(manifest.details["labels"])
+    return dict(by_count), dict(Counter(manifest.labels).most_common())
 
 
 def _artifact(options: TagBucket) -> str:

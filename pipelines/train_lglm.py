@@ -14,16 +14,14 @@ if __name__ == "__main__":  # before Prefect is imported, with other settings th
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from jobs import options as jobs
 from jobs.command_line import Outcome
-from jobs.options import LabelVectors, Options, Recipe
 from lglm_core import rooms, storage
 from lglm_core.errors import InputError
+from pipelines.flow_jobs import TrainingUrls, search_job, training_jobs, urls_of
 from pipelines.form import with_form
 from pipelines.launch import run_job
-from pipelines.options import Cluster, TrainLglm
+from pipelines.options import TrainLglm
 
-ROOMS = ("dataset", "labels", "run", "evaluation", "embeddings", "tags")
 HEADLINE = ("mAP", "CF1", "OF1")
 
 
@@ -31,76 +29,27 @@ HEADLINE = ("mAP", "CF1", "OF1")
 @with_form("train-lglm", TrainLglm)
 def train_lglm(options: TrainLglm) -> None:
     """Shard, embed the labels, train, evaluate, embed, tag, and find neighbours of one picture."""
-    place = _places(options)
-    model, on_val = storage.join(place["run"], "model"), {"dataset": place["dataset"], "split": "val"}
-    run_job("shard", _shard(options, place["dataset"]), options, choice=options.source)
-    _refuse_without_validation(place["dataset"])
-    run_job("label-embeddings", _label_embeddings(options, place), options)
-    run_job("train", _train(options, place), options)
-    run_job("evaluate", jobs.Evaluate(model=model, out=place["evaluation"], **on_val), options)
-    run_job("embed", jobs.Embed(model=model, out=place["embeddings"], **on_val), options)
-    if images := _images(options):
-        run_job("tag", jobs.Tag(model=model, images=images, out=place["tags"]), options)
-    if query := options.query or (_first_tagged(place["tags"]) if images else None):
-        search = jobs.Search(model=model, embeddings=place["embeddings"], query=query, out=_page(options))
-        run_job("search", search, options)
+    urls = urls_of(options)
+    shard, *others = training_jobs(options)  # all at once: wrong options are refused before any job starts
+    run_job(shard, options)
+    refuse_without_validation(urls.dataset)
+    for job in others:
+        run_job(job, options)
+    if query := options.query or (first_tagged(urls.tags) if urls.tags else None):
+        run_job(search_job(options, query), options)
     create_markdown_artifact(
-        key="train-lglm", markdown=_artifact(options), description=f"{options.head} on val"
+        key="train-lglm", markdown=_artifact(options, urls), description=f"{options.head} on val"
     )
 
 
-def _places(options: TrainLglm) -> dict[str, str]:
-    return {name: storage.join(options.out, name) for name in ROOMS}
-
-
-def _raw(options: TrainLglm) -> str:
-    return options.root or storage.join(options.out, "raw")
-
-
-def _images(options: TrainLglm) -> str | None:
-    """The pictures to tag: those named or, of drawn scenes, those without labels."""
-    drawn = storage.join(_raw(options), "test2017") if options.source == "toy" else None
-    return options.images or drawn
-
-
-def _page(options: TrainLglm) -> str:
-    return storage.join(options.out, "neighbours.html")
-
-
-def _shard(options: TrainLglm, out: str) -> Options:
-    """Hand on the options that the source has too."""
-    kind = jobs.SOURCES[options.source]
-    given = options.model_dump(include=set(kind.model_fields) - set(Cluster.model_fields)) | {"out": out}
-    return kind.model_validate(given | {"root": _raw(options)} if options.source == "toy" else given)
-
-
-def _refuse_without_validation(dataset: str) -> None:
-    """Say so before the training, not after it."""
-    splits = rooms.require(dataset, "dataset").details["splits"]
-    if not splits.get("val", {}).get("samples"):
+def refuse_without_validation(dataset: str) -> None:
+    """Refuse a dataset without validation samples before the training, which would go unmeasured."""
+    if not rooms.require(dataset, rooms.DatasetManifest).has_samples("val"):
         raise InputError(f"{dataset}: no samples in a split 'val', which the model would be measured on")
 
 
-def _label_embeddings(options: TrainLglm, place: dict[str, str]) -> Options:
-    return jobs.MakeLabelEmbeddings(
-        **options.model_dump(include=set(LabelVectors.model_fields)),
-        dataset=place["dataset"],
-        out=place["labels"],
-    )
-
-
-def _train(options: TrainLglm, place: dict[str, str]) -> Options:
-    return jobs.Train(
-        **options.model_dump(include=set(Recipe.model_fields)),
-        dataset=place["dataset"],
-        label_embeddings=place["labels"],
-        out=place["run"],
-        num_workers=options.num_workers,
-    )
-
-
-def _first_tagged(tags: str) -> str | None:
-    """The first file that could be read, of those that were tagged."""
+def first_tagged(tags: str) -> str | None:
+    """Return the first of the tagged files that could be read."""
     rows = storage.read_parquet(
         storage.join(tags, "part-00000.parquet"), columns=["uri", "status"]
     ).to_pylist()
@@ -109,56 +58,56 @@ def _first_tagged(tags: str) -> str | None:
 
 def run(options: TrainLglm) -> Outcome:
     """Run the flow from this process and sum up what the rooms say."""
-    wanted = [place for name, place in _places(options).items() if name != "tags" or _images(options)]
-    complete = all(rooms.read_manifest(place) for place in wanted)
+    urls = urls_of(options)
+    training_jobs(options)  # refuses wrong options before a server starts
+    complete = all(rooms.read_manifest(room) for room in urls.rooms)
     train_lglm(**options.model_dump())
     return Outcome(
         status="already complete" if complete else "done",
         out=options.out,
-        summary=_summary(options),
-        counts=rooms.require(_places(options)["evaluation"], "evaluation").counts,
-        metrics=_metrics(options),
+        summary=_summary(options, urls),
+        counts=rooms.require(urls.evaluation, rooms.EvaluationManifest).counts,
+        metrics=_metrics(urls),
     )
 
 
-def _metrics(options: TrainLglm) -> dict[str, Any]:
-    return dict(rooms.read_json(storage.join(_places(options)["evaluation"], "metrics.json")))
+def _metrics(urls: TrainingUrls) -> dict[str, Any]:
+    return dict(rooms.read_json(storage.join(urls.evaluation, "metrics.json")))
 
 
-def _made(options: TrainLglm) -> dict[str, str]:
-    """What there is to look at, and where."""
-    place = _places(options)
+def _made(options: TrainLglm, urls: TrainingUrls) -> dict[str, str]:
+    """Return what there is to look at, and its URL."""
     return {
-        "dataset": place["dataset"],
-        "model": storage.join(place["run"], "model"),
-        "report": storage.join(place["evaluation"], "report.html"),
-        "embeddings": place["embeddings"],
-        **({"tags": place["tags"]} if _images(options) else {}),
-        **({"neighbours": _page(options)} if _images(options) or options.query else {}),
+        "dataset": urls.dataset,
+        "model": urls.model,
+        "report": storage.join(urls.evaluation, "report.html"),
+        "embeddings": urls.embeddings,
+        **({"tags": urls.tags} if urls.tags else {}),
+        **({"neighbours": urls.neighbours} if urls.tags or options.query else {}),
     }
 
 
-def _summary(options: TrainLglm) -> str:
-    metrics = _metrics(options)
+def _summary(options: TrainLglm, urls: TrainingUrls) -> str:
+    metrics = _metrics(urls)
     return "\n".join(
         [
             "",
             f"{'on ' + str(metrics['n_images']) + ' validation pictures':<32}{options.head:>8}{'prior':>8}",
             *(f"{name:<32}{metrics[name]:>8.1f}{metrics[f'prior_{name}']:>8.1f}" for name in HEADLINE),
             "",
-            *(f"{name:<12}{path}" for name, path in _made(options).items()),
+            *(f"{name:<12}{url}" for name, url in _made(options, urls).items()),
         ]
     )
 
 
-def _artifact(options: TrainLglm) -> str:
-    metrics = _metrics(options)
+def _artifact(options: TrainLglm, urls: TrainingUrls) -> str:
+    metrics = _metrics(urls)
     return "\n".join(
         [
             f"| on {metrics['n_images']} validation pictures | {options.head} | prior |",
             "|---|---:|---:|",
             *(f"| {name} | {metrics[name]:.1f} | {metrics[f'prior_{name}']:.1f} |" for name in HEADLINE),
             "",
-            *(f"- {name}: `{path}`" for name, path in _made(options).items()),
+            *(f"- {name}: `{url}`" for name, url in _made(options, urls).items()),
         ]
     )

@@ -1,22 +1,201 @@
-"""No test may leave a process behind: the session fails if one does."""
+"""What all tests share: verbs, servers and rooms; the order in which they run, and what they may leave.
 
+Tests that start a process or a server get the mark ``process``, tests that share a fixture of their module
+run in one process of pytest-xdist, and those that start processes run first, so that the many quick ones
+fill up what time is left on either core.
+"""
+
+import fcntl
 import os
+import shutil
 import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from tests.jobs.commands import Commands, Here
+from tests.servers.ray_in_process import ray_in_process
+from tests.servers.s3 import S3Server, moto_s3, rclone_s3
+
 MARK = "LGLM_TEST_SESSION"
 SECONDS_TO_VANISH = 20.0  # Ray's helpers notice the end of their driver after a while
+STARTING_PROCESSES = {
+    "lglm",
+    "rclone",
+    "moto",
+    "connect_to",
+}  # fixtures; files that start some by themselves say so
+LONGEST_FIRST = ("end_to_end", "jobs", "pipelines")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault(MARK, uuid4().hex)  # every process started from here inherits it
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # several test processes share few cores
+    if not is_worker():
+        config.pluginmanager.register(MinutesPerFolder())
+
+
+def is_worker() -> bool:
+    """Whether this is a process that pytest-xdist started."""
+    return "PYTEST_XDIST_WORKER" in os.environ
+
+
+# --- Which test runs where, and when ---
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook, and pytest the marks
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "chaos" not in config.option.markexpr:
+        left_out = [item for item in items if "chaos" in item.keywords and "diagonal" not in item.keywords]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in {*left_out}]
+    for item in items:
+        if STARTING_PROCESSES & {*getattr(item, "fixturenames", ())}:
+            item.add_marker("process")
+        if shares_a_fixture(item):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=rank)
+
+
+def shares_a_fixture(item: pytest.Item) -> bool:
+    """Whether a test uses a fixture that its module makes once."""
+    found = getattr(item, "_fixtureinfo", None)
+    definitions = found.name2fixturedefs.values() if found else ()
+    return any(definition.scope == "module" for each in definitions for definition in each)
+
+
+def rank(item: pytest.Item) -> tuple[bool, int]:
+    folder = item.path.parent.name
+    place = LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
+    return "process" not in item.keywords, place
+
+
+# --- How long they took ---
+
+
+class MinutesPerFolder:
+    """Adds up what the tests of each folder took, in whatever process they ran, and prints it at the end."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self.tests: Counter[str] = Counter()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        folder = report.nodeid.partition("::")[0].rpartition("/")[0]
+        self.seconds[folder] += report.duration
+        self.tests[folder] += report.when == "call"
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if len(self.seconds) < 2:
+            return
+        terminalreporter.section("minutes per folder")
+        for folder, seconds in self.seconds.most_common():
+            terminalreporter.line(f"{seconds / 60:6.2f}  {folder} ({self.tests[folder]} tests)")
+        terminalreporter.line(f"{self.seconds.total() / 60:6.2f}  in all, on as many cores as there were")
+
+
+# --- What they share ---
+
+
+@pytest.fixture
+def here(capfd: pytest.CaptureFixture[str]) -> Here:
+    """Verbs in this process: those that need no Ray, or that :func:`without_ray` gives one."""
+    return Here(capfd)
+
+
+@pytest.fixture
+def without_ray() -> Iterator[None]:
+    """Carry out in this process what jobs ask of Ray; a job in it costs a second in place of fifteen."""
+    with ray_in_process():
+        yield
+
+
+@pytest.fixture(scope="session")
+def lglm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """Verbs as processes of their own."""
+    ray_temporary = Path(mkdtemp(prefix="lglm-test-", dir="/tmp"))  # Ray's sockets need a short path
+    yield Commands(tmp_path_factory.mktemp("cwd"), tmp_path_factory.mktemp("tmp"), ray_temporary)
+    shutil.rmtree(ray_temporary, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server with a bucket ``bucket``; every test writes below a prefix of its own."""
+    with rclone_s3(tmp_path_factory.mktemp("rclone")) as server:
+        server.put_bucket("bucket")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[S3Server]:
+    """Another S3 server with a bucket ``bucket``; every test writes below a prefix of its own."""
+    with moto_s3() as server:
+        server.put_bucket("bucket")
+        yield server
+
+
+@pytest.fixture
+def connect_to(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Reach a server as a user does: ``connect_to(server, AWS_…="changed")``; None takes a variable away."""
+    import botocore.session
+
+    from lglm_core.storage import retry
+    from lglm_core.storage.s3_client import connect
+
+    def to(server: S3Server, **changed: str | None) -> None:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            monkeypatch.delenv(name)
+        for name, value in {**server.environment, **changed}.items():
+            if value is not None:
+                monkeypatch.setenv(name, value)
+        connect.cache_clear()
+
+    monkeypatch.setattr(retry, "FIRST_DELAY_S", 0.01)  # otherwise the tests wait most of their time
+    monkeypatch.setattr(botocore.session, "create_loader", shared_loader)
+    yield to
+    connect.cache_clear()
+
+
+@cache
+def shared_loader(search_path: str | None = None) -> Any:
+    """Botocore's loader, which reads its description of S3 once and not once for each client."""
+    from botocore.loaders import create_loader
+
+    return create_loader(search_path)
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable:
+    """A folder that all workers of pytest-xdist share, held by one at a time.
+
+    What makes a room in it may simply be run by each: the second finds it complete.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if is_worker() else base
+
+    @contextmanager
+    def hold(name: str) -> Iterator[Path]:
+        folder = base / "made-once"
+        folder.mkdir(exist_ok=True)
+        with (folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder / name
+
+    return hold
+
+
+# --- Nothing may be left behind ---
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    if is_worker():
         return  # the controlling process looks, once all workers are done
     deadline = time.monotonic() + SECONDS_TO_VANISH
     while (left := processes_left()) and time.monotonic() < deadline:

@@ -1,9 +1,8 @@
-"""Adding to a dataset: of a source, the pictures that are not in it yet."""
+"""Appending to a dataset: which images of a source it lacks, and whether those it has are unchanged."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from lglm_core.dataset.integrity import untracked_files
@@ -12,183 +11,216 @@ from lglm_core.dataset.plan import Plan
 from lglm_core.dataset.reader import Dataset, Split
 from lglm_core.errors import InputError
 from lglm_core.images.codec import MAX_BYTES
-from lglm_core.rooms.canonical import digest
-from lglm_core.rooms.manifest import Manifest
-from lglm_core.sources.source import LabelledImage, Source
+from lglm_core.rooms import DatasetManifest, digest
+from lglm_core.sources.source import LabelledImage, Source, Unlabelled
 from lglm_core.storage.prefetch import read_ahead
 
 NAMED = 5
-LOOKED_AT = 20  # pictures that stand in the dataset: enough to know another folder by, and soon read
+COMPARED = 20  # existing images: enough to notice that the folder is another one, and soon read
 WRITTEN = re.compile(r"shards/.*\.tar|receipts/.*\.json|index/.*\.parquet")
 
 
-@dataclass
-class NewImages:
-    """A source of what *source* has and *dataset* lacks; what stands in the dataset stays as it is.
+@dataclass(frozen=True)
+class ImagesToAppend:
+    """The images of a source that become a new part of a dataset, as a sharding plan takes them.
 
-    A picture is known by its key, so that it stays in the split it was put in; where the source's keys are of
-    their splits alone, by both.
+    ``known`` counts the images of the source that are not among them, as the dataset has seen them already.
+    """
+
+    where: str
+    keys_per_split: bool
+    unlabelled: Unlabelled
+    names: Sequence[str]
+    listed: Sequence[LabelledImage]
+    known: int
+
+    def labels(self) -> Sequence[str]:
+        """Return all labels of the dataset to be."""
+        return self.names
+
+    def images(self) -> Sequence[LabelledImage]:
+        """Return the images to append, in the source's order."""
+        return self.listed
+
+
+def new_images(source: Source, dataset: Dataset, *, extend_labels: bool = False) -> ImagesToAppend:
+    """Return the images of *source* that *dataset* has not seen.
+
+    An image is known by its key; where the source's keys belong to their splits, by its split and key. It
+    stays in the split it was put into.
 
     Args:
         extend_labels: Whether labels that the dataset does not have are added to it, behind the others.
-        retry_rejected: Whether pictures that could not be read before are taken again.
 
-    As :meth:`images` goes, ``standing`` counts the pictures that are in the dataset already, and ``retried``
-    those that could not be read before.
+    Raises:
+        InputError: the source has labels that the dataset does not, and they are not to be added; or an image
+            that is in the dataset has other labels now or, of some that are compared, other bytes.
     """
+    known = set(dataset.labels)
+    new = [name for name in source.labels() if name not in known]
+    if new and not extend_labels:
+        raise InputError(
+            f"{dataset.url}: has no label {_some(new)}; mend the names, or add them with `extend_labels`: in "
+            "all pictures that are there they are unknown"
+        )
+    comparison = _Comparison(source, dataset, [*dataset.labels, *new])
+    listed = [image for image in comparison.unseen() if comparison.is_new(image)]
+    return comparison.to_append(listed)
 
-    source: Source
-    dataset: Dataset
-    extend_labels: bool = False
-    retry_rejected: bool = False
-    standing: int = field(default=0, init=False)
-    retried: int = field(default=0, init=False)
 
-    @property
-    def keys_per_split(self) -> bool:
-        """As the source has it."""
-        return self.source.keys_per_split
+def rejected_images(source: Source, dataset: Dataset) -> ImagesToAppend:
+    """Return the images of *source* that *dataset* has rejected because they could not be read.
 
-    def inputs(self) -> Mapping[str, str]:
-        """Those of the source, and the dataset as it is."""
-        return {**self.source.inputs(), "added_to": self.dataset.manifest.fingerprint}
+    Duplicates are not among them. Each goes to the split it was planned for.
 
-    @property
-    def where(self) -> str:
-        """As the source has it."""
-        return self.source.where
+    Raises:
+        InputError: one of them has labels that the dataset does not; or an image that is in the dataset has
+            other labels now or, of some that are compared, other bytes.
+    """
+    comparison = _Comparison(source, dataset, list(dataset.labels))
+    listed = [
+        replace(image, split=reject.split)
+        for image in comparison.unseen()
+        if (reject := comparison.reject(image)) is not None and reject.status != DUPLICATE
+    ]
+    known = set(dataset.labels)
+    new = sorted({name for image in listed for name in (*image.labels, *image.unknown)} - known)
+    if new:
+        raise InputError(
+            f"{dataset.url}: has no label {_some(new)}, which rejected pictures have now; mend them"
+        )
+    return comparison.to_append(listed)
 
-    def labels(self) -> Sequence[str]:
-        """The dataset's, and those that are added to them.
 
-        Raises:
-            InputError: the source has labels that the dataset does not, and they are not to be added.
-        """
-        return self._labels
+class _Comparison:
+    """A source beside a dataset that was made from an earlier state of it."""
 
-    @cached_property
-    def _labels(self) -> Sequence[str]:
-        known = set(self.dataset.labels)
-        new = [name for name in self.source.labels() if name not in known]
-        if new and not self.extend_labels:
-            more = f" and {len(new) - NAMED} more" if len(new) > NAMED else ""
-            raise InputError(
-                f"{self.dataset.url}: has no label {', '.join(map(repr, new[:NAMED]))}{more}; mend "
-                "the names, or add them with --extend-labels: in all pictures that are there they are unknown"
-            )
-        return [*self.dataset.labels, *new]
-
-    def images(self) -> Iterator[LabelledImage]:
-        """The pictures that are new, in the source's order.
-
-        Raises:
-            InputError: one that is in the dataset has other labels now or, of some that are compared, other
-                bytes.
-        """
-        self.standing = self.retried = 0
-        every = max(1, len(self._samples) // LOOKED_AT)
-        looked_at: list[LabelledImage] = []
-        for image in self.source.images():
-            name = self._name(image.split, image.key)
-            if name in self._samples:
-                if self.standing % every == 0:
-                    looked_at.append(image)
-                self.standing += 1
-                self._refuse_other_labels(image, self._samples[name])
-            elif name not in self._rejected:
-                yield image
-            elif self.retry_rejected and self._rejected[name].status != DUPLICATE:  # what those are of stands
-                self.retried += 1
-                yield replace(image, split=self._rejected[name].split)
-            else:
-                self.standing += 1
-        self._refuse_other_pictures(looked_at)
-
-    @cached_property
-    def splits(self) -> dict[str, Split]:
-        """Those of the dataset, each of which is read once."""
-        return {name: self.dataset.split(name) for name in self.dataset.manifest.details["splits"]}
-
-    def numbers(self) -> dict[str, int]:
-        """Of each split, the number of its first new shard."""
-        shards = self.dataset.manifest.details["shards"]
-        return {
-            split: sum(shard["split"] == split for shard in shards) for split in {s["split"] for s in shards}
+    def __init__(self, source: Source, dataset: Dataset, labels: Sequence[str]) -> None:
+        self._source = source
+        self._dataset = dataset
+        self._labels = labels
+        self._splits = dataset.splits()
+        self._samples = {
+            self._name(split, key): labels
+            for split, samples in self._splits.items()
+            for key, labels in _indexed_labels(samples)
         }
+        rejects = [Reject(**row) for row in dataset.rejects().to_pylist()]
+        self._rejects = {self._name(reject.split, reject.key): reject for reject in rejects}
+        self._seen = 0
+
+    def reject(self, image: LabelledImage) -> Reject | None:
+        """Return why the dataset has no sample of this image, if it has seen it."""
+        return self._rejects.get(self._name(image.split, image.key))
+
+    def is_new(self, image: LabelledImage) -> bool:
+        """Tell whether the dataset has not seen an image that is none of its samples."""
+        return self._is_dropped(image) or self.reject(image) is None
+
+    def unseen(self) -> list[LabelledImage]:
+        """Return the images that are no samples of the dataset; refuse those that are and have changed.
+
+        Unlabelled images that the plan will drop are among them, and are compared with nothing.
+        """
+        every = max(1, len(self._samples) // COMPARED)
+        columns = {name: column for column, name in enumerate(self._labels)}
+        unseen, compared, seen = [], [], 0
+        for image in self._source.images():
+            name = self._name(image.split, image.key)
+            if name not in self._samples or self._is_dropped(image):
+                unseen.append(image)
+                continue
+            if seen % every == 0:
+                compared.append(image)
+            seen += 1
+            self._refuse_other_labels(image, self._samples[name], columns)
+        self._refuse_other_bytes(compared)
+        self._seen = seen + len(unseen)
+        return unseen
+
+    def to_append(self, listed: Sequence[LabelledImage]) -> ImagesToAppend:
+        """Return *listed*, which are some of the unseen images, as what is to be appended."""
+        source = self._source
+        return ImagesToAppend(
+            source.where,
+            source.keys_per_split,
+            source.unlabelled,
+            self._labels,
+            listed,
+            self._seen - len(listed),
+        )
+
+    def _is_dropped(self, image: LabelledImage) -> bool:
+        return image.is_unlabelled and self._source.unlabelled == "drop"
 
     def _name(self, split: str, key: str) -> tuple[str, str]:
-        """What a picture is known by."""
-        return (split if self.keys_per_split else "", key)
+        """Return what an image is known by."""
+        return (split if self._source.keys_per_split else "", key)
 
-    def _refuse_other_labels(self, image: LabelledImage, standing: "IndexedLabels") -> None:
-        # Labels that came later are unknown in it anyway.
-        unknown = {name for name in image.unknown if self._columns[name] < standing.known}
+    def _refuse_other_labels(
+        self, image: LabelledImage, indexed: "IndexedLabels", columns: Mapping[str, int]
+    ) -> None:
+        # Labels that came with a later part are unknown in it anyway, as are those of nobody.
+        unknown = {name for name in image.unknown if columns.get(name, indexed.known) < indexed.known}
         for what, before, now in (
-            ("labels", standing.labels, set(image.labels)),
-            ("unknown", standing.unknown, unknown),
+            ("labels", indexed.labels, set(image.labels)),
+            ("unknown", indexed.unknown, unknown),
         ):
-            ours = {self.dataset.labels[column] for column in before}
+            ours = {self._dataset.labels[column] for column in before}
             if now != ours:
                 raise InputError(
-                    f"{image.source}: is in {self.dataset.url} already, with the {what} "
+                    f"{image.source}: is in {self._dataset.url} already, with the {what} "
                     f"{', '.join(sorted(ours)) or 'none'}, now {', '.join(sorted(now)) or 'none'}; "
-                    "adding leaves what is there as it is: leave such pictures out, or write a new dataset"
+                    "what a dataset holds stays as it is: leave such pictures out, or write a new dataset"
                 )
 
-    def _refuse_other_pictures(self, images: Sequence[LabelledImage]) -> None:
-        """Refuse a source of other pictures with the same names, as two cameras give them."""
-        if "max_side" in self.dataset.manifest.options:
+    def _refuse_other_bytes(self, images: Sequence[LabelledImage]) -> None:
+        """Refuse a source of other images with the same names, as two cameras give them."""
+        if "max_side" in self._dataset.manifest.options:
             return  # what is stored is not what was read
         digests = self._digests({image.key for image in images})
         for image, read in zip(images, read_ahead((image.uri for image in images), MAX_BYTES), strict=True):
             if isinstance(read, bytes) and digest(read) != digests[self._name(image.split, image.key)]:
                 raise InputError(
-                    f"{image.source}: is in {self.dataset.url} already, and now another picture; adding "
-                    "leaves what stands as it is: give new pictures names of their own, or make a new dataset"
+                    f"{image.source}: is in {self._dataset.url} already, and now another picture; what a "
+                    "dataset holds stays as it is: give new pictures other names, or write a new dataset"
                 )
 
     def _digests(self, keys: set[str]) -> dict[tuple[str, str], str]:
         return {
             self._name(name, key): sha256
-            for name, split in self.splits.items()
+            for name, split in self._splits.items()
             for key, sha256 in split.values("sha256", keys).items()
         }
 
-    @cached_property
-    def _columns(self) -> dict[str, int]:
-        return {name: column for column, name in enumerate(self._labels)}
-
-    @cached_property
-    def _samples(self) -> dict[tuple[str, str], "IndexedLabels"]:
-        found: dict[tuple[str, str], IndexedLabels] = {}
-        for name, split in self.splits.items():
-            columns = [split.index.column(column).to_pylist() for column in ("key", *IndexedLabels._fields)]
-            for key, *said in zip(*columns, strict=True):
-                found[self._name(name, key)] = IndexedLabels(*said)
-        return found
-
-    @cached_property
-    def _rejected(self) -> dict[tuple[str, str], Reject]:
-        rejects = [Reject(**row) for row in self.dataset.rejects().to_pylist()]
-        return {self._name(reject.split, reject.key): reject for reject in rejects}
-
 
 class IndexedLabels(NamedTuple):
-    """Of a sample the columns of its labels and unknown ones, and how many were ``known`` at all then."""
+    """A sample's labels and unknown labels, as columns, and how many labels there were at the time."""
 
     labels: Sequence[int]
     unknown: Sequence[int]
     known: int
 
 
-def orphan_files(url: str, manifest: Manifest, plan: Plan | None = None) -> list[str]:
-    """Return the files that an addition to the dataset left behind, and that no part of it knows.
+def _indexed_labels(split: Split) -> list[tuple[str, IndexedLabels]]:
+    columns = [split.index.column(column).to_pylist() for column in ("key", *IndexedLabels._fields)]
+    return [(key, IndexedLabels(*labels)) for key, *labels in zip(*columns, strict=True)]
 
-    Files of other names are somebody's own; of those that *plan* will write, the writer decides.
+
+def first_shard_numbers(manifest: DatasetManifest) -> dict[str, int]:
+    """Return the number that the first new shard of each split gets."""
+    splits = {shard.split for shard in manifest.shards}
+    return {split: len(manifest.shards_of(split)) for split in splits}
+
+
+def orphan_files(url: str, manifest: DatasetManifest, plan: Plan | None = None) -> list[str]:
+    """Return the files that an unfinished append left behind, and that no part of the dataset knows.
+
+    Files of other names belong to somebody else; of those that *plan* will write, the writer decides.
     """
     shards = plan.shards if plan else ()
     planned = {name for shard in shards for name in shard_files(shard.split, shard.name)}
-    part = len(manifest.details["parts"])
+    part = len(manifest.parts)
     tables = {in_part(name, part) for name in ("labels.json", "rejects.parquet", "duplicates.parquet")}
     return [
         name
@@ -197,3 +229,8 @@ def orphan_files(url: str, manifest: Manifest, plan: Plan | None = None) -> list
         or name in tables
         or name == earlier_manifest(part - 1)
     ]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(map(repr, names[:NAMED])) + more

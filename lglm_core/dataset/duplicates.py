@@ -1,28 +1,24 @@
-"""Pictures with the same bytes under two keys."""
+"""Images with the same bytes under two keys."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 
+from lglm_core.dataset.layout import DUPLICATES_SCHEMA
 from lglm_core.dataset.receipt import Receipt
 
-DUPLICATES_SCHEMA = pa.schema(
-    dict.fromkeys(("key", "split", "shard", "sha256", "first_key", "first_split"), pa.string())
-)
-"""One row per picture whose bytes another, the first, has too."""
 
+def find_duplicates(receipts: Sequence[Receipt], existing: Mapping[str, pa.Table] | None = None) -> pa.Table:
+    """Return the samples of *receipts* whose bytes another sample has too, as a DUPLICATES_SCHEMA table.
 
-def find_duplicates(receipts: Sequence[Receipt], standing: Mapping[str, pa.Table] | None = None) -> pa.Table:
-    """Return the pictures of *receipts* whose bytes another picture has too, of :data:`DUPLICATES_SCHEMA`.
-
-    The first of several is one that stands in the dataset already, else one of another split than ``train``,
-    so that what a model is measured on stays whole, else that of the earliest shard.
+    Of several, the first is one that the dataset has already, else one that is not in ``train``, so that what
+    a model is measured on stays whole, else the one of the earliest shard. The first is not in the table.
 
     Args:
-        standing: The index of each split of the dataset that the receipts add to.
+        existing: The index of each split of the dataset that the receipts are appended to.
     """
-    tables = [_described(index, split, 0) for split, index in (standing or {}).items()]
+    tables = [_described(index, split, 0) for split, index in (existing or {}).items()]
     tables += [_described(r.index, r.split, 2 if r.split == "train" else 1) for r in receipts]
     if not tables:
         return DUPLICATES_SCHEMA.empty_table()
@@ -40,7 +36,7 @@ def find_duplicates(receipts: Sequence[Receipt], standing: Mapping[str, pa.Table
 
 
 def twins_by_shard(duplicates: pa.Table) -> dict[str, dict[str, str]]:
-    """Return, for every shard, the keys of its duplicates and what each is one of."""
+    """Return what each duplicate is a duplicate of, by shard and key."""
     found: dict[str, dict[str, str]] = {}
     for row in duplicates.to_pylist():
         found.setdefault(row["shard"], {})[row["key"]] = _same_as(row["first_split"], row["first_key"])
@@ -48,17 +44,17 @@ def twins_by_shard(duplicates: pa.Table) -> dict[str, dict[str, str]]:
 
 
 def without_orphans(
-    receipts: Sequence[Receipt], standing: Mapping[str, pa.Table]
+    receipts: Sequence[Receipt], existing: Mapping[str, pa.Table]
 ) -> dict[str, dict[str, str]]:
-    """Return, for shards that leave out duplicates of what is gone, the duplicates that are still some.
+    """Find shards that leave out a duplicate of a sample that is gone; return what they shall leave out.
 
     Args:
-        standing: The index of each split of the dataset that the receipts add to.
+        existing: The index of each split of the dataset that the receipts are appended to.
     """
     leaving_out = [receipt for receipt in receipts if receipt.duplicates]
     if not leaving_out:
         return {}
-    indexes = [*standing.items(), *((receipt.split, receipt.index) for receipt in receipts)]
+    indexes = [*existing.items(), *((receipt.split, receipt.index) for receipt in receipts)]
     there = {_same_as(split, key) for split, index in indexes for key in index.column("key").to_pylist()}
     still = {r.shard: {k: same for k, same in r.duplicates.items() if same in there} for r in leaving_out}
     return {r.shard: still[r.shard] for r in leaving_out if len(still[r.shard]) < len(r.duplicates)}

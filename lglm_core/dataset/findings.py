@@ -1,4 +1,4 @@
-"""What in a dataset deserves a look before anything is trained on it."""
+"""What to look at in a dataset before training on it."""
 
 import re
 import unicodedata
@@ -18,7 +18,7 @@ NOTHING = {"nan", "none", "null", "nil", "na", "n/a", "<na>"}
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to know, and the labels that it is about, if any; the rarest in training first."""
+    """Something to know about a dataset, and the labels concerned, the rarest in training first."""
 
     text: str
     labels: tuple[str, ...] = ()
@@ -26,9 +26,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Drift:
-    """A label whose share, in [0, 1], differs between training and another split.
+    """A label that is more frequent in one split than in training, or less.
 
-    ``surprise`` says by how many standard deviations of chance.
+    ``share`` and ``train_share`` are the fractions of samples that carry it; ``surprise`` is their difference
+    in standard deviations of chance.
     """
 
     label: str
@@ -39,7 +40,7 @@ class Drift:
 
 
 def findings(statistics: DatasetStatistics) -> Iterator[Finding]:
-    """Go through what should be known, the gravest first."""
+    """Yield what a user should know, the gravest first."""
     train, *others = statistics.splits
     if not any(split.samples for split in others):
         yield Finding("No picture is in another split than train: there is nothing to measure a model on")
@@ -50,7 +51,7 @@ def findings(statistics: DatasetStatistics) -> Iterator[Finding]:
     if twins.across:
         yield Finding(
             f"{twins.across:,} pictures of other splits are in train too, the same to the byte: what is "
-            "measured on them was learned; --duplicates drop, for a new dataset, leaves them out of train"
+            "measured on them was learned; a new dataset with `duplicates` = drop leaves them out of train"
         )
     if twins.contradicting:
         yield Finding(
@@ -73,7 +74,7 @@ def findings(statistics: DatasetStatistics) -> Iterator[Finding]:
 
 
 def _odd_names(statistics: DatasetStatistics) -> list[tuple[str, np.ndarray]]:
-    """Which labels, bool [C], are perhaps not what their table's author meant."""
+    """Return kinds of names that were perhaps not meant, each with the labels concerned, bool [C]."""
     names = statistics.labels.names
     normal = (unicodedata.normalize("NFC", name) for name in names)
     bare = [re.sub(r"[\s_-]+", " ", name).strip().casefold() for name in normal]
@@ -88,14 +89,14 @@ def _odd_names(statistics: DatasetStatistics) -> list[tuple[str, np.ndarray]]:
         multi_hot = np.full(len(names), {*names} == {"0", "1"})
         found += [
             ("With ',' or ';' in their names; what separates labels in a cell is '|'", several),
-            ("Named as a cell that says nothing; leave such cells empty", nothing),
-            ("0 and 1, as if each told of one label; a cell names the labels that are there", multi_hot),
+            ("Named like an empty cell; leave such cells empty", nothing),
+            ("0 and 1, as if each stood for one label; a cell names the labels that are present", multi_hot),
         ]
     return found
 
 
 def drifts(statistics: DatasetStatistics) -> list[Drift]:
-    """Find labels whose share differs from training's, by a factor and by more than chance explains.
+    """Find labels whose frequency differs from training's by a factor, and by more than chance explains.
 
     The most surprising come first.
     """
@@ -103,16 +104,16 @@ def drifts(statistics: DatasetStatistics) -> list[Drift]:
     found = []
     for other in others:
         surprise = _surprise(train, other)
-        low, high = np.sort([train.shares, other.shares], axis=0)
+        low, high = np.sort([train.prevalence, other.prevalence], axis=0)
         apart = (surprise >= SURPRISING) & (high >= FACTOR_APART * low)
         for column in np.flatnonzero(apart).tolist():
-            shares = float(train.shares[column]), float(other.shares[column])
+            shares = float(train.prevalence[column]), float(other.prevalence[column])
             found.append(Drift(statistics.labels[column], other.name, *shares, float(surprise[column])))
     return sorted(found, key=lambda drift: -drift.surprise)
 
 
 def _surprise(one: SplitStatistics, other: SplitStatistics) -> np.ndarray:
-    """How far shares are apart, in standard deviations of chance, float64 [C]; 0 where one is unknown.
+    """Return how far frequencies are apart, in standard deviations of chance, float64 [C]; 0 if unknown.
 
     The root of the likelihood ratio statistic: unlike a difference over its standard error, it also holds
     for a handful of pictures.

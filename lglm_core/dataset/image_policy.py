@@ -1,4 +1,4 @@
-"""What becomes of a picture's bytes on their way into a shard."""
+"""How an image is checked, and perhaps made smaller, on its way into a shard."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ QUALITY = 90
 
 @dataclass(frozen=True)
 class ImagePolicy:
-    """How pictures are checked, and whether they are made smaller.
+    """How images are checked, and whether they are made smaller.
 
     Args:
-        verify: ``decode`` every picture to its end, or trust its ``header`` and its last bytes.
-        max_side: Pictures with a longer side, in pixels, are scaled down to it and become JPEGs, upright;
-            None: all keep their bytes.
-        quality: Of those JPEGs, 1 to 95.
+        verify: ``decode`` every image to its end, or trust its ``header`` and its last bytes.
+        max_side: The longest side in pixels; larger images are scaled down to it, turned upright and stored
+            as JPEG. None: all images keep their bytes.
+        quality: The quality of those JPEGs, 1 to 95.
     """
 
     verify: Literal["decode", "header"] = "decode"
@@ -25,17 +25,17 @@ class ImagePolicy:
     quality: int = QUALITY
 
     def options(self) -> Mapping[str, Any]:
-        """The settings that decide what is in the shards, where they are not the defaults."""
+        """Return the settings that differ from the defaults, as a provenance records them."""
         options: dict[str, Any] = {} if self.verify == "decode" else {"verify": self.verify}
         if self.max_side is not None:
             options |= {"max_side": self.max_side, "quality": self.quality}
         return options
 
-    def take(self, data: bytes) -> tuple[bytes, ImageInfo]:
-        """Return the bytes to store, and what they are.
+    def apply(self, data: bytes) -> tuple[bytes, ImageInfo]:
+        """Return the bytes to store, with their format and size.
 
         Raises:
-            UnreadableImage: they are no whole picture.
+            UnreadableImage: *data* is not a whole image.
         """
         if self.verify == "decode" and self.max_side is None:
             return data, inspect(data)

@@ -1,9 +1,8 @@
-"""Is a dataset still what was written? Quickly by names and sizes, or byte by byte."""
+"""Whether a dataset still is what was written: quickly by names and sizes, or byte by byte."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
@@ -12,26 +11,24 @@ from lglm_core.dataset.layout import shard_name
 from lglm_core.dataset.sample_spans import SampleSpan, SampleSpans
 from lglm_core.errors import DamageError
 from lglm_core.images.codec import UnreadableImage, inspect
-from lglm_core.rooms import lease
-from lglm_core.rooms.manifest import Manifest
+from lglm_core.rooms import DatasetManifest, FileRecord, ShardRecord
 from lglm_core.storage.prefetch import read_ahead
 
-OUR_OWN = {rooms.MANIFEST, rooms.UNFINISHED, lease.FILE}
 CHUNK = 1 << 20
 OTHER_BYTES = "its bytes are not those that were written (their sha256 differs)"
 REMEDY = (
-    "remove what is left of it and run the same lglm shard again, which writes it anew; in a dataset that "
-    "was added to, bring back a copy"
+    "remove what is left of it and write the dataset again from the same source, which writes only what is "
+    "missing; in a dataset that was appended to, bring back a copy"
 )
 NEVER_DECODED = (
-    "though its bytes are those that were written: it was taken by its header alone, or by an older lglm; "
-    "shard anew with --verify decode, which rejects it"
+    "though its bytes are those that were written: only its header was checked, or an older version "
+    "wrote it; write a new dataset with `verify` = decode, which rejects it"
 )
 
 
 @dataclass(frozen=True)
 class Damage:
-    """What is wrong with one file of the dataset, or with one ``sample`` in it."""
+    """What is wrong with one file of a dataset, or with one ``sample`` in it."""
 
     file: str
     problem: str
@@ -41,85 +38,90 @@ class Damage:
         return f"{self.file}{'' if self.sample is None else f', sample {self.sample}'}: {self.problem}"
 
 
-def written_files(manifest: Manifest) -> dict[str, Mapping[str, Any]]:
-    """What the manifest says of every file beside it: name → ``bytes``, ``sha256``."""
-    shards = manifest.details["shards"]
+def written_files(manifest: DatasetManifest) -> dict[str, FileRecord]:
+    """Return size and digest of every file that the manifest lists, by name."""
+    shards = manifest.shards
     return {
-        **manifest.details["files"],
-        **{shard_name(shard["split"], shard["name"]): shard for shard in shards},
-        **{shard["receipt"]["name"]: shard["receipt"] for shard in shards},
+        **manifest.files,
+        **{shard_name(shard.split, shard.name): shard for shard in shards},
+        **{shard.receipt.name: shard.receipt for shard in shards},
     }
 
 
-def check_sizes(url: str, manifest: Manifest) -> list[Damage]:
-    """Return the files that are missing, or of another size than was written; opens none of them."""
+def check_sizes(url: str, manifest: DatasetManifest) -> list[Damage]:
+    """Return the files that are missing or of another size than was written, without opening any."""
     found = {file.name: file.size for file in storage.list_files(url)}
     damages = []
     for name, written in written_files(manifest).items():
         if name not in found:
             damages.append(Damage(name, "missing"))
-        elif found[name] != written["bytes"]:
-            damages.append(Damage(name, f"{found[name]} bytes found, {written['bytes']} were written"))
+        elif found[name] != written.bytes:
+            damages.append(Damage(name, f"{found[name]} bytes found, {written.bytes} were written"))
     return damages
 
 
-def untracked_files(url: str, manifest: Manifest) -> list[str]:
-    """Return the files the manifest does not know: foreign ones, or of an addition in the making."""
-    known = {*written_files(manifest), *OUR_OWN}
+def untracked_files(url: str, manifest: DatasetManifest) -> list[str]:
+    """Return the files that the manifest does not list: somebody else's, or those of an unfinished append."""
+    known = {*written_files(manifest), *rooms.OWN_FILES}
     found = [file.name for file in storage.list_files(url)]
     return [name for name in found if name not in known]
 
 
-def read_checked(url: str, name: str, written: Mapping[str, Any]) -> bytes:
-    """Read a whole file of the dataset; refuse, by name, bytes that are not those that were written."""
+def read_checked(url: str, name: str, written: FileRecord) -> bytes:
+    """Read a whole file of the dataset.
+
+    Raises:
+        DamageError: its bytes are not those that were written.
+    """
     data = storage.read_bytes(storage.join(url, name))
-    if rooms.digest(data) != written["sha256"]:
+    if rooms.digest(data) != written.sha256:
         raise DamageError(f"{storage.join(url, name)}: {OTHER_BYTES}; {REMEDY}")
     return data
 
 
-def check_files(url: str, manifest: Manifest, names: Iterable[str]) -> list[Damage]:
-    """Read files whole; return those whose bytes are not those that were written.
+def check_files(url: str, manifest: DatasetManifest, names: Iterable[str]) -> list[Damage]:
+    """Read whole files and return those whose bytes are not those that were written.
 
-    One that is missing is left to :func:`check_sizes`.
+    A missing file is left to :func:`check_sizes`.
     """
     names, written, damages = list(names), written_files(manifest), []
     for name, data in zip(names, read_ahead(storage.join(url, name) for name in names), strict=True):
         if isinstance(data, bytes):
-            if rooms.digest(data) != written[name]["sha256"]:
+            if rooms.digest(data) != written[name].sha256:
                 damages.append(Damage(name, OTHER_BYTES))
         elif not data.missing:
             damages.append(Damage(name, str(data)))
     return damages
 
 
-def files_beside_shards(manifest: Manifest) -> list[str]:
-    """Return the names of all files but the shards."""
-    shards = {shard_name(shard["split"], shard["name"]) for shard in manifest.details["shards"]}
+def files_beside_shards(manifest: DatasetManifest) -> list[str]:
+    """Return the names of all files that are not shards."""
+    shards = {shard_name(shard.split, shard.name) for shard in manifest.shards}
     return [name for name in written_files(manifest) if name not in shards]
 
 
-def files_without_samples(manifest: Manifest) -> list[str]:
-    """Return the files that who goes through all samples never opens: receipts, and shards that hold none."""
-    shards = manifest.details["shards"]
-    empty = [shard_name(shard["split"], shard["name"]) for shard in shards if not shard["samples"]]
-    return empty + [shard["receipt"]["name"] for shard in shards]
+def files_without_samples(manifest: DatasetManifest) -> list[str]:
+    """Return the files that reading all samples never opens: receipts, and shards without samples."""
+    shards = manifest.shards
+    empty = [shard_name(shard.split, shard.name) for shard in shards if not shard.samples]
+    return empty + [shard.receipt.name for shard in shards]
 
 
-def check_shard(url: str, shard: Mapping[str, Any], index: pa.Table | None) -> list[Damage]:
-    """Read one shard whole, compare every byte with what was written, and decode every image.
+def check_shard(url: str, shard: ShardRecord, index: pa.Table | None) -> list[Damage]:
+    """Read a whole shard, compare every byte with what was written, and decode every image.
 
-    One that is missing is left to :func:`check_sizes`.
+    A missing shard is left to :func:`check_sizes`.
 
     Args:
-        shard: What the manifest says of it.
-        index: Its rows of the index, with their stops; None where that is damaged itself.
+        shard: What the manifest records of it.
+        index: Its rows of the index, from :func:`~lglm_core.dataset.sample_spans.with_stops`; None where the
+            index itself is damaged.
     """
-    name = shard_name(shard["split"], shard["name"])
+    name = shard_name(shard.split, shard.name)
     damages, whole = [], hashlib.sha256()
     try:
         with storage.reading(storage.join(url, name)) as file:
-            for span, key in _extents(shard, index):
+            for span, key in _spans(index):
                 data = file.read(span.size)
                 whole.update(data)
                 if problem := span.problem(data) or _undecodable(span.image(data)):
@@ -128,12 +130,12 @@ def check_shard(url: str, shard: Mapping[str, Any], index: pa.Table | None) -> l
                 whole.update(rest)
     except storage.UnreadableFile as error:
         return damages if error.missing else [*damages, Damage(name, str(error))]
-    if whole.hexdigest() != shard["sha256"] and not damages:
+    if whole.hexdigest() != shard.sha256 and not damages:
         damages.append(Damage(name, OTHER_BYTES))
     return damages
 
 
-def _extents(shard: Mapping[str, Any], index: pa.Table | None) -> Iterator[tuple[SampleSpan, str]]:
+def _spans(index: pa.Table | None) -> Iterator[tuple[SampleSpan, str]]:
     if index is not None:
         spans = SampleSpans(index)
         for row, key in enumerate(index.column("key").to_pylist()):
@@ -148,8 +150,8 @@ def _undecodable(image: bytes) -> str | None:
     return None
 
 
-def told(url: str, damages: Iterable[Damage], most: int = 3) -> str:
-    """Say in one line what is damaged."""
+def summary(url: str, damages: Iterable[Damage], most: int = 3) -> str:
+    """Return one line that names the first damages and counts the others."""
     damages = list(damages)
     first = "; ".join(map(str, damages[:most]))
     return f"{url}: {first}" + (f"; and {len(damages) - most} more" if len(damages) > most else "")

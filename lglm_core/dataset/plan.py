@@ -1,4 +1,4 @@
-"""The sharding plan: which picture goes into which shard, fixed before any is opened."""
+"""The sharding plan: which image goes into which shard, decided before any image is opened."""
 
 import hashlib
 from collections import defaultdict
@@ -14,7 +14,7 @@ from lglm_core.sources.source import LabelledImage, LabelledImages
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """The pictures of one shard, in order; ``fingerprint`` stands for them and for the whole plan."""
+    """The images of one shard, in order; ``fingerprint`` identifies the whole plan."""
 
     split: str
     number: int
@@ -29,15 +29,17 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """All shards of a dataset, and the vocabulary their labels are of."""
+    """All shards of a dataset, and the vocabulary of their labels."""
 
     labels: LabelVocabulary
     shards: tuple[ShardPlan, ...]
     fingerprint: str
+    unlabelled_dropped: int = 0
+    """The number of unlabelled images that the source has and the plan leaves out."""
 
     @property
     def planned(self) -> int:
-        """How many pictures the plan holds."""
+        """The number of images in the plan."""
         return sum(len(shard.images) for shard in self.shards)
 
 
@@ -48,23 +50,22 @@ def make_plan(
     *,
     numbers: Mapping[str, int] | None = None,
 ) -> Plan:
-    """Divide a source's pictures into shards, in source order.
+    """Divide the images of a source into shards, in the source's order.
 
     Args:
-        max_samples_per_shard: The most pictures in a shard.
-        max_bytes_per_shard: The most bytes of pictures in a shard, by their size where they lie now; one that
-            is larger alone is a shard of its own. None: their sizes are not looked up.
-        numbers: Of each split's first shard, in a plan that adds to a dataset; default 0.
+        max_samples_per_shard: The most images in a shard.
+        max_bytes_per_shard: The most bytes of images in a shard, by the size of their files; an image that is
+            larger gets a shard of its own. None: sizes are not looked up.
+        numbers: The number of the first shard of each split, in a plan that appends to a dataset; default 0.
 
     Raises:
-        InputError: two pictures have one key, or there is none in the split ``train``; or the labels make no
-            vocabulary.
+        InputError: two images have one key, the split ``train`` is empty, or the labels are no vocabulary.
     """
-    labels = LabelVocabulary.found(source.labels(), source.where)
-    splits = _by_split(source)
+    labels = LabelVocabulary.from_names(source.labels(), source.where)
+    splits, unlabelled_dropped = _by_split(source)
     if not splits.get("train") and numbers is None:
         raise InputError(
-            f"{source.where}: no picture is in the split 'train', from which is learned; "
+            f"{source.where}: no picture is in the split 'train', which a model learns from; "
             f"found {', '.join(sorted(splits)) or 'no picture at all'}"
         )
     numbers = numbers or {}
@@ -75,25 +76,30 @@ def make_plan(
     fingerprint = _fingerprint(labels, divided, numbers)
     shards = tuple(
         ShardPlan(split, number, images, fingerprint)
-        for split, parts in divided.items()
-        for number, images in enumerate(parts, start=numbers.get(split, 0))
+        for split, groups in divided.items()
+        for number, images in enumerate(groups, start=numbers.get(split, 0))
     )
-    return Plan(labels, shards, fingerprint)
+    return Plan(labels, shards, fingerprint, unlabelled_dropped)
 
 
-def _by_split(source: LabelledImages) -> dict[str, list[LabelledImage]]:
+def _by_split(source: LabelledImages) -> tuple[dict[str, list[LabelledImage]], int]:
+    """Return the images to plan by split, and the number of unlabelled images that are dropped."""
+    dropped = 0
     splits: dict[str, list[LabelledImage]] = defaultdict(list)
     seen: dict[tuple[str, str], str] = {}
     for image in source.images():
-        place = (image.split if source.keys_per_split else "", image.key)
-        if place in seen:
+        if image.is_unlabelled and source.unlabelled == "drop":
+            dropped += 1
+            continue
+        name = (image.split if source.keys_per_split else "", image.key)
+        if name in seen:
             raise InputError(
-                f"{image.source} and {seen[place]} both get the key {image.key!r}; "
+                f"{image.source} and {seen[name]} both get the key {image.key!r}; "
                 "name each picture once, and differently"
             )
-        seen[place] = image.source
+        seen[name] = image.source
         splits[image.split].append(image)
-    return splits
+    return splits, dropped
 
 
 def _divide(
@@ -103,16 +109,16 @@ def _divide(
         for start in range(0, len(images), max_samples):
             yield tuple(images[start : start + max_samples])
         return
-    part: list[LabelledImage] = []
+    shard: list[LabelledImage] = []
     filled = 0
     for image, size in zip(images, storage.sizes([image.uri for image in images]), strict=True):
-        if part and (len(part) == max_samples or filled + size > max_bytes):
-            yield tuple(part)
-            part, filled = [], 0
-        part.append(image)
+        if shard and (len(shard) == max_samples or filled + size > max_bytes):
+            yield tuple(shard)
+            shard, filled = [], 0
+        shard.append(image)
         filled += size
-    if part:
-        yield tuple(part)
+    if shard:
+        yield tuple(shard)
 
 
 def _fingerprint(
@@ -120,10 +126,10 @@ def _fingerprint(
     divided: Mapping[str, Sequence[Sequence[LabelledImage]]],
     numbers: Mapping[str, int],
 ) -> str:
-    """Digest what decides the bytes of the shards; where the raw folder stands does not."""
+    """Digest everything that decides the bytes of the shards; the location of the raw folder does not."""
     described = hashlib.sha256(to_json([list(labels), numbers]))
-    for split, parts in divided.items():
-        for number, images in enumerate(parts):
+    for split, shards in divided.items():
+        for number, images in enumerate(shards):
             for image in images:
                 described.update(
                     to_json([split, number, image.key, image.source, image.labels, image.unknown])

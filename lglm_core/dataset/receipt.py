@@ -1,4 +1,4 @@
-"""The receipt of a shard: what it holds, to the byte."""
+"""The receipt of a shard: a record of what it holds, to the byte."""
 
 import builtins
 from collections.abc import Mapping
@@ -14,10 +14,11 @@ from lglm_core.rooms.manifest import read_json
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a finished shard holds; it is recognised by this, never by its name existing.
+    """What a finished shard holds. A shard counts as finished by its receipt, never because its file exists.
 
-    ``index`` is of :data:`INDEX_SCHEMA`. ``lost``, which is not in its file, are samples that could not be
-    read when the shard was to be written again, so that it was not.
+    ``index`` is of :data:`INDEX_SCHEMA`, and ``bytes`` and ``sha256`` describe the tar. ``lost`` is not
+    stored: it names samples that could not be read when the shard was to be written again, so that it was
+    kept.
     """
 
     plan: str
@@ -30,7 +31,7 @@ class Receipt:
     lost: tuple[Reject, ...] = field(default=(), compare=False)
 
     def to_json(self) -> "builtins.bytes":
-        """The content of its file."""
+        """Return the bytes of the receipt's file."""
         rejects = [asdict(reject) for reject in self.rejects]
         facts = {**vars(self), "index": self.index.to_pydict(), "rejects": rejects}
         del facts["lost"]
@@ -38,22 +39,22 @@ class Receipt:
 
     @property
     def keys(self) -> set[str]:
-        """Those of the samples."""
+        """The keys of the samples."""
         return set(self.index.column("key").to_pylist())
 
     @property
     def duplicates(self) -> Mapping[str, str]:
-        """The pictures left out as duplicates, by key, and of what."""
+        """What each image that was left out is a duplicate of, by key."""
         return {reject.key: reject.error for reject in self.rejects if reject.status == DUPLICATE}
 
     @property
     def unreadable(self) -> tuple[Reject, ...]:
-        """The pictures that could not be read."""
+        """The rejects of images that could not be read."""
         return tuple(reject for reject in self.rejects if reject.status != DUPLICATE)
 
 
 def read_receipt(url: str) -> Receipt | None:
-    """Read a receipt; one that cannot be read is none, and its shard is written again."""
+    """Return a receipt, or None if it is missing or damaged, so that its shard is written again."""
     try:
         record = read_json(url)
         if record.pop("digest") != digest(compact_json(record)):

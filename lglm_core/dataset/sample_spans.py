@@ -1,4 +1,4 @@
-"""Where all bytes of a sample lie in its tar: from its first header up to the next sample, or to the end."""
+"""Where the bytes of a sample lie in its tar: from its first header to the next sample, or to the end."""
 
 import tarfile
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ HEADER = tarfile.BLOCKSIZE  # bytes of the tar header before an image
 
 @dataclass(frozen=True)
 class SampleSpan:
-    """One sample's bytes in its tar: *size* bytes from *start*, of which *image_size* are the image."""
+    """The bytes of one sample in its tar: *size* bytes from *start*, of which *image_size* are the image."""
 
     shard: str
     start: int
@@ -25,11 +25,11 @@ class SampleSpan:
     envelope_sha256: str
 
     def image(self, data: bytes) -> bytes:
-        """Return the image out of all of the sample's bytes."""
+        """Return the encoded image, cut out of all bytes of the sample."""
         return data[HEADER : HEADER + self.image_size]
 
     def problem(self, data: bytes) -> str | None:
-        """Say what is not as it was written, or None if every byte is."""
+        """Return what is wrong with the bytes of the sample, or None if all are as they were written."""
         if len(data) != self.size:
             return f"{len(data)} bytes found, {self.size} were written"
         if digest(self.image(data)) != self.sha256:
@@ -43,8 +43,8 @@ def with_stops(index: pa.Table, shard_bytes: Mapping[str, int]) -> pa.Table:
     """Add the column ``stop`` to an index: where the next sample of the same shard begins, or the shard ends.
 
     Args:
-        index: Of INDEX_SCHEMA, whole and in shard order.
-        shard_bytes: The size of each shard, by name.
+        index: A whole INDEX_SCHEMA table, in shard order.
+        shard_bytes: The size of each shard in bytes, by name.
     """
     shards = index.column("shard").combine_chunks().dictionary_encode()
     codes, starts = shards.indices.to_numpy(), index.column("offset").to_numpy() - HEADER
@@ -57,7 +57,7 @@ def with_stops(index: pa.Table, shard_bytes: Mapping[str, int]) -> pa.Table:
 
 @dataclass(frozen=True)
 class SampleSpans:
-    """Those of the samples of an index from :func:`with_stops`; no Python object is kept for each."""
+    """The spans of all samples, by row of an index from :func:`with_stops`; each is made when asked for."""
 
     index: pa.Table
 

@@ -1,4 +1,4 @@
-"""WebDataset tar shards: written the same to the byte every time, each with its receipt."""
+"""Writing WebDataset tar shards, the same to the byte every time, each with its receipt."""
 
 import hashlib
 from collections import defaultdict
@@ -29,32 +29,34 @@ def write_shard(
     without: Mapping[str, str] | None = None,
     retry_rejected: bool = False,
 ) -> Receipt:
-    """Write one shard and its receipt, unless a whole one is there already.
+    """Write one shard and its receipt, unless the shard exists and is whole.
 
     Args:
-        intake: How pictures are checked and stored.
-        without: Keys of pictures to leave out because they are duplicates, and of what.
-        retry_rejected: Whether a whole one with pictures that could not be read is written again. It is kept
-            where others of its pictures could not be read now.
+        policy: How images are checked and stored.
+        without: The keys of images to leave out because they are duplicates, and what each is a duplicate of.
+            None: whatever an existing shard leaves out; a new one leaves out nothing.
+        retry_rejected: Whether a whole shard is written again if some of its images could not be read. It is
+            kept if that would lose samples, because other images cannot be read now; the returned receipt
+            names them as ``lost``.
     """
     url = storage.join(dataset, shard_name(plan.split, plan.name))
-    standing = _standing(plan, url, storage.join(dataset, receipt_name(plan.name)))
-    if standing and not (retry_rejected and standing.unreadable) and _leaves_out(standing, without):
-        return standing
+    existing = _existing(plan, url, storage.join(dataset, receipt_name(plan.name)))
+    if existing and not (retry_rejected and existing.unreadable) and _leaves_out(existing, without):
+        return existing
     try:
         with storage.write_whole(url) as staged, staged.open("wb") as file:
             receipt = _write_tar(file, plan, labels, policy, without or {})
-            if standing and (lost := tuple(r for r in receipt.unreadable if r.key in standing.keys)):
+            if existing and (lost := tuple(r for r in receipt.unreadable if r.key in existing.keys)):
                 raise WouldLoseSamples
     except WouldLoseSamples:
-        assert standing is not None
-        return replace(standing, lost=lost)
+        assert existing is not None
+        return replace(existing, lost=lost)
     storage.write_bytes(storage.join(dataset, receipt_name(plan.name)), receipt.to_json())
     return receipt
 
 
-def _standing(plan: ShardPlan, url: str, receipt_url: str) -> Receipt | None:
-    """The receipt of a shard that was written by the same plan and is whole."""
+def _existing(plan: ShardPlan, url: str, receipt_url: str) -> Receipt | None:
+    """Return the receipt of a shard that was written from the same plan and is whole, or None."""
     receipt = read_receipt(receipt_url) if storage.is_file(receipt_url) else None
     if receipt and receipt.plan == plan.fingerprint and storage.is_file(url):
         return receipt if storage.sha256(url) == receipt.sha256 else None
@@ -62,11 +64,11 @@ def _standing(plan: ShardPlan, url: str, receipt_url: str) -> Receipt | None:
 
 
 class WouldLoseSamples(Exception):
-    """A shard that stands has pictures which cannot be read any more."""
+    """An existing shard has samples whose images can no longer be read."""
 
 
 def _leaves_out(receipt: Receipt, without: Mapping[str, str] | None) -> bool:
-    """Tell whether a shard leaves out just those pictures; None: any."""
+    """Tell whether a shard leaves out exactly the images *without*; None stands for any."""
     return without is None or receipt.duplicates.keys() == without.keys()
 
 
@@ -77,11 +79,11 @@ def _write_tar(
     rows: dict[str, list[Any]] = defaultdict(list)
     envelopes: list[Any] = []
     rejects: list[Reject] = []
-    for image, taken in _taken([image for image in plan.images if image.key not in without], policy):
-        if isinstance(taken, Reject):
-            rejects.append(taken)
+    for image, stored in _read([image for image in plan.images if image.key not in without], policy):
+        if isinstance(stored, Reject):
+            rejects.append(stored)
             continue
-        data, info = taken
+        data, info = stored
         row, envelope = _add(tar, image, data, info, labels)
         envelopes.append(envelope)
         for column, value in row.items():
@@ -106,8 +108,11 @@ def _write_tar(
 def _add(
     tar: TarWriter, image: LabelledImage, data: bytes, info: ImageInfo, labels: LabelVocabulary
 ) -> tuple[dict[str, Any], Any]:
-    """Add a sample; return its row of the index and the digest, still open, of what surrounds its image."""
-    # Whatever its format: readers of WebDataset want one name for the field, and go by the bytes.
+    """Add a sample; return its row of the index, and the digest of its envelope, which may grow.
+
+    The envelope is everything around the image: headers, padding and JSON.
+    """
+    # Whatever the format: readers of WebDataset expect one name for the field, and look at the bytes.
     header, padding = frame(f"{image.key}.jpg", data)
     description = compact_json(_description(image))
     json_header, json_padding = frame(f"{image.key}.json", description)
@@ -127,24 +132,24 @@ def _add(
     return row, hashlib.sha256(header + behind)
 
 
-def _taken(
+def _read(
     images: Sequence[LabelledImage], policy: ImagePolicy
 ) -> Iterator[tuple[LabelledImage, tuple[bytes, ImageInfo] | Reject]]:
-    """Read and check the pictures, in order; of one that cannot be used there is the reason."""
+    """Read and check images in order; yield the bytes to store and what they are, or why there are none."""
     for image, data in zip(images, read_ahead((image.uri for image in images), MAX_BYTES), strict=True):
         if isinstance(data, storage.UnreadableFile):
-            # Without its address: the raw folder may stand elsewhere next time.
+            # Without the URL: the raw folder may be elsewhere next time, and the reject must be the same.
             reason = str(data).removeprefix(f"{storage.redact_url(image.uri)}: ")
             yield image, _reject(image, data.status, reason)
             continue
         try:
-            yield image, policy.take(data)
+            yield image, policy.apply(data)
         except UnreadableImage as error:
             yield image, _reject(image, error.reason, str(error))
 
 
 def _in_order(plan: ShardPlan, rejects: list[Reject], without: Mapping[str, str]) -> tuple[Reject, ...]:
-    """All that became no sample, in the order of the plan."""
+    """Return all rejects in the order of the plan, with the images that were left out as duplicates."""
     by_key = {reject.key: reject for reject in rejects}
     for image in plan.images:
         if image.key in without:

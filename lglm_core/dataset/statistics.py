@@ -1,6 +1,6 @@
-"""What is in a dataset: its splits, its labels, which of them go together, and how large pictures are.
+"""What is in a dataset: splits, labels, which labels occur together, and how large the images are.
 
-Read from manifest, index and rejects alone; no picture is opened, and no array of pictures × labels is made.
+Only manifest, index and rejects are read: no image is opened, and no array of images × labels is made.
 """
 
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from lglm_core.dataset.reader import Dataset, Split
 from lglm_core.labels.cooccurrence import label_counts
 from lglm_core.labels.vocabulary import LabelVocabulary
-from lglm_core.rooms.manifest import Manifest
+from lglm_core.rooms import DatasetManifest
 
 ROWS_AT_ONCE = 8192
 PAIRED_LABELS = 500  # the most frequent; all pairs of more would take gigabytes
@@ -21,7 +21,7 @@ FEWEST_TOGETHER = 5  # pictures; below, how much more often than by chance two l
 
 @dataclass(frozen=True)
 class Range:
-    """Of some lengths in pixels the least, the median and the most."""
+    """The least, the median and the largest of some lengths, in pixels."""
 
     least: int
     median: float
@@ -30,11 +30,11 @@ class Range:
 
 @dataclass(frozen=True)
 class SplitStatistics:
-    """N pictures of one split, and C labels.
+    """N samples of one split, and C labels.
 
-    ``bytes`` are those of the shards. Per label, ``positives`` counts the pictures that carry it and
-    ``unknown`` those of which nobody said, int64 [C]. Per picture there are ``labels_each``, the number of
-    its labels, and ``widths`` and ``heights`` in pixels, int32 [N].
+    ``bytes`` is the size of the shards. Per label, ``positives`` counts the samples that carry it and
+    ``unknown`` those where it is unknown, int64 [C]. Per sample, ``labels_each`` is the number of its labels,
+    and ``widths`` and ``heights`` are in pixels, int32 [N].
     """
 
     name: str
@@ -48,40 +48,40 @@ class SplitStatistics:
 
     @property
     def samples(self) -> int:
-        """N."""
+        """The number of samples, N."""
         return len(self.labels_each)
 
     @property
     def unlabelled(self) -> int:
-        """How many pictures carry no label."""
+        """The number of samples without a label."""
         return int((self.labels_each == 0).sum())
 
     @property
     def width(self) -> Range | None:
-        """How wide the pictures are, if there is one."""
+        """The widths of the images; None without samples."""
         return _range(self.widths)
 
     @property
     def height(self) -> Range | None:
-        """How high the pictures are, if there is one."""
+        """The heights of the images; None without samples."""
         return _range(self.heights)
 
     @property
     def known(self) -> np.ndarray:
-        """Of how many pictures it is known whether they carry a label, int64 [C]."""
+        """The number of samples where each label is known to be present or absent, int64 [C]."""
         return self.samples - self.unknown
 
     @property
-    def shares(self) -> np.ndarray:
-        """In which share of the pictures each label is, of those where it is known, float64 [C]."""
+    def prevalence(self) -> np.ndarray:
+        """The fraction of samples with each label, of those where it is known, float64 [C]."""
         return self.positives / np.maximum(1, self.known)
 
 
 @dataclass(frozen=True)
 class Twins:
-    """Samples with the same bytes as another one.
+    """Counts of samples with the same bytes as another one.
 
-    Of ``across``, one is in train and the other is not; of ``contradicting``, their labels differ.
+    ``across`` counts pairs of which only one is in train, ``contradicting`` pairs whose labels differ.
     """
 
     across: int
@@ -90,7 +90,7 @@ class Twins:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two labels of ``count`` training pictures; ``lift`` is how many times as often as by chance."""
+    """Two labels that ``count`` training samples share, ``lift`` times as many as by chance."""
 
     first: str
     second: str
@@ -100,10 +100,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Together:
-    """In how many training pictures each two of K labels are, int64 [K, K]; one alone on the diagonal.
+    """How many training samples carry both of two labels, int64 [K, K]; the diagonal counts single labels.
 
-    ``labels`` are the most frequent, and of these the most frequent first; at most ``PAIRED_LABELS``.
-    ``known`` counts the pictures where it is known of both whether they are there, int64 [K, K].
+    ``labels`` are the K most frequent, at most ``PAIRED_LABELS``, the most frequent first. ``known`` counts
+    the samples where both labels are known, int64 [K, K].
     """
 
     labels: tuple[str, ...]
@@ -112,16 +112,16 @@ class Together:
 
     @property
     def expected(self) -> np.ndarray:
-        """How many of the pictures would carry both if labels fell independently, float64 [K, K]."""
-        shares = np.diag(self.counts) / np.maximum(1, np.diag(self.known))
-        return np.outer(shares, shares) * self.known
+        """How many samples would carry both labels if labels were independent, float64 [K, K]."""
+        prevalence = np.diag(self.counts) / np.maximum(1, np.diag(self.known))
+        return np.outer(prevalence, prevalence) * self.known
 
     def most_often(self, limit: int) -> list[Pair]:
-        """Return the pairs that are together in the most pictures; of equals the one with more lift."""
+        """Return the pairs that occur together most often; of equals, the one with more lift."""
         return self._pairs(limit, fewest=1, by_lift=False)
 
     def most_lifted(self, limit: int) -> list[Pair]:
-        """Return the pairs of the highest lift among those of ``FEWEST_TOGETHER`` pictures or more."""
+        """Return the pairs of the highest lift among those with at least ``FEWEST_TOGETHER`` samples."""
         return self._pairs(limit, fewest=FEWEST_TOGETHER, by_lift=True)
 
     def _pairs(self, limit: int, fewest: int, by_lift: bool) -> list[Pair]:
@@ -136,13 +136,13 @@ class Together:
 
 @dataclass(frozen=True)
 class DatasetStatistics:
-    """What :func:`describe` found; ``splits`` are train, val, then others by name.
+    """What :func:`describe` found; ``splits`` are train, val, then the others by name.
 
-    ``rejects`` is the table as it is stored: key, split, source, status, error.
+    ``rejects`` is of REJECTS_SCHEMA.
     """
 
     url: str
-    manifest: Manifest
+    manifest: DatasetManifest
     labels: LabelVocabulary
     splits: tuple[SplitStatistics, ...]
     together: Together
@@ -151,29 +151,27 @@ class DatasetStatistics:
 
     @property
     def train(self) -> SplitStatistics:
-        """The split that every dataset has."""
+        """The statistics of the split train, which every dataset has."""
         return self.splits[0]
 
     @property
     def frequency_order(self) -> np.ndarray:
-        """Columns, int64 [C], the most frequent in training first, then in the next split."""
+        """The columns, the most frequent label in train first, then by the next split, int64 [C]."""
         return np.lexsort([-split.positives for split in reversed(self.splits)])
 
     def rejects_by_status(self) -> dict[str, int]:
-        """Count the rejected pictures, the commonest status first."""
+        """Return the number of rejects by status, the most frequent status first."""
         counted = pc.value_counts(self.rejects.column("status")).to_pylist()
         return {each["values"]: each["counts"] for each in sorted(counted, key=lambda each: -each["counts"])}
 
 
 def describe(dataset: Dataset) -> DatasetStatistics:
-    """Count what is in a dataset, one split after the other, with all labels it was indexed with.
+    """Count what is in a dataset, one split after the other, over all of its labels.
 
     Raises:
         DamageError: a file of the dataset is not as it was written.
     """
-    names = sorted(
-        dataset.manifest.details["splits"], key=lambda name: (name != "train", name != "val", name)
-    )
+    names = sorted(dataset.manifest.splits, key=lambda name: (name != "train", name != "val", name))
     splits = tuple(_describe_split(dataset, dataset.split(name)) for name in names)
     together = _together(dataset.indexed, dataset.split("train"), splits[0])
     return DatasetStatistics(
@@ -182,19 +180,18 @@ def describe(dataset: Dataset) -> DatasetStatistics:
 
 
 def _describe_split(dataset: Dataset, split: Split) -> SplitStatistics:
-    details = dataset.manifest.details
-    shards = [shard for shard in details["shards"] if shard["split"] == split.name]
+    shards = dataset.manifest.shards_of(split.name)
     index = split.index
     positives, unknown = (
         np.bincount(pc.list_flatten(index.column(name)).to_numpy(), minlength=split.indexed)
         for name in ("labels", "unknown")
     )
     for labels, rows in zip(*np.unique(index.column("known").to_numpy(), return_counts=True), strict=True):
-        unknown[labels:] += rows  # labels that came with a later part of the dataset
+        unknown[labels:] += rows  # labels that were added later than the sample
     return SplitStatistics(
         name=split.name,
         shards=len(shards),
-        bytes=sum(shard["bytes"] for shard in shards),
+        bytes=sum(shard.bytes for shard in shards),
         positives=positives,
         unknown=unknown,
         labels_each=pc.list_value_length(index.column("labels")).to_numpy(),

@@ -7,14 +7,11 @@ from typing import BinaryIO
 from lglm_core.errors import InputError
 
 END = bytes(2 * tarfile.BLOCKSIZE)
-LARGEST = 8**11 - 1  # bytes of a member: what eleven octal digits can say
+LARGEST = 8**11 - 1  # bytes of a member: eleven octal digits hold no more
 
 
 class TarWriter:
-    """Writes an archive, and digests it on the way.
-
-    ``size`` is in bytes, so far.
-    """
+    """Writes an archive and digests it on the way; ``size`` counts the bytes written so far."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.size = 0
@@ -22,7 +19,7 @@ class TarWriter:
         self._digest = hashlib.sha256()
 
     def write(self, data: bytes) -> None:
-        """Write the next bytes: of members, each in its :func:`frame`, and last :data:`END`."""
+        """Write the next bytes: the members, each in its :func:`frame`, then :data:`END`."""
         self._file.write(data)
         self._digest.update(data)
         self.size += len(data)
@@ -55,7 +52,7 @@ SUM = sum(OWNER) + sum(TIME) + 8 * ord(" ") + sum(REST)  # a checksum counts its
 
 
 def _header(name: str, size: int) -> bytes:
-    """What tarfile would write for a ustar member without time and owner, at a fraction of its time."""
+    """Return what tarfile writes for a ustar member without time and owner, in a fraction of the time."""
     if size > LARGEST:
         raise InputError(f"{name}: has {size} bytes, a tar takes at most {LARGEST}; leave it out")
     called, length = name.encode("ascii"), b"%011o\0" % size

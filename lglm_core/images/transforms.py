@@ -1,4 +1,4 @@
-"""What happens to decoded pixels before the network sees them, on uint8 tensors."""
+"""Transforms of decoded images: squashing and augmentation of uint8 tensors, and normalisation."""
 
 import math
 from collections.abc import Callable
@@ -18,17 +18,17 @@ OFFSETS = (
     *((down, right) for down in (0.0, 0.5, 1.0) for right in (0.0, 0.5, 1.0)),
     *((down, right) for down in (0.25, 0.75) for right in (0.25, 0.75)),
 )
-MAGNITUDE = 9 / 30  # of RandAugment's operations, as a share of their strongest
+MAGNITUDE = 9 / 30  # of RandAugment's operations, as a fraction of their maximum
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training pictures are varied; every view is flipped left to right half of the time.
+    """How training images are varied; in any case, half of the views are flipped left to right.
 
     Args:
-        crop: Cut a window out before squashing; otherwise squash the whole picture.
-        rand_augment: RandAugment operations per picture; 0: none.
-        cutout: Side of the square that is blanked, as a share of the view's; 0: none.
+        crop: Squash a random window of the image; otherwise the whole image.
+        rand_augment: The number of RandAugment operations per image; 0: none.
+        cutout: The side of the square that is blanked, as a fraction of the view's side; 0: none.
     """
 
     crop: bool = True
@@ -36,10 +36,13 @@ class Augmentation:
     cutout: float = 0.0
 
     def view(self, image: Tensor, size: int, rng: np.random.Generator, out: Tensor | None = None) -> Tensor:
-        """Turn uint8 [3, height, width] into a view of it, uint8 [3, size, size], drawn from *rng* alone.
+        """Return a random view of an image, uint8 [3, size, size].
 
         Args:
-            out: Where to put it, channels last; default: a new tensor.
+            image: uint8 [3, height, width].
+            size: The side of the view, in pixels.
+            rng: The only source of randomness.
+            out: The tensor to write the view into, channels last; default: a new tensor.
         """
         view = squash(multi_scale_crop(image, rng) if self.crop else image, size, out)
         if rng.random() < 0.5:
@@ -50,23 +53,28 @@ class Augmentation:
 
 
 def squash(image: Tensor, size: int, out: Tensor | None = None) -> Tensor:
-    """Resize uint8 [3, height, width] to [3, size, size], bilinear: the field's test view.
+    """Resize an image to a square with bilinear interpolation: the field's view for evaluation.
 
-    This is torchvision's resize with antialiasing, which cannot be told where to put it; without AVX2 that
-    one computes in float, and they differ by at most 1.
+    The result equals torchvision's resize with antialiasing, which has no parameter ``out``. On a CPU without
+    AVX2 torchvision computes in float, and the two differ by at most 1.
 
     Args:
-        out: Where to put it, channels last; default: a new tensor.
+        image: uint8 [3, height, width].
+        size: The side of the square, in pixels.
+        out: The tensor to write the result into, channels last; default: a new tensor.
+
+    Returns:
+        uint8 [3, size, size].
     """
     if out is None:
         out = image.new_empty(size, size, 3).permute(2, 0, 1)
-    image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)  # channels last, as they are decoded
+    image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)  # channels last, as images are decoded
     torch.ops.aten._upsample_bilinear2d_aa.out(image[None], [size, size], False, out=out[None])
     return out
 
 
 def multi_scale_crop(image: Tensor, rng: np.random.Generator) -> Tensor:
-    """Cut a window out of uint8 [3, height, width], at one of the field's scales and offsets.
+    """Return a random window of an image, uint8 [3, height, width], at one of the field's scales and offsets.
 
     Source: MultiScaleCrop of temporal segment networks (Wang et al., ECCV 2016), as the
     multi-label field uses it: sides of 1 to 0.5 times the shorter one, neighbouring scales paired,
@@ -83,9 +91,9 @@ def multi_scale_crop(image: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def rand_augment(image: Tensor, operations: int, rng: np.random.Generator) -> Tensor:
-    """Apply that many of :data:`OPERATIONS`, drawn with replacement, to uint8 [3, height, width].
+    """Apply random :data:`OPERATIONS`, drawn with replacement, to an image, uint8 [3, height, width].
 
-    Each is as strong as :data:`MAGNITUDE` says, in either direction where it has two.
+    Each has the strength :data:`MAGNITUDE`, in a random direction if it has two.
 
     Source: Cubuk et al., NeurIPS 2020, arXiv:1909.13719; operations and ranges are torchvision's.
     """
@@ -95,15 +103,16 @@ def rand_augment(image: Tensor, operations: int, rng: np.random.Generator) -> Te
     return image
 
 
-def cutout(image: Tensor, share: float, rng: np.random.Generator) -> Tensor:
-    """Blank a square of uint8 [3, S, S] with ImageNet's mean colour; return a copy.
+def cutout(image: Tensor, fraction: float, rng: np.random.Generator) -> Tensor:
+    """Return a copy of an image, uint8 [3, S, S], in which a square has ImageNet's mean colour.
 
-    Its side is *share* times S pixels. Its centre is any pixel, so that it may hang over the edge.
+    The square's side is *fraction* times S pixels. Its centre is a random pixel, so the square may extend
+    over the edge.
 
     Source: DeVries & Taylor 2017, arXiv:1708.04552.
     """
     size = image.shape[-1]
-    side = round(share * size)
+    side = round(fraction * size)
     top, left = rng.integers(size, size=2) - side // 2
     image = image.clone()
     square = image[:, max(top, 0) : top + side, max(left, 0) : left + side]
@@ -112,29 +121,28 @@ def cutout(image: Tensor, share: float, rng: np.random.Generator) -> Tensor:
 
 
 def _shear(image: Tensor, x: float = 0.0, y: float = 0.0) -> Tensor:
-    """Move what lies d pixels below the top left by *x* d to the left, or d to its right by *y* d up."""
+    """Shear around the top left corner: shift row d by *x* d to the left, and column d by *y* d up."""
     degrees = [math.degrees(math.atan(slope)) for slope in (x, y)]
     return F.affine(image, 0.0, [0, 0], 1.0, degrees, fill=MEAN_COLOUR, center=[0, 0])
 
 
 def _translate(image: Tensor, x: float = 0.0, y: float = 0.0) -> Tensor:
-    """Move to the right by *x* and down by *y*, shares of the sides, in whole pixels."""
+    """Move to the right by *x* and down by *y*, fractions of the sides, in whole pixels."""
     height, width = image.shape[-2:]
     return F.affine(image, 0.0, [int(x * width), int(y * height)], 1.0, [0.0, 0.0], fill=MEAN_COLOUR)
 
 
 def _contrast(image: Tensor, factor: float) -> Tensor:
-    """Blend with the mean grey, as torchvision's adjust_contrast does.
+    """Blend with the mean grey, like torchvision's adjust_contrast.
 
-    That one's mean is a float32 sum, whose last bit depends on how many threads took part in it; this one
-    is exact.
+    torchvision's mean is a float32 sum, whose last bit depends on the number of threads; this one is exact.
     """
     grey = F.rgb_to_grayscale(image).double().mean().float()
     return image.mul(factor).add_(grey, alpha=1 - factor).clamp_(0, 255).to(torch.uint8)
 
 
-# Each takes uint8 [3, height, width] and a level of -1 to 1, where 0 is the weakest; those that have one
-# direction only ignore the sign.
+# Each operation takes uint8 [3, height, width] and a level from -1 to 1; 0 is the weakest. Operations with
+# only one direction ignore the sign.
 OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "identity": lambda image, level: image,
     "shear x": lambda image, level: _shear(image, x=0.3 * level),
@@ -155,10 +163,10 @@ OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a model expects of its pictures: the square's side in pixels, channel means and deviations."""
+    """The form of image that a model expects: side of the square in pixels, channel means and deviations."""
 
     image_size: int
-    mean: tuple[float, ...] = IMAGENET_MEAN  # which torchvision's weights expect
+    mean: tuple[float, ...] = IMAGENET_MEAN  # as torchvision's weights expect
     std: tuple[float, ...] = IMAGENET_STD
 
     def normalise(self, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Label vectors from the labels alone: which go together in the training split.
+"""Label vectors from co-occurrence: which labels appear together in the training split.
 
 Source: Levy and Goldberg, NeurIPS 2014: word vectors factorise a matrix of pointwise mutual information.
 """
@@ -15,7 +15,7 @@ ROWS_AT_ONCE = 8192
 
 
 def label_counts(targets: np.ndarray) -> np.ndarray:
-    """In how many pictures two labels are together, int64 [C, C]; on the diagonal, a label at all.
+    """Count the pictures that show two labels together, int64 [C, C]; the diagonal counts each label alone.
 
     Args:
         targets: [N, C] of 1, 0, -1; only 1 counts.
@@ -23,20 +23,20 @@ def label_counts(targets: np.ndarray) -> np.ndarray:
     labels = targets.shape[1]
     counts = np.zeros((labels, labels), dtype=np.int64)
     for start in range(0, len(targets), ROWS_AT_ONCE):
-        # Exact in float32 for so few rows, and many times as fast as integers.
+        # float32 is exact for so few rows, and many times as fast as integers.
         present = (targets[start : start + ROWS_AT_ONCE] == 1).astype(np.float32)
         counts += (present.T @ present).astype(np.int64)
     return counts
 
 
 def ppmi(targets: np.ndarray) -> np.ndarray:
-    """Positive pointwise mutual information of labels, in nats, [C, C].
+    """Compute the positive pointwise mutual information (PPMI) of labels, in nats, float64 [C, C].
 
     Args:
         targets: [N, C] of 1, 0, -1; only 1 counts.
 
     Returns:
-        max(0, log(p(i, j) / (p(i) p(j)))); a label that never occurs has zeros.
+        max(0, log(p(i, j) / (p(i) p(j)))); zeros for a label that never occurs.
     """
     together = label_counts(targets).astype(np.float64)
     alone = np.diag(together)
@@ -50,33 +50,37 @@ def cooccurrence_embeddings(labels: LabelVocabulary, targets: np.ndarray) -> Lab
 
     Args:
         labels: C names.
-        targets: Those of the training split, [N, C].
+        targets: The training split's targets, [N, C] of 1, 0, -1.
+
+    Returns:
+        Vectors of min(C, 300) numbers; a label that never occurs has zeros.
     """
     u, singular, _ = np.linalg.svd(ppmi(targets), hermitian=True)
     width = min(len(labels), MAX_WIDTH)
     vectors = u[:, :width] * np.sqrt(singular[:width])
-    # The sign of each singular vector is free; fix it, so that every machine gives the same one.
+    # The sign of each singular vector is arbitrary; fix it, so that every machine gives the same one.
     vectors *= np.where(vectors[np.abs(vectors).argmax(axis=0), np.arange(width)] < 0, -1.0, 1.0)
     occurs = (targets == 1).any(axis=0)
     return LabelEmbeddings(
         labels=labels,
         vectors=vectors.astype(np.float32),
-        words=tuple((label,) if there else () for label, there in zip(labels, occurs, strict=True)),
-        missing=tuple(() if there else (label,) for label, there in zip(labels, occurs, strict=True)),
-        origin=tuple("ppmi" if there else "zero" for there in occurs),
+        words=tuple((label,) if found else () for label, found in zip(labels, occurs, strict=True)),
+        missing=tuple(() if found else (label,) for label, found in zip(labels, occurs, strict=True)),
+        origin=tuple("ppmi" if found else "zero" for found in occurs),
         source="ppmi",
     )
 
 
 def fill_by_cooccurrence(embeddings: LabelEmbeddings, targets: np.ndarray) -> LabelEmbeddings:
-    """Give labels without a vector the mean of those they go together with, weighted by their PPMI.
+    """Fill labels without a vector with the PPMI-weighted mean of the labels they occur together with.
 
-    The mean is of vectors that words gave, so it lies in their space. A label that goes together with none
-    keeps its zeros. The labels it came from become its words, those of most weight first.
+    Only vectors that come from words are averaged, so the mean lies in the space of word vectors. A label
+    that occurs together with no such label keeps its zeros. A filled label's ``words`` are the labels in its
+    mean, the heaviest first.
 
     Args:
-        embeddings: Of C labels; those of origin ``zero`` are filled.
-        targets: Those of the training split, [N, C] of 1, 0, -1.
+        embeddings: Vectors of C labels; the labels of origin ``zero`` are filled.
+        targets: The training split's targets, [N, C] of 1, 0, -1.
     """
     empty = np.array([origin == "zero" for origin in embeddings.origin])
     weights = np.where(empty, 0.0, ppmi(targets))

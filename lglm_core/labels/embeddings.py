@@ -1,4 +1,4 @@
-"""Label embeddings: one vector per label, with a record of what it came from."""
+"""Label embeddings: one vector per label, with a record of what it was made from."""
 
 import os
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ from lglm_core.rooms.canonical import digest
 
 FILE = "label_embeddings.parquet"
 COLUMNS = ("label", "words", "missing", "vector", "origin")
-LOST_NAMED = 5
+MAX_NAMED = 5  # labels without a vector that a message names with their closest matches
 
 
 @dataclass(frozen=True)
 class LabelEmbeddings:
-    """Vectors float32 [C, d] in column order of *labels*.
+    """One vector per label, ``vectors`` float32 [C, d] in the column order of ``labels``.
 
-    ``words`` and ``missing`` say, per label, which words gave the vector and which the source does not
-    hold. ``source`` is ``glove``, ``vectors`` (ready-made) or ``ppmi``; the latter belong to one dataset
-    alone. ``origin`` says the same of each label, or ``alias`` (GloVe's, of other words than its name),
-    ``cooccurrence`` (the mean of the labels in ``words``, with which it goes together in the training
-    split) or ``zero``.
+    For each label, ``words`` are the words that its vector was made from and ``missing`` the words that the
+    source does not hold. ``source`` is ``glove``, ``vectors`` (ready-made) or ``ppmi``, which is valid for
+    one dataset only. ``origin`` tells for each label where its vector comes from: the source; ``alias``
+    (GloVe vectors of other words than the name); ``cooccurrence`` (the mean of the labels in ``words``, with
+    which it occurs together in the training split); or ``zero`` (it has none).
     """
 
     labels: LabelVocabulary
@@ -37,11 +37,11 @@ class LabelEmbeddings:
 
     @property
     def digest(self) -> str:
-        """The sha256 over label names and vectors."""
+        """Return the sha256 of label names and vectors."""
         return digest([self.labels.digest, digest(np.ascontiguousarray(self.vectors, dtype="<f4").tobytes())])
 
     def save(self, url: str | os.PathLike[str]) -> None:
-        """Write the table ``label, words, missing, vector, origin`` as a Parquet file at *url*."""
+        """Write a Parquet file with the columns ``label, words, missing, vector, origin`` to *url*."""
         width = self.vectors.shape[1]
         flat = pa.array(self.vectors.astype(np.float32).ravel())
         table = pa.table(
@@ -58,34 +58,40 @@ class LabelEmbeddings:
 
     @classmethod
     def load(cls, url: str | os.PathLike[str]) -> "LabelEmbeddings":
-        """Read what :meth:`save` wrote; refuse a file whose content is not what its digest says.
+        """Read a file that :meth:`save` wrote.
 
-        One that an earlier lglm wrote has no column ``origin``; it follows from the source.
+        Files of earlier versions have no column ``origin``; it is derived from the source.
+
+        Raises:
+            InputError: The file is no such table, or its vectors do not match its digest.
         """
         url = os.fspath(url)
         table = storage.read_parquet(url)
         metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
         columns = tuple(table.column_names)
         if columns not in (COLUMNS, COLUMNS[:-1]) or "digest" not in metadata:
-            raise InputError(f"{url}: not a table of label embeddings; lglm label-embeddings writes one")
+            raise InputError(
+                f"{url}: not a table of label embeddings; found the columns {', '.join(columns) or 'none'}, "
+                f"expected {', '.join(COLUMNS)} and a digest; make the label embeddings again"
+            )
         width = table.schema.field("vector").type.list_size
         vectors = table.column("vector").combine_chunks().flatten().to_numpy().reshape(-1, width)
         source, words = metadata["source"], tuple(map(tuple, table.column("words").to_pylist()))
-        untold = [source if used else "zero" for used in words]
+        derived = [source if used else "zero" for used in words]
         embeddings = cls(
             labels=LabelVocabulary(table.column("label").to_pylist()),
             vectors=vectors,
             words=words,
             missing=tuple(map(tuple, table.column("missing").to_pylist())),
-            origin=tuple(table.column("origin").to_pylist() if columns == COLUMNS else untold),
+            origin=tuple(table.column("origin").to_pylist() if columns == COLUMNS else derived),
             source=source,
         )
         if embeddings.digest != metadata["digest"]:
-            raise InputError(f"{url}: its vectors are not those its digest was made of; make it again")
+            raise InputError(f"{url}: its vectors do not match its digest; make the label embeddings again")
         return embeddings
 
     def only(self, labels: LabelVocabulary) -> "LabelEmbeddings":
-        """Return the vectors of *labels* alone, all of which must be here, in their order."""
+        """Return the embeddings of *labels* alone, in their order; each must have a vector here."""
         columns = [self.labels.column(name) for name in labels]
         return LabelEmbeddings(
             labels,
@@ -98,40 +104,46 @@ class LabelEmbeddings:
 
     @property
     def learned_from_pictures(self) -> bool:
-        """Whether any vector depends on which pictures of one dataset show which labels."""
+        """Tell whether any vector was learned from the labels of one dataset's pictures."""
         return not {"ppmi", "cooccurrence"}.isdisjoint(self.origin)
 
     def learned_from(self, name: str) -> str | None:
-        """Return a label whose vector depends on which pictures show *name*; None where no vector does."""
+        """Return a label whose vector was learned from the pictures that show *name*, or None."""
         for label, words, origin in zip(self.labels, self.words, self.origin, strict=True):
-            # One decomposition makes all PPMI vectors; a mean is made of the labels that it names.
+            # Every label shapes all PPMI vectors, but only the labels it names shape a mean.
             if origin == "ppmi" or (origin == "cooccurrence" and name in (label, *words)):
                 return label
         return None
 
     def check_labels(self, labels: LabelVocabulary, url: str, of: str) -> None:
-        """Refuse vectors of another vocabulary, naming the first label that differs."""
+        """Raise an InputError if *labels* is another vocabulary, naming the first label that differs.
+
+        Args:
+            labels: The vocabulary expected.
+            url: Where these embeddings are, for the message.
+            of: Whose vocabulary *labels* is, for the message.
+        """
         if self.labels == labels:
             return
         differing = next(
             (
-                f"{theirs!r} stands where {ours!r} does"
-                for theirs, ours in zip(self.labels, labels, strict=False)
-                if theirs != ours
+                f"{found!r} is in the place of {expected!r}"
+                for found, expected in zip(self.labels, labels, strict=False)
+                if found != expected
             ),
-            f"{len(self.labels)} labels against {len(labels)}",
+            f"{len(self.labels)} labels instead of {len(labels)}",
         )
         raise InputError(
             f"{url}: label embeddings of another vocabulary than {of}: {differing}; "
-            "run lglm label-embeddings for this one"
+            "make the label embeddings for this dataset"
         )
 
 
-def with_closest(lost: Sequence[str], closest: Sequence[Sequence[str]]) -> str:
-    """Name labels without a vector, those for which *closest* holds what is like them; count the rest."""
+def name_with_closest(labels: Sequence[str], closest: Sequence[Sequence[str]]) -> str:
+    """List labels in a message, each with its closest matches; labels beyond *closest* are counted."""
     named = [
-        f"{label!r}" + (f" (closest: {', '.join(close)})" if close else "")
-        for label, close in zip(lost, closest, strict=False)
+        f"{label!r}" + (f" (closest: {', '.join(matches)})" if matches else "")
+        for label, matches in zip(labels, closest, strict=False)
     ]
-    rest = len(lost) - len(named)
+    rest = len(labels) - len(named)
     return ", ".join(named) + (f" and {rest} more labels" if rest else "")

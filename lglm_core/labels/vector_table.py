@@ -1,4 +1,4 @@
-"""Ready-made label vectors: a table of names and numbers, read by name and never by position."""
+"""Ready-made label vectors, read from a Parquet, JSON or CSV table and matched to labels by name."""
 
 import csv
 import difflib
@@ -12,54 +12,55 @@ import pyarrow as pa
 
 from lglm_core import storage
 from lglm_core.errors import InputError
-from lglm_core.labels.embeddings import LOST_NAMED, LabelEmbeddings, with_closest
+from lglm_core.labels.embeddings import MAX_NAMED, LabelEmbeddings, name_with_closest
 from lglm_core.labels.vocabulary import LabelVocabulary
 
-Row = tuple[str, str, Any]  # where it stands, its name, its numbers
+Row = tuple[str, str, Any]  # its place in the file for messages, its name, its numbers
 
 
 def ready_made_embeddings(labels: LabelVocabulary, url: str) -> tuple[LabelEmbeddings, int]:
-    """Take each label's vector from the row of its name.
+    """Take each label's vector from the row with the label's name.
 
     Args:
         labels: The names to embed.
-        url: A file: ``.parquet`` with columns ``label`` and ``vector``, such as that of a label embeddings
-            room; ``.json``, an object of lists of numbers; or ``.csv``, a column ``label`` and one a number.
+        url: A ``.parquet`` file with the columns ``label`` and ``vector``, such as a label embeddings room
+            holds; a ``.json`` file, one object from names to lists of numbers; or a ``.csv`` file whose first
+            column is ``label`` and whose other columns hold one number each.
 
     Returns:
-        The embeddings, and how many rows are of no label.
+        The embeddings, and the number of rows that belong to no label.
 
     Raises:
-        InputError: a label without a row, a name given twice, rows of different widths, or numbers that are
-            none or not finite in float32.
+        InputError: A label has no row, a name is given twice, rows differ in width, or a vector holds
+            something other than numbers that are finite in float32.
     """
     vectors = _read(url)
-    if lost := [label for label in labels if label not in vectors]:
-        closest = [difflib.get_close_matches(label, vectors, 2) for label in lost[:LOST_NAMED]]
+    if without := [label for label in labels if label not in vectors]:
+        closest = [difflib.get_close_matches(label, vectors, 2) for label in without[:MAX_NAMED]]
         raise InputError(
-            f"{storage.redact_url(url)}: holds no vector of {with_closest(lost, closest)}; "
+            f"{storage.redact_url(url)}: holds no vector of {name_with_closest(without, closest)}; "
             "every label needs one, by its name"
         )
-    there = [bool(vectors[label].any()) for label in labels]
+    nonzero = [bool(vectors[label].any()) for label in labels]
     embeddings = LabelEmbeddings(
         labels,
         np.stack([vectors[label] for label in labels]),
-        words=tuple((label,) if given else () for label, given in zip(labels, there, strict=True)),
-        missing=tuple(() if given else (label,) for label, given in zip(labels, there, strict=True)),
-        origin=tuple("vectors" if given else "zero" for given in there),
+        words=tuple((label,) if given else () for label, given in zip(labels, nonzero, strict=True)),
+        missing=tuple(() if given else (label,) for label, given in zip(labels, nonzero, strict=True)),
+        origin=tuple("vectors" if given else "zero" for given in nonzero),
         source="vectors",
     )
     return embeddings, len(vectors) - len(labels)
 
 
 def _read(url: str) -> dict[str, np.ndarray]:
-    """Read all vectors by name, float32 of one width."""
+    """Read a file's vectors into a dict from name to vector, float32 [d], all of one width."""
     vectors: dict[str, np.ndarray] = {}
     first = ""
     for place, name, numbers in _rows(url):
         where = f"{place} ({name!r})"
         if name in vectors:
-            raise InputError(f"{where}: this name is given twice; which of its vectors counts is not clear")
+            raise InputError(f"{where}: this name is given twice; keep the row that counts")
         vectors[name] = _vector(where, numbers)
         first = first or where
         width, expected = len(vectors[name]), len(next(iter(vectors.values())))
@@ -95,9 +96,9 @@ def _rows(url: str) -> Iterator[Row]:
 
 def _parquet_rows(data: bytes, url: str) -> Iterator[Row]:
     table = storage.parse_parquet(data, url)
-    _refuse_seen_in_pictures(table, url)
-    for name, is_it, expected in (("label", _is_text, "text"), ("vector", _is_list, "lists")):
-        if name not in table.column_names or not is_it(table.schema.field(name).type):
+    _refuse_learned_from_pictures(table, url)
+    for name, has_type, expected in (("label", _is_text, "text"), ("vector", _is_list, "lists")):
+        if name not in table.column_names or not has_type(table.schema.field(name).type):
             found = ", ".join(f"{field.name} ({field.type})" for field in table.schema)
             raise InputError(
                 f"{storage.redact_url(url)}: no column {name!r} of {expected}; found {found or 'none'}"
@@ -120,13 +121,13 @@ def _is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
-def _refuse_seen_in_pictures(table: pa.Table, url: str) -> None:
-    """Refuse, of our own tables, vectors that one dataset's pictures gave: they belong to it alone."""
+def _refuse_learned_from_pictures(table: pa.Table, url: str) -> None:
+    """Raise an InputError if our own table holds vectors from a dataset's labels: they fit that one only."""
     origins = set(table.column("origin").to_pylist()) if "origin" in table.column_names else set()
     if (table.schema.metadata or {}).get(b"source") == b"ppmi" or "cooccurrence" in origins:
         raise InputError(
             f"{storage.redact_url(url)}: holds vectors from the co-occurrence of labels in one dataset; "
-            "make them for this one by --oov cooccurrence, or without --vectors"
+            "make them for this one by `oov` cooccurrence, or without `vectors`"
         )
 
 

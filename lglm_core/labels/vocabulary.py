@@ -1,4 +1,4 @@
-"""The label vocabulary: names and the columns they stand in."""
+"""The label vocabulary: the names of a model's or dataset's labels, in column order."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,9 +10,15 @@ from lglm_core.errors import InputError
 from lglm_core.rooms.canonical import digest, to_json
 from lglm_core.rooms.manifest import parse_json
 
+NAMES_SHOWN = 3  # labels in a repr
+
 
 class LabelVocabulary(Sequence[str]):
-    """An ordered set of label names; the only place that knows which column a name has."""
+    """An ordered set of label names: the one authority on which column belongs to which label.
+
+    Raises:
+        InputError: A name is given twice, or there are fewer than two.
+    """
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = tuple(names)
@@ -43,17 +49,25 @@ class LabelVocabulary(Sequence[str]):
     def __hash__(self) -> int:
         return hash(self.names)
 
+    def __repr__(self) -> str:
+        more = ", …" if len(self) > NAMES_SHOWN else ""
+        return f"LabelVocabulary({len(self)} labels: {', '.join(map(repr, self[:NAMES_SHOWN]))}{more})"
+
     def column(self, name: str) -> int:
-        """Return the column of *name*; raises KeyError for a name that is none of ours."""
+        """Return the column of *name*.
+
+        Raises:
+            KeyError: The vocabulary has no such label.
+        """
         return self._columns[name]
 
     def columns(self, names: Iterable[str]) -> list[int]:
-        """Return the columns of *names*, ascending."""
+        """Return the columns of *names*, in ascending order."""
         return sorted(self._columns[name] for name in names)
 
     @cached_property
     def digest(self) -> str:
-        """The sha256 over names in order: two vocabularies agree when it does."""
+        """Return the sha256 of the names in order; it is equal for equal vocabularies only."""
         return digest(list(self.names))
 
     def save(self, url: str | os.PathLike[str]) -> None:
@@ -62,22 +76,22 @@ class LabelVocabulary(Sequence[str]):
 
     @classmethod
     def load(cls, url: str | os.PathLike[str]) -> "LabelVocabulary":
-        """Read what :meth:`save` wrote."""
+        """Read a file that :meth:`save` wrote."""
         url = os.fspath(url)
         return cls.parse(storage.read_bytes(url), url)
 
     @classmethod
     def parse(cls, data: bytes, url: str) -> "LabelVocabulary":
-        """Turn the bytes of such a file into a vocabulary; *url* is for the error."""
+        """Parse the bytes of a file that :meth:`save` wrote; *url* is for the error message."""
         names = parse_json(data, url)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise InputError(f"{url}: expected a JSON list of label names")
-        return cls.found(names, url)
+        return cls.from_names(names, url)
 
     @classmethod
-    def found(cls, names: Iterable[str], url: str) -> "LabelVocabulary":
-        """Make a vocabulary of names found in a file; *url* is for the error."""
+    def from_names(cls, names: Iterable[str], where: str) -> "LabelVocabulary":
+        """Make a vocabulary of names that were found at *where*, which error messages begin with."""
         try:
             return cls(names)
         except InputError as error:
-            raise InputError(f"{url}: {error}") from error
+            raise InputError(f"{where}: {error}") from error

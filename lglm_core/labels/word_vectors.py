@@ -1,6 +1,6 @@
-"""Files of word vectors in GloVe's text format: one word and its numbers per line.
+"""Reader of word vectors in GloVe's text format: one word and its numbers per line.
 
-Read as a stream: what is kept does not grow with the vocabulary.
+Files are read as streams, so that memory does not grow with the file's vocabulary.
 """
 
 import heapq
@@ -16,20 +16,20 @@ import numpy as np
 from lglm_core.errors import InputError
 from lglm_core.storage.compressed import open_unpacked
 
-LONGEST_LINE = 1 << 20  # bytes; what is longer is cut, and then ragged
-ALIKE = 0.6  # difflib's own bar
+MAX_LINE_BYTES = 1 << 20  # a longer line is cut, and then refused for its number of entries
+MIN_SIMILARITY = 0.6  # difflib's own cutoff
 
 
 def read_vectors(url: str, wanted: Collection[str]) -> dict[str, np.ndarray]:
     """Read the vectors of the *wanted* words that a file holds, float64 [d] each.
 
     Args:
-        url: A text file, also packed (:func:`lglm_core.storage.compressed.open_unpacked`).
-        wanted: Words without spaces, in NFC; the file may have them otherwise.
+        url: A text file, plain or compressed (:func:`lglm_core.storage.compressed.open_unpacked`).
+        wanted: Words without spaces, in NFC; the file may use another normal form.
 
     Raises:
-        InputError: a line with more or fewer numbers than the first, or a wanted word's that are none or not
-            finite in float32.
+        InputError: A line has more or fewer numbers than the first, or the vector of a wanted word holds
+            something other than numbers that are finite in float32.
     """
     encoded = {word.encode() for word in wanted}
     found: dict[str, np.ndarray] = {}
@@ -42,9 +42,14 @@ def read_vectors(url: str, wanted: Collection[str]) -> dict[str, np.ndarray]:
 
 
 def closest_words(url: str, wanted: Sequence[Collection[str]], count: int = 2) -> list[list[str]]:
-    """For each of *wanted*, find the words of a file that are most like one of its words, the best first.
+    """For each group of words in *wanted*, find the file's most similar words, the best first.
 
-    Reads the whole file again, so that whoever misses nothing keeps no words in memory.
+    Args:
+        url: A file as :func:`read_vectors` takes.
+        wanted: Groups of words; a word of the file is as similar to a group as to the group's closest word.
+        count: The number of words to return for each group, at most.
+
+    This reads the whole file a second time, so that :func:`read_vectors` need not keep its words in memory.
     """
     searches = [_Closest(words, count) for words in wanted]
     with open_unpacked(url) as (name, text):
@@ -55,11 +60,11 @@ def closest_words(url: str, wanted: Sequence[Collection[str]], count: int = 2) -
 
 
 class _Closest:
-    """The *count* words most like one of *targets*, of those that are offered; of equals the earlier."""
+    """Keeps the *count* offered words most similar to one of *targets*; an earlier word wins a tie."""
 
     def __init__(self, targets: Collection[str], count: int) -> None:
         self._count = count
-        # Comparing is slow: only words that begin alike are.
+        # Comparing is slow, so only words with the same first byte are compared.
         self._matchers = [(target.encode()[:1], SequenceMatcher(None, "", target)) for target in targets]
         self._initials = {initial for initial, _ in self._matchers}
         self._best: list[tuple[float, int, str]] = []
@@ -67,11 +72,11 @@ class _Closest:
     def offer(self, number: int, word: bytes) -> None:
         if word[:1] not in self._initials:
             return
-        likeness = max(
-            _likeness(matcher, word.decode()) for initial, matcher in self._matchers if word[:1] == initial
+        similarity = max(
+            _similarity(matcher, word.decode()) for initial, matcher in self._matchers if word[:1] == initial
         )
-        if likeness >= ALIKE:
-            heapq.heappush(self._best, (likeness, -number, word.decode()))
+        if similarity >= MIN_SIMILARITY:
+            heapq.heappush(self._best, (similarity, -number, word.decode()))
             if len(self._best) > self._count:
                 heapq.heappop(self._best)
 
@@ -80,22 +85,26 @@ class _Closest:
         return [word for _, _, word in sorted(self._best, reverse=True)]
 
 
-def _likeness(matcher: SequenceMatcher[str], word: str) -> float:
-    """The ratio of difflib, or 0 where cheaper bounds tell that it is below :data:`ALIKE`."""
+def _similarity(matcher: SequenceMatcher[str], word: str) -> float:
+    """Return difflib's ratio, or 0 if cheaper upper bounds lie below :data:`MIN_SIMILARITY`."""
     matcher.set_seq1(word)
-    may_be = matcher.real_quick_ratio() >= ALIKE and matcher.quick_ratio() >= ALIKE
-    return matcher.ratio() if may_be else 0.0
+    bounds = (matcher.real_quick_ratio, matcher.quick_ratio)
+    return matcher.ratio() if all(bound() >= MIN_SIMILARITY for bound in bounds) else 0.0
 
 
 def _entries(name: str, text: BufferedReader) -> Iterator[tuple[int, bytes, bytes]]:
-    """Every line's number, word in NFC and numbers, as bytes; refuse what is ragged, and what is no text."""
+    """Yield each line's number, its word in NFC and its numbers, the last two as bytes.
+
+    Raises:
+        InputError: The file is empty or not UTF-8 text, or its lines differ in width.
+    """
     width = 0
     try:
-        for number, line in enumerate(iter(partial(text.readline, LONGEST_LINE), b""), start=1):
+        for number, line in enumerate(iter(partial(text.readline, MAX_LINE_BYTES), b""), start=1):
             width = width or _width(name, line)
             if line.count(b" ") == width:
                 word, _, numbers = line.partition(b" ")
-            elif _is_end(line, text):
+            elif _only_empty_lines_follow(line, text):
                 break
             else:
                 word, numbers = _split_longer(f"{name}, line {number}", line, width)
@@ -111,7 +120,11 @@ def _entries(name: str, text: BufferedReader) -> Iterator[tuple[int, bytes, byte
 
 
 def _width(name: str, line: bytes) -> int:
-    """The width of the first line; refuse word2vec's header, and a width other than the name says."""
+    """Return the number of numbers in the first line.
+
+    Raises:
+        InputError: The line is a header like word2vec's, or its width is not the one in the file's name.
+    """
     entries = line.decode().rstrip("\r\n").split(" ")
     width = len(entries) - 1
     if width < 2:
@@ -124,14 +137,18 @@ def _width(name: str, line: bytes) -> int:
     return width
 
 
-def _is_end(line: bytes, text: BufferedReader) -> bool:
-    """Tell whether nothing but empty lines follows one that is empty."""
-    following = iter(partial(text.readline, LONGEST_LINE), b"")
+def _only_empty_lines_follow(line: bytes, text: BufferedReader) -> bool:
+    """Tell whether this line and all lines after it are empty."""
+    following = iter(partial(text.readline, MAX_LINE_BYTES), b"")
     return not line.strip() and not any(rest.strip() for rest in following)
 
 
 def _split_longer(where: str, line: bytes, width: int) -> tuple[bytes, bytes]:
-    """Split a line whose word has spaces in it, as some of glove.840B have; refuse a ragged one."""
+    """Split a line into word and numbers if its word has spaces in it, as some in glove.840B have.
+
+    Raises:
+        InputError: The line has fewer numbers than *width*, or more.
+    """
     entries = line.decode().rstrip("\r\n").split(" ")
     surplus = len(entries) - 1 - width
     if surplus < 0 or _is_number(entries[surplus]):
@@ -153,7 +170,7 @@ def _vector(where: str, word: str, numbers: bytes) -> np.ndarray:
     except ValueError as error:
         raise InputError(f"{where}: the vector of {word!r} is not all numbers ({error})") from error
     with np.errstate(over="ignore"):
-        finite = np.isfinite(vector.astype(np.float32)).all()  # as label vectors are kept
+        finite = np.isfinite(vector.astype(np.float32)).all()  # the type of label vectors
     if not finite:
         raise InputError(f"{where}: the vector of {word!r} is not finite in float32")
     return vector

@@ -1,7 +1,6 @@
-"""Batches of decoded pictures for one worker, decoded ahead by threads.
+"""The loader: batches of decoded images for one worker, decoded in advance by threads.
 
-torchvision's decoder and resize release the GIL, so threads serve and nothing is copied between
-processes.
+torchvision's decoder and resize release the GIL, so threads suffice and no image is copied between processes.
 """
 
 from collections import deque
@@ -21,15 +20,16 @@ from lglm_core.images.transforms import Augmentation, squash
 from lglm_core.loading.order import BatchSlice, batch_slices, epoch_order, steps_per_epoch
 
 BATCHES_AHEAD = 3
-MOST_AT_ONCE = 4  # pictures that a thread is handed; each time costs the decoding threads a turn
+MAX_IMAGES_PER_TASK = 4  # several, because each task briefly holds up the decoding threads
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One worker's part of a global batch.
+    """One worker's slice of a global batch.
 
     images: uint8 [b, 3, S, S]; targets: int8 [b, C] of 1, 0, -1 (unknown); weights: float32 [b], 0 for
-    padding; total_weight: real samples in the global batch, over all workers; rows: int64 [b] of the split.
+    padding; total_weight: the number of samples in the global batch, over all workers and without padding;
+    rows: int64 [b], the samples' rows in the split.
     """
 
     images: Tensor
@@ -41,9 +41,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class LoaderState:
-    """Where in which dataset's training a loader is: the samples of *epoch* before *position* are done.
+    """The position of a loader in training: the samples of *epoch* before *position* are done.
 
-    It tells of all workers together, and holds for any number of them and any batch size.
+    It is the same for all workers, and valid for any number of workers and any batch size. *fingerprint*
+    is the dataset's.
     """
 
     fingerprint: str
@@ -53,25 +54,25 @@ class LoaderState:
 
 @dataclass(frozen=True, kw_only=True)
 class Loader:
-    """Reads a split in a pure order; *rank* of *world_size* takes its share of every global batch.
+    """Reads a split in a reproducible order, as worker *rank* of *world_size*.
 
-    What it yields are :class:`Batch`: of b = ⌈batch_size / world_size⌉ samples each, also the last, which is
-    filled up with samples of weight 0.
+    It yields a :class:`Batch` per global batch: this worker's slice of b = ⌈batch_size / world_size⌉ samples.
+    Slices that would be shorter are padded with samples of weight 0.
 
     Args:
-        split: What :meth:`Dataset.split` returns.
-        fingerprint: The dataset's, ``dataset.manifest.fingerprint``: on it and *seed* the order depends.
-        image_size: The side S of the square that pictures are given in, in pixels.
-        batch_size: Samples in a global batch, that of all workers together.
-        seed: Of the order, and of the random views.
+        split: A split, as :meth:`Dataset.split` returns it.
+        fingerprint: The dataset's fingerprint, ``dataset.manifest.fingerprint``, which seeds the order.
+        image_size: The side S of the square that images are resized to, in pixels.
+        batch_size: The number of samples in a global batch, over all workers.
+        seed: The seed of the order and of the random views.
         rank: This worker's number, from 0.
-        world_size: How many workers there are.
-        threads: That decode pictures, in this worker.
-        augmentation: How pictures are varied in training; in order they are as they are.
-        pin: Give the pictures in pinned memory, from which they are copied to a GPU while it computes.
+        world_size: The number of workers.
+        threads: The number of threads that decode images in this worker.
+        augmentation: How images are varied in training; :meth:`in_order` does not vary them.
+        pin: Put images in pinned memory, so that they can be copied to a GPU while it computes.
 
     Raises:
-        InputError: a size or number that makes no sense, or a split's name in place of the split.
+        InputError: A size or number is out of range, or *split* is the name of a split.
     """
 
     split: Split
@@ -87,33 +88,34 @@ class Loader:
 
     def __post_init__(self) -> None:
         if isinstance(self.split, str):
-            raise InputError(f"split {self.split!r} is a name; give dataset.split({self.split!r})")
+            raise InputError(f"`split` {self.split!r} is a name; give dataset.split({self.split!r})")
         for name in ("image_size", "batch_size", "world_size", "threads"):
             if getattr(self, name) < 1:
-                raise InputError(f"{name} {getattr(self, name)}: 1 or more was expected")
+                raise InputError(f"`{name}` {getattr(self, name)}: 1 or more was expected")
         if not 0 <= self.rank < self.world_size:
             raise InputError(
-                f"rank {self.rank}: with world_size {self.world_size}, ranks are 0 to {self.world_size - 1}"
+                f"`rank` {self.rank}: with `world_size` {self.world_size}, "
+                f"ranks are 0 to {self.world_size - 1}"
             )
 
     @property
     def steps(self) -> int:
-        """Global batches in one epoch."""
+        """The number of global batches in one epoch."""
         return steps_per_epoch(len(self.split), self.batch_size)
 
     def training_epoch(self, epoch: int) -> Iterator[Batch]:
-        """Every sample once, in the epoch's own order, each in a random view."""
+        """Yield every sample once, in the order of the epoch, each in a random view."""
         return self.resume(LoaderState(self.fingerprint, epoch, 0))
 
     def state(self, epoch: int, steps: int) -> LoaderState:
-        """Return where training is after *steps* batches of an epoch that was begun at its beginning."""
+        """Return the loader's state after the first *steps* batches of an epoch."""
         return LoaderState(self.fingerprint, epoch, min(steps * self.batch_size, len(self.split)))
 
     def resume(self, state: LoaderState) -> Iterator[Batch]:
-        """Go on within an epoch: every sample that *state* does not count as done, once.
+        """Yield the rest of an epoch: every sample that is not done according to *state*, once.
 
         Raises:
-            InputError: the state is of another dataset.
+            InputError: The state belongs to another dataset.
         """
         return self._batches(self.order(state), view_of_epoch=state.epoch, first=state.position)
 
@@ -121,17 +123,17 @@ class Loader:
         """Return all rows of the split in the order of the state's epoch, int64 [N].
 
         Raises:
-            InputError: the state is of another dataset.
+            InputError: The state belongs to another dataset.
         """
         if state.fingerprint != self.fingerprint:
             raise InputError(
-                f"{self.split.dataset}: the state to go on from is of another dataset "
-                f"({state.fingerprint[:12]}, not {self.fingerprint[:12]})"
+                f"{self.split.dataset}: the state to resume from belongs to another dataset "
+                f"({state.fingerprint[:12]}, not {self.fingerprint[:12]}); resume with the dataset it is from"
             )
         return epoch_order(self.fingerprint, self.seed, state.epoch, len(self.split))
 
     def in_order(self) -> Iterator[Batch]:
-        """Every sample once, in index order, squashed to the square."""
+        """Yield every sample once, in index order, each squashed to the square."""
         return self._batches(np.arange(len(self.split)), view_of_epoch=None)
 
     def _batches(self, order: np.ndarray, view_of_epoch: int | None, first: int = 0) -> Iterator[Batch]:
@@ -140,30 +142,30 @@ class Loader:
             ahead: deque[tuple[Batch, list[Future[None]]]] = deque()
             try:
                 for batch_slice in batch_slices(order, self.batch_size, self.rank, self.world_size, first):
-                    batch = self._empty(batch_slice, targets)
+                    batch = self._allocate(batch_slice, targets)
                     views = list(zip(batch_slice.rows.tolist(), batch.images, strict=True))
-                    several = max(1, min(MOST_AT_ONCE, len(views) // (2 * self.threads)))
+                    per_task = max(1, min(MAX_IMAGES_PER_TASK, len(views) // (2 * self.threads)))
                     tasks = [
-                        pool.submit(self._fill, views[start : start + several], view_of_epoch)
-                        for start in range(0, len(views), several)
+                        pool.submit(self._fill, views[start : start + per_task], view_of_epoch)
+                        for start in range(0, len(views), per_task)
                     ]
                     ahead.append((batch, tasks))
                     if len(ahead) > BATCHES_AHEAD:
-                        yield _filled(*ahead.popleft())
+                        yield _when_filled(*ahead.popleft())
                 while ahead:
-                    yield _filled(*ahead.popleft())
+                    yield _when_filled(*ahead.popleft())
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _empty(self, batch_slice: BatchSlice, targets: Tensor) -> Batch:
-        """A batch whose pictures are still to be filled in."""
+    def _allocate(self, batch_slice: BatchSlice, targets: Tensor) -> Batch:
+        """Return a batch whose images are uninitialised memory."""
         shape = (len(batch_slice.rows), 3, self.image_size, self.image_size)
-        with torch.inference_mode(False):  # else the threads might not write into it
+        with torch.inference_mode(False):  # other threads must be allowed to write into the tensor
             images = torch.empty(
                 shape,
                 dtype=torch.uint8,
                 pin_memory=self.pin,
-                memory_format=torch.channels_last,  # as pictures are decoded, and as the backbone wants them
+                memory_format=torch.channels_last,  # as images are decoded, and as the backbone expects them
             )
         return Batch(
             images=images,
@@ -174,7 +176,7 @@ class Loader:
         )
 
     def _fill(self, views: list[tuple[int, Tensor]], epoch: int | None) -> None:
-        """Make the views of some rows where they belong in their batch."""
+        """Decode rows and write each one's view into its place in the batch."""
         for row, view in views:
             self._make_view(row, epoch, view)
 
@@ -190,8 +192,8 @@ class Loader:
             self.augmentation.view(image, self.image_size, rng, view)
 
 
-def _filled(batch: Batch, tasks: "list[Future[None]]") -> Batch:
-    """Wait for a batch's pictures; once for all, as each time costs the decoding threads a turn."""
+def _when_filled(batch: Batch, tasks: "list[Future[None]]") -> Batch:
+    """Wait for all images of a batch at once: each wait briefly holds up the decoding threads."""
     wait(tasks)
     for task in tasks:
         task.result()

@@ -1,7 +1,7 @@
-"""The order of an epoch: a pure function of (dataset fingerprint, seed, epoch).
+"""The order of an epoch's samples: a pure function of (dataset fingerprint, seed, epoch).
 
-How many workers read it does not enter: the k-th global batch is the same samples on any world
-size, and each worker takes its share of it.
+It does not depend on the number of workers: the k-th global batch holds the same samples for any world size,
+and each worker reads its slice of it.
 """
 
 from collections.abc import Iterator
@@ -13,16 +13,16 @@ from lglm_core import seeds
 
 
 def epoch_order(fingerprint: str, seed: int, epoch: int, samples: int) -> np.ndarray:
-    """Return a permutation of range(samples), int64."""
+    """Return the order in which an epoch reads the samples: a permutation of range(samples), int64."""
     return seeds.rng("order", fingerprint, seed, epoch).permutation(samples)
 
 
 @dataclass(frozen=True)
 class BatchSlice:
-    """One worker's part of one global batch.
+    """One worker's slice of one global batch.
 
-    ``rows`` index the split; ``weights`` are 1, or 0 for padding; ``total_weight`` counts the real
-    samples of the global batch, over all workers.
+    ``rows``, int64 [b], index the split; ``weights``, float32 [b], are 1 for a sample and 0 for padding;
+    ``total_weight`` is the number of samples in the global batch, over all workers and without padding.
     """
 
     rows: np.ndarray
@@ -33,11 +33,18 @@ class BatchSlice:
 def batch_slices(
     order: np.ndarray, batch_size: int, rank: int, world_size: int, first: int = 0
 ) -> Iterator[BatchSlice]:
-    """Divide an epoch into global batches of *batch_size*, and yield this worker's part of each.
+    """Divide an epoch into global batches and yield this worker's slice of each.
 
-    The first batch begins at the position *first*, in samples of the epoch; those before it are done. Every
-    worker gets the same number of equally large parts: the tail is filled up with samples from the order's
-    beginning, at weight zero, so that batch statistics see real pictures.
+    Every worker gets the same number of slices, all of the same size b = ⌈batch_size / world_size⌉. Slices
+    that would be shorter are padded with samples of weight 0 from the beginning of the order, so that batch
+    statistics are computed from real images.
+
+    Args:
+        order: The rows of the split in the order of the epoch, int64 [N].
+        batch_size: The number of samples in a global batch.
+        rank: This worker's number, from 0.
+        world_size: The number of workers.
+        first: The position in *order* where the first batch begins; the samples before it are done.
     """
     per_worker = -(-batch_size // world_size)
     for start in range(first, len(order), batch_size):
@@ -51,5 +58,5 @@ def batch_slices(
 
 
 def steps_per_epoch(samples: int, batch_size: int) -> int:
-    """How many optimiser steps one epoch takes."""
+    """Return the number of global batches, and thus of optimiser steps, in one epoch."""
     return -(-samples // batch_size)

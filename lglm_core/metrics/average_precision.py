@@ -1,8 +1,8 @@
-"""Average precision: how high a label's true images stand when all are sorted by its score.
+"""Average precision: how highly a label's positive images rank when all images are sorted by its score.
 
 It is the mean, over a label's positives, of the precision among the images that score at least as high,
-without interpolation. Equal scores share one threshold, so the order of ties does not matter (as
-scikit-learn has it). Targets are 1 (present), 0 (absent) or -1 (unknown: that image is left out).
+without interpolation. Equal scores share one threshold, so the order of ties does not matter (as in
+scikit-learn). Targets are 1 (present), 0 (absent) or -1 (unknown: that image is left out).
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ class Ranking:
     """One label's known images, sorted once, so that any weighting of the images can be measured quickly.
 
     Each score of a positive is a threshold, G in all. Sorted from the highest score down, the images fall
-    into G groups: those that a threshold admits and the one above it does not. Images below the last
-    threshold touch no precision and are not kept.
+    into G groups: a group holds the images that its threshold admits and the next higher one does not.
+    Images below the lowest threshold affect no precision and are left out.
     """
 
     rows: np.ndarray
@@ -27,7 +27,7 @@ class Ranking:
     starts: np.ndarray
     """int [G]: where each group begins in ``rows``."""
     positive_rows: np.ndarray
-    """int [P]: those of ``rows`` that carry the label."""
+    """int [P]: the images of ``rows`` that have the label."""
     positive_starts: np.ndarray
     """int [G]: where each group begins in ``positive_rows``."""
 
@@ -40,7 +40,8 @@ def rank(scores: np.ndarray, targets: np.ndarray) -> list[Ranking]:
         targets: [N, C] of 1, 0, -1.
 
     Raises:
-        RunError: a score of a known image is NaN.
+        RunError: The score of a known image is NaN.
+        ValueError: Scores and targets differ in shape.
     """
     if scores.shape != targets.shape:
         raise ValueError(f"scores are {scores.shape} and targets {targets.shape}; both must be [N, C]")
@@ -52,7 +53,7 @@ def _rank(label: int, scores: np.ndarray, targets: np.ndarray) -> Ranking:
     known = np.flatnonzero(targets >= 0)
     rows = known[np.argsort(scores[known])[::-1]]
     scores, present = scores[rows], targets[rows] == 1
-    if len(rows) and np.isnan(scores[0]):  # argsort puts NaN last, so that it is first here
+    if len(rows) and np.isnan(scores[0]):  # argsort puts NaN last, and the order is reversed
         raise RunError(f"the score of image {rows[0]} for label {label} is NaN: the model has diverged")
     end_of_tie = np.flatnonzero(np.append(scores[1:] != scores[:-1], True)[: len(rows)])
     hits = np.cumsum(present)[end_of_tie]
@@ -67,14 +68,14 @@ def _rank(label: int, scores: np.ndarray, targets: np.ndarray) -> Ranking:
 
 
 def weighted_average_precision(ranking: Ranking, weights: np.ndarray) -> np.ndarray:
-    """Average precision as if image i were there ``weights[i]`` times.
+    """Compute the average precision as if image i occurred ``weights[i]`` times.
 
     Args:
         ranking: One label's N images.
         weights: int [R, N], R weightings.
 
     Returns:
-        float64 [R]; NaN where no image of positive weight carries the label.
+        float64 [R]; NaN for a weighting under which no positive has a weight above 0.
     """
     ap = np.full(len(weights), np.nan)
     if not len(ranking.starts):
@@ -84,17 +85,17 @@ def weighted_average_precision(ranking: Ranking, weights: np.ndarray) -> np.ndar
     positive = np.take(weights, ranking.positive_rows, axis=1)
     new_hits = np.add.reduceat(positive, ranking.positive_starts, axis=1)
     hits = np.cumsum(new_hits, axis=1)
-    precision = hits / np.maximum(admitted, 1)  # where nothing is admitted yet, there is no hit either
+    precision = hits / np.maximum(admitted, 1)  # if no image is admitted, there is no hit either
     return np.divide((new_hits * precision).sum(axis=1), hits[:, -1], out=ap, where=hits[:, -1] > 0)
 
 
 def mean_average_precision(rankings: Sequence[Ranking], weights: np.ndarray) -> np.ndarray:
-    """Mean of the labels' average precisions, float64 [R], for weights int [R, N].
+    """Compute the mean of the labels' average precisions, float64 [R], for weights int [R, N].
 
-    A label without positives under a weighting is left out of that mean; NaN where that is every label.
+    A label without positives under a weighting is left out of that mean; if every label is, the mean is NaN.
     """
     total, labels = np.zeros(len(weights)), np.zeros(len(weights), dtype=int)
-    for ranking in rankings:  # not all at once: [R, C] is small, but what leads to it is not
+    for ranking in rankings:  # one at a time: [R, C] is small, but its intermediate results are not
         ap = weighted_average_precision(ranking, weights)
         total += np.nan_to_num(ap)
         labels += ~np.isnan(ap)
@@ -102,7 +103,7 @@ def mean_average_precision(rankings: Sequence[Ranking], weights: np.ndarray) -> 
 
 
 def average_precisions(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Average precision of each label in [0, 1], float64 [C]; NaN for a label without positives.
+    """Compute each label's average precision in [0, 1], float64 [C]; NaN for a label without positives.
 
     Args:
         scores: Probabilities or logits, float [N, C].

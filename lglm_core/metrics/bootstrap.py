@@ -1,15 +1,15 @@
-"""How far an mAP can be trusted: the bootstrap over images.
+"""Confidence intervals of an mAP, and of the difference of two, by the bootstrap over images.
 
-The images are drawn anew, as many as there are and with replacement, and the mAP is measured on each
-such resample. A resample is written as how often each image occurs in it, so that each label is sorted once
-and not once per resample; the mAPs are exactly those of the images drawn. mAPs are in [0, 1].
+A resample draws as many images as there are, with replacement, and the mAP is measured on it. A resample is
+represented by how often each image occurs in it, so that each label is sorted once and not once per resample;
+the results are exactly those of the drawn images. mAPs are in [0, 1].
 
-A label that no image of a resample carries is left out of that resample's mean.
+A label that no image of a resample has is left out of that resample's mean.
 
-Few positives flatter a label's average precision, and a resample holds fewer different ones than the images
-do. So resampled mAPs of a small split lie high: by about one standard deviation at 206 images of 80 labels,
-by a third of one at 40,000. An interval is therefore moved until its resamples' median is the mAP measured.
-A paired difference is mostly free of this.
+Average precision is biased upwards when positives are few, and a resample holds fewer distinct positives than
+the images do. Resampled mAPs of a small split are therefore too high: by about one standard deviation for 206
+images of 80 labels, by a third of one for 40,000. To correct this, an interval is shifted so that the median
+of its resamples equals the measured mAP. Paired differences are mostly free of this bias.
 
 Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993.
 """
@@ -24,12 +24,12 @@ from lglm_core.metrics.average_precision import mean_average_precision, rank
 
 RESAMPLES = 1000
 COVERAGE = 0.95
-WEIGHTS_AT_ONCE = 2_000_000  # 8 MB: beyond the caches, more at once is no quicker
+WEIGHTS_AT_ONCE = 2_000_000  # 8 MB: more than fits in the caches is not faster
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Between which two mAPs the middle 95 % of the resamples lie, moved to the mAP measured."""
+    """A 95 % confidence interval: the bounds of the middle 95 % of resampled values."""
 
     low: float
     high: float
@@ -37,33 +37,35 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of two models on the same images: by how much the first one's mAP is higher, and how sure that is."""
+    """The difference in mAP of two models on the same images, with its 95 % confidence interval."""
 
     difference: float
-    """mAP of the first minus mAP of the second, on all images once."""
+    """The first model's mAP minus the second's, measured on the images themselves."""
     low: float
-    """The middle 95 % of the resampled differences lie from here …"""
+    """The lower bound of the middle 95 % of the resampled differences."""
     high: float
-    """… to here."""
+    """The upper bound of the middle 95 % of the resampled differences."""
     first_better: float
-    """The share of the resamples in which the first model's mAP is the higher one."""
+    """The fraction of resamples in which the first model's mAP is the higher one."""
 
 
 def interval(
     scores: np.ndarray, targets: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
-    """Return the 95 % interval of the mAP: the spread of the resamples around the mAP measured.
+    """Return the 95 % confidence interval of the mAP: the resamples' spread around the measured mAP.
 
     Args:
         scores: Probabilities or logits, float [N, C].
         targets: [N, C] of 1, 0, -1.
+        resamples: The number of resamples to draw.
+        seed: The seed of the draw.
 
     Raises:
-        RunError: no image carries any label.
+        RunError: No image has any label.
     """
     (resampled,) = _resampled_maps([scores], targets, resamples, seed)
-    moved = _middle(resampled - np.median(resampled) + _once(scores, targets))
-    return Interval(max(moved.low, 0.0), min(moved.high, 1.0))
+    shifted = _middle_interval(resampled - np.median(resampled) + _measured_map(scores, targets))
+    return Interval(max(shifted.low, 0.0), min(shifted.high, 1.0))
 
 
 def compare(
@@ -73,29 +75,31 @@ def compare(
 
     Args:
         first: One model's scores, float [N, C].
-        second: The other's, for the same images in the same order.
+        second: The other model's scores, for the same images in the same order.
         targets: [N, C] of 1, 0, -1.
+        resamples: The number of resamples to draw.
+        seed: The seed of the draw.
 
     Raises:
-        RunError: no image carries any label.
+        RunError: No image has any label.
     """
-    ours, theirs = (_once(scores, targets) for scores in (first, second))
-    resampled_ours, resampled_theirs = _resampled_maps([first, second], targets, resamples, seed)
-    differences = resampled_ours - resampled_theirs
-    middle = _middle(differences)
-    return Comparison(float(ours - theirs), middle.low, middle.high, float((differences > 0).mean()))
+    first_map, second_map = (_measured_map(scores, targets) for scores in (first, second))
+    resampled_first, resampled_second = _resampled_maps([first, second], targets, resamples, seed)
+    differences = resampled_first - resampled_second
+    middle = _middle_interval(differences)
+    return Comparison(float(first_map - second_map), middle.low, middle.high, float((differences > 0).mean()))
 
 
-def _once(scores: np.ndarray, targets: np.ndarray) -> float:
-    """Return the mAP of all images once."""
-    every = np.ones((1, len(targets)), dtype=np.int32)
-    return float(mean_average_precision(rank(scores, targets), every)[0])
+def _measured_map(scores: np.ndarray, targets: np.ndarray) -> float:
+    """Return the mAP of the images themselves, each counted once."""
+    once = np.ones((1, len(targets)), dtype=np.int32)
+    return float(mean_average_precision(rank(scores, targets), once)[0])
 
 
 def _resampled_maps(models: list[np.ndarray], targets: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Return the mAP of each model on each resample in which any image carries any label."""
+    """Return each model's mAP on each resample in which some image has a label, float64 [models, R]."""
     if not (targets == 1).any():
-        raise RunError("no image carries any label: there is no mAP to resample")
+        raise RunError("no image has any label: there is no mAP to resample")
     rankings = [rank(scores, targets) for scores in models]
     maps = np.concatenate(
         [
@@ -104,11 +108,11 @@ def _resampled_maps(models: list[np.ndarray], targets: np.ndarray, resamples: in
         ],
         axis=1,
     )
-    return maps[:, ~np.isnan(maps[0])]  # the models share their targets, and so the resamples without any
+    return maps[:, ~np.isnan(maps[0])]  # all models have the same targets, hence NaN in the same resamples
 
 
 def _occurrences(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield how often each image occurs in each resample, int32 [some, images] at a time."""
+    """Yield how often each image occurs in each resample, int32 [r, images], some resamples at a time."""
     rng = np.random.default_rng(seed)
     at_once = max(1, WEIGHTS_AT_ONCE // images)
     for start in range(0, resamples, at_once):
@@ -118,6 +122,6 @@ def _occurrences(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]
         yield weights
 
 
-def _middle(values: np.ndarray) -> Interval:
+def _middle_interval(values: np.ndarray) -> Interval:
     low, high = np.quantile(values, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
     return Interval(float(low), float(high))

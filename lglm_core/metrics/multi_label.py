@@ -1,11 +1,11 @@
-"""Multi-label metrics as the field defines them.
+"""Multi-label metrics as the field defines them: mAP, CP, CR, CF1, OP, OR, OF1, and their top-3 variants.
 
 Targets are 1 (present), 0 (absent) or -1 (unknown: that entry is left out of every count and every average
-precision). A label is predicted when its probability reaches a threshold, one half unless told otherwise;
-*top-3* counts those of them that are also among the image's three highest.
+precision). A label is predicted when its probability reaches a threshold, by default one half; *top-3* counts
+only the predicted labels that are also among the image's three highest.
 
-Labels without positives have neither average precision nor recall: they are named, and left out of mAP, CP
-and CR. The field averages over all C labels; where every label has a positive, the two are the same.
+Labels without positives have neither average precision nor recall: they are reported, and left out of mAP, CP
+and CR. The field averages over all C labels; if every label has a positive, the two are the same.
 
 Source: Chen et al. (ML-GCN), CVPR 2019, arXiv:1904.03582, which reports both.
 """
@@ -23,7 +23,7 @@ THRESHOLD = 0.5
 
 @dataclass(frozen=True)
 class Counts:
-    """Per label: true positives, predicted positives, positives; each int64 [C]."""
+    """Counts per label: true positives, predicted positives and positives, each int64 [C]."""
 
     hits: np.ndarray
     predicted: np.ndarray
@@ -31,31 +31,31 @@ class Counts:
 
     @property
     def precision(self) -> np.ndarray:
-        """Precision per label, 0 where nothing was predicted."""
+        """Precision per label, float64 [C]; 0 for a label that is never predicted."""
         return _ratio(self.hits, self.predicted)
 
     @property
     def recall(self) -> np.ndarray:
-        """Recall per label, 0 where there is nothing to find."""
+        """Recall per label, float64 [C]; 0 for a label without positives."""
         return _ratio(self.hits, self.positives)
 
     @property
     def f1(self) -> np.ndarray:
-        """F1 per label."""
+        """F1 per label, float64 [C]; 0 if precision and recall are."""
         return _harmonic(self.precision, self.recall)
 
 
 def count(
     scores: np.ndarray, targets: np.ndarray, *, threshold: float = THRESHOLD, top: int | None = None
 ) -> Counts:
-    """Count hits per label among the predictions.
+    """Count each label's positives, predictions and true positives.
 
     Args:
         scores: Probabilities [N, C].
         targets: [N, C] of 1, 0, -1.
-        threshold: A label is predicted from this probability on.
-        top: Predict only labels among the image's *top* highest as well; of equal scores the first label
-            counts as higher, and an unknown label keeps its place.
+        threshold: A label is predicted if its probability is at least this.
+        top: Predict only labels that are also among the image's *top* highest. Of equal scores the first
+            label ranks higher; unknown labels are ranked like others.
     """
     predicted = scores >= threshold
     if top is not None and top < scores.shape[1]:
@@ -66,10 +66,10 @@ def count(
 
 
 def _among_highest(scores: np.ndarray, top: int) -> np.ndarray:
-    """Mark the *top* highest of each row, bool [N, C]."""
+    """Mark the *top* highest scores of each row, bool [N, C]."""
     remaining, images = scores.copy(), np.arange(len(scores))
     among = np.zeros(scores.shape, dtype=bool)
-    for _ in range(top):  # quicker than a partial sort, and of equals it takes the first
+    for _ in range(top):  # faster than a partial sort, and the first of equal scores wins
         highest = remaining.argmax(axis=1)
         among[images, highest] = True
         remaining[images, highest] = -np.inf
@@ -77,10 +77,10 @@ def _among_highest(scores: np.ndarray, top: int) -> np.ndarray:
 
 
 def summarise(counts: Counts) -> dict[str, float]:
-    """CP, CR, CF1, OP, OR, OF1 in percent.
+    """Compute CP, CR, CF1, OP, OR and OF1, in percent.
 
-    CP and CR average over the labels that have positives (a label without any has no recall); CF1 and OF1
-    are harmonic means of the two beside them. OP counts the false alarms of every label.
+    CP and CR average over the labels that have positives (a label without any has no recall); CF1 is the
+    harmonic mean of CP and CR, and OF1 of OP and OR. OP counts the false positives of every label.
     """
     measured = counts.positives > 0
     cp, cr = _mean(counts.precision[measured]), _mean(counts.recall[measured])
@@ -98,44 +98,47 @@ def summarise(counts: Counts) -> dict[str, float]:
 
 
 def prevalence(targets: np.ndarray) -> np.ndarray:
-    """Share of the known entries in which each label is present, float64 [C]: the AP of a constant score."""
+    """Return the fraction of known entries in which each label is present, float64 [C].
+
+    This is also the average precision of a constant score.
+    """
     return _ratio((targets == 1).sum(axis=0), (targets >= 0).sum(axis=0))
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What scores are worth, label by label; shares in [0, 1]."""
+    """Metrics of scores, label by label; fractions are in [0, 1]."""
 
     average_precision: np.ndarray
-    """float64 [C]; NaN for a label without positives."""
+    """Average precision per label, float64 [C]; NaN for a label without positives."""
     prevalence: np.ndarray
-    """float64 [C]: the average precision of a constant score."""
+    """Fraction of known entries in which each label is present, float64 [C]."""
     counts: Counts
-    """Of every label predicted."""
+    """Counts of all predicted labels."""
     top3: Counts
-    """Of those among the image's three highest."""
+    """Counts of predicted labels among their image's three highest scores."""
 
     @property
     def measured(self) -> np.ndarray:
-        """Which labels have positives, bool [C]."""
+        """Mask of the labels that have positives, bool [C]."""
         return self.counts.positives > 0
 
     @property
     def mean_average_precision(self) -> float:
-        """Over the labels that have positives; 0 where none has."""
+        """Mean average precision over the labels that have positives; 0 if none has."""
         return _mean(self.average_precision[self.measured])
 
 
 def measure(scores: np.ndarray, targets: np.ndarray, *, threshold: float = THRESHOLD) -> Measurement:
-    """Measure all scores at once.
+    """Compute all metrics of a set of images.
 
     Args:
         scores: Probabilities, float [N, C].
         targets: [N, C] of 1, 0, -1.
-        threshold: A label is predicted from this probability on.
+        threshold: A label is predicted if its probability is at least this.
 
     Raises:
-        RunError: the score of a known entry is NaN.
+        RunError: The score of a known entry is NaN.
     """
     return Measurement(
         average_precision=average_precisions(scores, targets),
@@ -146,12 +149,12 @@ def measure(scores: np.ndarray, targets: np.ndarray, *, threshold: float = THRES
 
 
 class MultiLabelMetrics:
-    """Gathers scores batch by batch, on any number of workers, and measures them once.
+    """Collects scores batch by batch, on any number of workers, and computes metrics of all of them.
 
-    Average precision needs every score, so every score is kept, as it is (13 MB for 40,504 images of 80
-    labels in float32). However the images are divided and in whatever order they come, ``compute`` returns
-    what :func:`measure` makes of all at once, digit for digit. An image given twice counts twice: leave out
-    what pads a worker's last batch.
+    Average precision needs every score, so every score is kept (13 MB for 40,504 images of 80 labels in
+    float32). However the images are divided, and in whatever order they come, ``compute`` returns exactly
+    what :func:`measure` returns for all images at once. An image that is added twice counts twice, so leave
+    out the padding of a worker's last batch.
     """
 
     def __init__(self) -> None:
@@ -159,41 +162,45 @@ class MultiLabelMetrics:
         self._targets: list[np.ndarray] = []
 
     def update(self, scores: np.ndarray, targets: np.ndarray) -> None:
-        """Add a batch: probabilities [n, C] and targets [n, C] of 1, 0, -1; both are copied."""
+        """Add a batch: probabilities [n, C] and targets [n, C] of 1, 0, -1; both are copied.
+
+        Raises:
+            ValueError: The two differ in shape.
+        """
         if scores.ndim != 2 or scores.shape != targets.shape:
             raise ValueError(f"scores are {scores.shape} and targets {targets.shape}; both must be [n, C]")
-        self._scores.append(scores.copy())  # a loader may fill the same buffer again
+        self._scores.append(scores.copy())  # the caller may reuse its buffer
         self._targets.append(targets.copy())
 
     def merge(self, other: Self) -> None:
-        """Add what another worker gathered."""
+        """Add the scores that another worker collected."""
         self._scores += other._scores
         self._targets += other._targets
 
     def compute(self, *, threshold: float = THRESHOLD) -> Measurement:
-        """Measure everything gathered so far, of which there must be a batch."""
+        """Return the metrics of all batches added so far, of which there must be at least one."""
         return measure(np.concatenate(self._scores), np.concatenate(self._targets), threshold=threshold)
 
 
 def evaluate(
-    scores: np.ndarray, targets: np.ndarray, labels: list[str], training_shares: np.ndarray
+    scores: np.ndarray, targets: np.ndarray, labels: list[str], training_prevalence: np.ndarray
 ) -> dict[str, Any]:
-    """All metrics, in percent, as ``metrics.json`` holds them.
+    """Compute all metrics, in percent, in the form that ``metrics.json`` stores.
 
-    ``mAP_low`` and ``mAP_high`` are the ends of the mAP's 95 % bootstrap interval, None where no label has
-    positives. ``prior_mAP``, ``prior_CF1`` and ``prior_OF1`` are what giving every picture the same scores
-    comes to: each label's share of the training pictures.
+    ``mAP_low`` and ``mAP_high`` are the bounds of the mAP's 95 % bootstrap interval, None if no label has
+    positives. ``prior_mAP``, ``prior_CF1`` and ``prior_OF1`` are the metrics of a baseline that gives every
+    image the same scores: each label's prevalence in training.
 
     Args:
         scores: Probabilities [N, C].
         targets: [N, C] of 1, 0, -1.
-        labels: C names, to name those without positives.
-        training_shares: In which share of the training pictures each label is, [C].
+        labels: C names, used to report the labels without positives.
+        training_prevalence: The fraction of training images that have each label, [C].
     """
     result = measure(scores, targets)
     measured = result.measured
     interval = bootstrap.interval(scores, targets) if measured.any() else None
-    prior = summarise(count(np.broadcast_to(training_shares, scores.shape), targets))
+    prior = summarise(count(np.broadcast_to(training_prevalence, scores.shape), targets))
     return {
         "mAP": 100 * result.mean_average_precision,
         "mAP_low": 100 * interval.low if interval else None,
@@ -204,12 +211,12 @@ def evaluate(
         "prior_CF1": prior["CF1"],
         "prior_OF1": prior["OF1"],
         "n_images": len(scores),
-        "labels_without_positives": [name for name, there in zip(labels, measured, strict=True) if not there],
+        "labels_without_positives": [name for name, found in zip(labels, measured, strict=True) if not found],
     }
 
 
-def _mean(shares: np.ndarray) -> float:
-    return float(shares.mean()) if len(shares) else 0.0
+def _mean(fractions: np.ndarray) -> float:
+    return float(fractions.mean()) if len(fractions) else 0.0
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -23,9 +23,7 @@ from lglm_core.model.config import head_config
 from lglm_core.model.head import LabelKnowledge
 from lglm_core.model.heads import build_head
 from lglm_core.model.recogniser import Recogniser
-from lglm_core.rooms.canonical import digest, to_json
-from lglm_core.rooms.manifest import Manifest, Provenance, read_json, require
-from lglm_core.rooms.room import commit
+from lglm_core.rooms import EpochRecord, ModelManifest, Room, digest, read_json, require, to_json
 
 DEFAULT_THRESHOLD = 0.5
 
@@ -50,28 +48,26 @@ class Bundle:
 
 
 def save_bundle(
-    url: str,
+    room: Room[ModelManifest],
     model: Recogniser,
     labels: LabelVocabulary,
-    provenance: Provenance,
     *,
     embeddings: LabelEmbeddings | None,
     preprocessing: Preprocessing,
     facts: Mapping[str, Any],
     thresholds: Sequence[float] | None = None,
     untrained: Sequence[str] = (),
-    history: Sequence[Mapping[str, Any]] = (),
+    history: Sequence[EpochRecord] = (),
     metrics: Mapping[str, Any] | None = None,
     extra_files: Mapping[str, bytes] | None = None,
     usage: str = NOTEBOOK_USAGE,
-) -> Manifest:
+) -> ModelManifest:
     """Write a model room; its manifest is written last.
 
     Args:
-        url: Folder or address of the room, which holds nothing else.
+        room: The room, which holds nothing else; its provenance is what the model is made from.
         model: The trained model.
         labels: The labels of its columns.
-        provenance: The inputs and options that the model is made from.
         embeddings: The label embeddings of *labels*; None where the head reads none.
         preprocessing: How pictures were prepared in training.
         facts: Rows of the model card, by name.
@@ -85,23 +81,22 @@ def save_bundle(
     config = _config(model, labels, embeddings, untrained, preprocessing, facts)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     weights = save_tensors(tensors)
-    storage.write_bytes(storage.join(url, "model.safetensors"), weights)
-    storage.write_bytes(storage.join(url, "config.json"), to_json(config))
-    labels.save(storage.join(url, "labels.json"))
+    room.write("model.safetensors", weights)
+    room.write("config.json", to_json(config))
+    labels.save(room.path("labels.json"))
     if embeddings:
-        embeddings.save(storage.join(url, EMBEDDINGS_FILE))
+        embeddings.save(room.path(EMBEDDINGS_FILE))
     values = [DEFAULT_THRESHOLD] * len(labels) if thresholds is None else thresholds
     by_label = dict(zip(labels, map(float, values), strict=True))
-    storage.write_bytes(storage.join(url, "thresholds.json"), to_json(by_label))
+    room.write("thresholds.json", to_json(by_label))
     extra = extra_files or {}
     for name, data in extra.items():
-        storage.write_bytes(storage.join(url, name), data)
+        room.write(name, data)
     card = model_card(
         facts, labels, embeddings, untrained=untrained, metrics=metrics, head=model.head.name, usage=usage
     )
-    storage.write_bytes(storage.join(url, "README.md"), card.encode())
-    manifest = _manifest(model, labels, provenance, config, weights, untrained, history, extra)
-    return commit(url, manifest)
+    room.write("README.md", card.encode())
+    return room.commit(_manifest(room, model, labels, config, weights, untrained, history, extra))
 
 
 def _config(
@@ -127,34 +122,30 @@ def _config(
 
 
 def _manifest(
+    room: Room[ModelManifest],
     model: Recogniser,
     labels: LabelVocabulary,
-    provenance: Provenance,
     config: Mapping[str, Any],
     weights: bytes,
     untrained: Sequence[str],
-    history: Sequence[Mapping[str, Any]],
+    history: Sequence[EpochRecord],
     extra_files: Mapping[str, bytes],
-) -> Manifest:
-    files = {"files": {name: digest(data) for name, data in extra_files.items()}} if extra_files else {}
-    return Manifest(
-        kind="model",
+) -> ModelManifest:
+    return ModelManifest(
         fingerprint=digest([digest(weights), config, labels.digest]),
-        inputs=provenance.inputs,
-        options=provenance.options,
+        inputs=room.provenance.inputs,
+        options=room.provenance.options,
         counts={
             "labels": len(labels),
             "untrained_labels": len(untrained),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
         },
-        details={
-            "head": model.head.name,
-            "weights": digest(weights),
-            "labels": labels.digest,
-            "names": list(labels),
-            "history": list(history),
-            **files,
-        },
+        head=model.head.name,
+        weights=digest(weights),
+        labels=labels.digest,
+        names=tuple(labels),
+        history=tuple(history),
+        files={name: digest(data) for name, data in extra_files.items()} or None,
     )
 
 
@@ -166,7 +157,7 @@ def load_bundle(url: str | os.PathLike[str]) -> Bundle:
         DamageError: the weights are not the ones that were written.
     """
     url = os.fspath(url)
-    manifest = require(url, "model")
+    manifest = require(url, ModelManifest)
     config = _read_config(storage.join(url, "config.json"))
     labels = LabelVocabulary.load(storage.join(url, "labels.json"))
     _check_digest(storage.join(url, "labels.json"), labels.digest, config["labels_digest"])
@@ -207,11 +198,11 @@ def _load_model(
     config: Mapping[str, Any],
     labels: LabelVocabulary,
     embeddings: LabelEmbeddings | None,
-    manifest: Manifest,
+    manifest: ModelManifest,
 ) -> Recogniser:
     weights_url = storage.join(url, "model.safetensors")
     weights = storage.read_bytes(weights_url)
-    if digest(weights) != manifest.details["weights"]:
+    if digest(weights) != manifest.weights:
         raise DamageError(
             f"{weights_url}: not the file that was written (its sha256 differs from the manifest)"
         )

@@ -160,7 +160,7 @@ def facts(statistics: DatasetStatistics) -> dict[str, str]:
 def label_rows(statistics: DatasetStatistics, gallery: Gallery) -> list[LabelRow]:
     """Return the rows of all labels, the most frequent in training first."""
     examples = examples_by_label(gallery)
-    percents = [np.where(split.known > 0, 100 * split.shares, np.nan) for split in statistics.splits]
+    percents = [np.where(split.known > 0, 100 * split.prevalence, np.nan) for split in statistics.splits]
     return [
         LabelRow(
             label=statistics.labels[column],

@@ -9,6 +9,7 @@ from typing import Any
 
 from lglm_core.pages.charts import Panel, panel, ring
 from lglm_core.pages.rendering import is_number, render, script
+from lglm_core.rooms import EpochRecord
 
 THRESHOLD = 0.5
 BARS_PER_END = 50
@@ -54,16 +55,6 @@ class Example:
 
 
 @dataclass(frozen=True)
-class EpochRow:
-    """The results of one epoch of training; ``val_map`` is in percent, None if it was not measured."""
-
-    epoch: int
-    loss: float
-    val_map: float | None
-    seconds: float
-
-
-@dataclass(frozen=True)
 class Report:
     """Everything that the page shows.
 
@@ -79,7 +70,7 @@ class Report:
     labels: Sequence[LabelResult]
     examples: Sequence[Example]
     hardest: Sequence[Example]
-    history: Sequence[EpochRow]
+    history: Sequence[EpochRecord]
     graph: Sequence[tuple[str, str, float]]
     facts: Mapping[str, str]
 
@@ -170,7 +161,7 @@ def without_positives(report: Report) -> list[str]:
     return list(dict.fromkeys(labels))
 
 
-def training_panels(history: Sequence[EpochRow]) -> list[Panel]:
+def training_panels(history: Sequence[EpochRecord]) -> list[Panel]:
     """Return the curves of mAP and loss over epochs, without epochs that have no finite value."""
     rows = sorted(history, key=lambda row: row.epoch)
     maps = [(row.epoch, row.val_map) for row in rows if row.val_map is not None and is_number(row.val_map)]

@@ -12,8 +12,8 @@ from lglm_core.dataset.reader import Dataset, Split
 from lglm_core.images.codec import to_rgb
 from lglm_core.model.bundle import Bundle
 from lglm_core.pages.pictures import thumbnail
-from lglm_core.pages.report import EpochRow, Example, LabelResult, Report
-from lglm_core.rooms.manifest import Manifest
+from lglm_core.pages.report import Example, LabelResult, Report
+from lglm_core.rooms import ModelManifest
 
 EXAMPLES = 12
 SCORES_SHOWN = 6
@@ -28,7 +28,7 @@ VECTORS = {
 
 def gather_report(
     bundle: Bundle,
-    model: Manifest,
+    model: ModelManifest,
     dataset: Dataset,
     split: Split,
     scores: np.ndarray,
@@ -57,7 +57,7 @@ def gather_report(
         labels=[LabelResult(**row) for row in per_label.to_pylist()],
         examples=[_example(split, scores, int(row)) for row in chosen],
         hardest=[_example(split, scores, int(row)) for row in hardest],
-        history=[EpochRow(**epoch) for epoch in model.details["history"]],
+        history=list(model.history),
         graph=strongest_edges(bundle),
         facts={
             "Model": f"{head} on {bundle.model.backbone.name}",

@@ -1,4 +1,4 @@
-"""The right to write a room: one process has it at a time, for as long as it lives."""
+"""The lease of a room: the right to write it, which one process at a time holds for as long as it lives."""
 
 import atexit
 import json
@@ -24,10 +24,10 @@ _taking = threading.Lock()
 
 
 class Lease:
-    """A file in the room that says who writes there, renewed every few seconds.
+    """A file in the room that names the process that writes there, renewed every few seconds.
 
-    One that a killed process left is recognised: on the same machine by that process being gone, from
-    another one by the file no longer changing. No clock is compared with another machine's.
+    A lease that a killed process left is taken over: on the same machine once that process is gone, from
+    another machine once the file no longer changes. Clocks of two machines are never compared.
     """
 
     def __init__(self, room: str) -> None:
@@ -40,39 +40,39 @@ class Lease:
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def take(self) -> None:
-        """Take the lease, or refuse because another process has it."""
+        """Take the lease; raise an InputError if another process holds it."""
         removed = False
-        while (standing := self._create(removed)).get("token") != self._token:
-            if _is_alive(self._url, standing):
+        while (existing := self._create(removed)).get("token") != self._token:
+            if _is_alive(self._url, existing):
                 raise InputError(
-                    f"{self.room}: another run is writing there (process {standing.get('process')} on "
-                    f"{standing.get('host')}); wait for it to end, or name another folder"
+                    f"{self.room}: another run is writing there (process {existing.get('process')} on "
+                    f"{existing.get('host')}); wait for it to end, or name another folder"
                 )
-            if removed := _read(self._url) == standing:  # else another one did, and may be there now
+            if removed := _read(self._url) == existing:  # else another process did, and may hold it now
                 storage.remove(self._url)
         self._thread.start()
 
     def _create(self, removed: bool) -> dict[str, Any]:
-        """Return the record that stands there, which is ours if there was none.
+        """Return the current record, which is ours if there was none.
 
-        After one was removed it is looked at again: another process may have seen that one too, and have
-        removed ours in its place.
+        After a stale record was removed, ours is read once more: another process may have seen the stale one
+        too, and may have removed ours instead.
         """
-        standing = _parse(storage.create(self._url, self._record()))
-        if removed and standing.get("token") == self._token:
+        record = _parse(storage.create(self._url, self._record()))
+        if removed and record.get("token") == self._token:
             time.sleep(SETTLING_S)
             return _read(self._url) or self._create(removed)
-        return standing
+        return record
 
     def release(self) -> None:
-        """Give it back, if it still is ours."""
+        """Give the lease back, if it still is ours."""
         self._ended.set()
         self._thread.join(BEAT_S)
-        if not self._thread.is_alive() and self.holds():  # else the place does not answer
+        if not self._thread.is_alive() and self.holds():  # else the storage does not answer
             storage.remove(self._url)
 
     def holds(self) -> bool:
-        """Look whether it still is ours."""
+        """Tell whether the lease still is ours."""
         self.lost = self.lost or _read(self._url).get("token") != self._token
         return not self.lost
 
@@ -90,10 +90,10 @@ class Lease:
 
 
 def take(room: str) -> None:
-    """Take the right to write *room* for this process, which may have it already.
+    """Take the lease of *room* for this process, which may hold it already.
 
     Raises:
-        InputError: another process has it.
+        InputError: another process holds it.
     """
     key = storage.absolute(room)
     with _taking:  # else two threads of one process refuse each other
@@ -105,14 +105,14 @@ def take(room: str) -> None:
 
 
 def confirm(room: str) -> None:
-    """Refuse if another process took the right over, because this one seemed dead."""
+    """Raise an InputError if another process took the lease over because this one seemed dead."""
     lease = _held.get(storage.absolute(room))
     if lease is not None and not lease.holds():
         raise InputError(f"{room}: another run took over this room meanwhile; run the same command again")
 
 
 def release(room: str) -> None:
-    """Give the right back, if this process has it."""
+    """Give the lease of *room* back, if this process holds it."""
     lease = _held.pop(storage.absolute(room), None)
     if lease is not None:
         lease.release()
@@ -120,14 +120,14 @@ def release(room: str) -> None:
 
 @atexit.register
 def release_all() -> None:
-    """Give back all that this process has, of rooms that it did not complete."""
+    """Give back all leases of this process: those of rooms that it did not complete."""
     for room in list(_held):
-        with suppress(InputError, RunError, OSError):  # who comes next finds out that this process is gone
+        with suppress(InputError, RunError, OSError):  # the next process notices that this one is gone
             _held.pop(room).release()
 
 
 def _this_process() -> dict[str, Any]:
-    """What tells this process from all others, on all machines and in all containers."""
+    """Return what identifies this process among those of all machines and containers."""
     boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     machine = [boot.read_text().strip(), str(namespace.readlink())] if boot.exists() else None
     started = _started(os.getpid()) if machine else None
@@ -135,7 +135,7 @@ def _this_process() -> dict[str, Any]:
 
 
 def _started(process: int) -> int | None:
-    """When a process began, in ticks since its machine did, as clocks may be set; None if it is gone."""
+    """Return when a process started, in clock ticks since boot, or None if it is gone."""
     try:
         after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2]
     except OSError:
@@ -143,27 +143,27 @@ def _started(process: int) -> int | None:
     return int(after_name.split()[19])
 
 
-def _is_alive(url: str, standing: dict[str, Any]) -> bool:
+def _is_alive(url: str, record: dict[str, Any]) -> bool:
+    """Tell whether the process that wrote *record* still runs; of another machine, wait for its next beat."""
     machine = _this_process()["machine"]
-    if machine is not None and standing.get("machine") == machine:
-        started = _started(standing.get("process", 0))
-        return started is not None and started == standing.get("started")
-    logger.info(f"{url}: left by a run on {standing.get('host')}; looking whether it still runs")
+    if machine is not None and record.get("machine") == machine:
+        started = _started(record.get("process", 0))
+        return started is not None and started == record.get("started")
+    logger.info(f"{url}: held by a run on {record.get('host')}; checking whether it still runs")
     for _ in range(BEATS_OF_SILENCE):
         time.sleep(BEAT_S)
-        if (now := _read(url)) != standing:
+        if (now := _read(url)) != record:
             return bool(now)
     return False
 
 
 def _read(url: str) -> dict[str, Any]:
-    """The record; an empty one where there is none."""
-    try:
-        return _parse(storage.read_bytes(url))
-    except storage.UnreadableFile as error:
-        if not error.missing:  # which is no sign that another process is there
-            raise
-        return {}
+    """Return the current record, an empty one where there is none.
+
+    A failing read is raised: it is no sign that another process took the lease.
+    """
+    data = storage.read_if_exists(url)
+    return {} if data is None else _parse(data)
 
 
 def _parse(data: bytes) -> dict[str, Any]:

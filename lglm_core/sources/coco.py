@@ -1,4 +1,4 @@
-"""COCO instances, 2014 and 2017: which picture shows objects of which categories."""
+"""The COCO source, 2014 and 2017: an image's labels are the categories of its annotated objects."""
 
 import gzip
 import io
@@ -16,11 +16,11 @@ from pycocotools.coco import COCO
 from lglm_core import storage
 from lglm_core.errors import InputError
 from lglm_core.rooms.canonical import digest
-from lglm_core.sources.source import LabelledImage, key_of
+from lglm_core.sources.source import LabelledImage, Unlabelled, key_of
 
 YEARS = ("2014", "2017")
 SPLITS = ("train", "val")
-FIELDS: dict[str, dict[str, type]] = {  # what we use of each table, and its type
+FIELDS: dict[str, dict[str, type]] = {  # the fields that are used of each table, with their types
     "images": {"id": int, "file_name": str},
     "annotations": {"id": int, "image_id": int, "category_id": int},
     "categories": {"id": int, "name": str},
@@ -28,19 +28,23 @@ FIELDS: dict[str, dict[str, type]] = {  # what we use of each table, and its typ
 
 
 class CocoSource:
-    """``ROOT/{train,val}20xx/`` and ``ROOT/annotations/instances_{train,val}20xx.json``, or ``.json.gz``.
+    """Reads ``ROOT/{train,val}20xx/`` and ``ROOT/annotations/instances_{train,val}20xx.json`` (or ``.gz``).
 
-    Pictures and annotations may also lie in the zip files that COCO publishes, ``ROOT/train2017.zip`` and
-    ``ROOT/annotations_trainval2017.zip``; the same dataset comes out.
+    Images and annotations may also be in the zip files that COCO publishes, ``ROOT/train2017.zip`` and
+    ``ROOT/annotations_trainval2017.zip``; the resulting dataset is the same.
 
-    Labels are the categories by ascending id. A picture has a label if it has any annotation of
-    that category that counts; by default all do, crowds included, as the field has it.
+    The labels are the categories by ascending id. An image has a label if it has any annotation of that
+    category that counts; by default all annotations count, crowds included, as usual in the field.
 
     Args:
-        unlabelled: What becomes of pictures without any annotation that counts.
-        crowds: Whether annotations of crowds count.
-        min_area: The least area of an annotation that counts, in square pixels.
-        year: Which COCO, where the root holds both.
+        root: URL of a folder in COCO's layout.
+        unlabelled: Whether images without any annotation that counts are kept or dropped.
+        crowds: Whether annotations of crowds count ("keep") or not ("drop").
+        min_area: The smallest area of an annotation that counts, in square pixels.
+        year: The year of COCO to read, if the root holds both.
+
+    Raises:
+        InputError: The folder does not have COCO's layout, or holds both years and *year* is not given.
     """
 
     keys_per_split = True
@@ -49,32 +53,35 @@ class CocoSource:
         self,
         root: str,
         *,
-        unlabelled: Literal["keep", "drop"] = "keep",
+        unlabelled: Unlabelled = "keep",
         crowds: Literal["keep", "drop"] = "keep",
         min_area: float = 0.0,
         year: str | None = None,
     ) -> None:
         self.root = root
         self.where = storage.redact_url(root)
-        self.unlabelled = unlabelled
+        self.unlabelled: Unlabelled = unlabelled
         self.crowds = crowds
         self.min_area = min_area
         self.year = year or self._find_year()
-        self.dropped = 0  # unlabelled pictures left out, counted as images() goes
         self.folders = {split: self._find_pictures(split) for split in SPLITS}
 
     def inputs(self) -> Mapping[str, str]:
-        """Digests of both annotation files, unpacked."""
+        """Return the digests of both annotation files, decompressed."""
         return self._digests
 
     def options(self) -> Mapping[str, Any]:
-        """The year, what counts, and what becomes of unlabelled pictures."""
+        """Return the year, the filters of annotations, and whether unlabelled images are kept."""
         filters: dict[str, Any] = {} if self.crowds == "keep" else {"crowds": self.crowds}
         filters |= {} if self.min_area == 0 else {"min_area": self.min_area}
         return {"source": "coco", "year": self.year, "unlabelled": self.unlabelled, **filters}
 
     def labels(self) -> Sequence[str]:
-        """The categories of the training file, by ascending id; both files must agree."""
+        """Return the categories of the training file, by ascending id.
+
+        Raises:
+            InputError: The validation file has other categories.
+        """
         names = {split: tuple(self._categories(split).values()) for split in SPLITS}
         if names["train"] != names["val"]:
             raise InputError(
@@ -84,19 +91,15 @@ class CocoSource:
         return names["train"]
 
     def images(self) -> Iterator[LabelledImage]:
-        """Every picture of both splits, by ascending image id."""
-        self.dropped = 0
+        """Yield every image of both splits, by ascending image id."""
         for split in SPLITS:
             coco, categories = self._annotations[split], self._categories(split)
-            stems: dict[str, str] = {}  # a.jpg and a.png are two pictures
+            stems: dict[str, str] = {}  # a.jpg and a.png are two images
             for image_id in sorted(coco.imgs):
                 file_name = coco.imgs[image_id]["file_name"]
                 stem = splitext(file_name)[0]
                 name = stem if stems.setdefault(stem, file_name) == file_name else file_name
                 found = {a["category_id"] for a in coco.imgToAnns[image_id] if self._counts(a, split)}
-                if not found and self.unlabelled == "drop":
-                    self.dropped += 1
-                    continue
                 yield LabelledImage(
                     key=key_of(name),
                     split=split,
@@ -120,11 +123,11 @@ class CocoSource:
         if len(found) == 1:
             return found[0]
         if found:
-            raise InputError(f"{self.root}: holds COCO {' and '.join(found)}; say which with --year")
+            raise InputError(f"{self.root}: holds COCO {' and '.join(found)}; choose one with `year`")
         raise InputError(
             f"{storage.join(self.root, 'annotations')}: holds no instances_train2014.json or "
             "instances_train2017.json, nor is there an annotations_trainval zip; "
-            "point --root at a folder in COCO's layout"
+            "point `root` at a folder in COCO's layout"
         )
 
     def _find_pictures(self, split: str) -> str:
@@ -139,12 +142,12 @@ class CocoSource:
         )
 
     def _url(self, split: str, year: str | None = None) -> str:
-        """Where an annotation file is; packed, if only that is there."""
+        """Return the URL of an annotation file: plain or, if only that exists, compressed."""
         year = year or self.year
         name = f"instances_{split}{year}.json"
         url = storage.join(self.root, "annotations", name)
         zipped = storage.join(self.root, f"annotations_trainval{year}.zip", "annotations", name)
-        return next((place for place in (url, f"{url}.gz", zipped) if storage.is_file(place)), url)
+        return next((found for found in (url, f"{url}.gz", zipped) if storage.is_file(found)), url)
 
     def _categories(self, split: str) -> dict[int, str]:
         return {
@@ -162,7 +165,7 @@ class CocoSource:
 
     @cached_property
     def _annotations(self) -> dict[str, COCO]:
-        """The annotations by split; they are many times as large as the bytes, which go for them."""
+        """The parsed annotations by split; each file's bytes are released first, to save memory."""
         self.inputs()
         return {split: _parse(self._bytes.pop(split), self._url(split)) for split in SPLITS}
 
@@ -178,7 +181,7 @@ def _read(url: str) -> bytes:
 
 
 def _is_text(name: str) -> bool:
-    """JSON can name half a character, by \\ud800, which no file or key can be called."""
+    """Tell whether a name can be encoded: JSON can hold half a character, \\ud800, and UTF-8 cannot."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -187,7 +190,11 @@ def _is_text(name: str) -> bool:
 
 
 def _parse(data: bytes, url: str) -> COCO:
-    """Index one annotation file; refuse what is not in COCO's instances format."""
+    """Parse and index one annotation file.
+
+    Raises:
+        InputError: The file is not in COCO's instances format.
+    """
     try:
         content = json.loads(data)
     except ValueError as error:
@@ -205,10 +212,10 @@ def _parse(data: bytes, url: str) -> COCO:
                     )
                 if kind is str and not _is_text(row[name]):
                     raise InputError(
-                        f"{url}: {table}[{number}] has a {name!r} that is no text: {row[name]!a}"
+                        f"{url}: {table}[{number}] has a {name!r} that is not text: {row[name]!a}"
                     )
     _check_references(content, url)
-    for annotation in content["annotations"]:  # of which only labels count
+    for annotation in content["annotations"]:  # only their categories are used, so save memory
         annotation.pop("segmentation", None)
         annotation.pop("bbox", None)
     coco = COCO()
@@ -219,6 +226,7 @@ def _parse(data: bytes, url: str) -> COCO:
 
 
 def _check_references(content: dict[str, Any], url: str) -> None:
+    """Raise an InputError if an id is given twice, or an annotation refers to one that does not exist."""
     for table in ("images", "categories"):
         ids = Counter(row["id"] for row in content[table])
         twice = [number for number, times in ids.items() if times > 1]

@@ -1,4 +1,4 @@
-"""MIRFLICKR-25K: 25,000 pictures and one list of picture numbers per label."""
+"""The MIRFLICKR-25K source: 25,000 images, and for each label a list of image numbers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -7,10 +7,10 @@ from typing import Any, Literal
 from lglm_core import seeds, storage
 from lglm_core.errors import InputError
 from lglm_core.rooms.canonical import digest
-from lglm_core.sources.source import LabelledImage
+from lglm_core.sources.source import LabelledImage, Unlabelled
 
 IMAGES = 25_000
-# What may be seen in a picture, and what it is about: the lists that end in _r1.
+# Labels of what may be seen in an image and, in lists that end in _r1, of what the image is about.
 POTENTIAL = (
     *("animals", "baby", "bird", "car", "clouds", "dog", "female", "flower", "food", "indoor", "lake"),
     *("male", "night", "people", "plant_life", "portrait", "river", "sea", "sky", "structures", "sunset"),
@@ -23,14 +23,19 @@ RELEVANT = (
 
 
 class MirflickrSource:
-    """``ROOT/mirflickr/im<ID>.jpg`` and ``ROOT/annotations/<label>.txt``, one picture's number a line.
+    """Reads ``ROOT/mirflickr/im<ID>.jpg`` and ``ROOT/annotations/<label>.txt``, one image number per line.
 
-    Nobody published a split: a drawn half is for training, the other for validation.
+    There is no published split: a random half of the images is for training, the other for validation.
 
     Args:
-        labels: The 24 potential labels, or with the 14 relevant ones 38.
-        split_seed: Decides which half a picture is in.
-        images: How many pictures there are, numbered from 1.
+        root: URL of the folder that holds ``mirflickr/`` and ``annotations/``.
+        labels: "24": the potential labels; "38": the potential and the 14 relevant labels.
+        unlabelled: Whether images without a label are kept or dropped.
+        split_seed: The seed of the random halves.
+        images: The number of images, which are numbered from 1.
+
+    Raises:
+        InputError: The folder holds no list of the first label.
     """
 
     keys_per_split = False
@@ -40,46 +45,41 @@ class MirflickrSource:
         root: str,
         *,
         labels: Literal["24", "38"] = "24",
-        unlabelled: Literal["keep", "drop"] = "keep",
+        unlabelled: Unlabelled = "keep",
         split_seed: int = 0,
         images: int = IMAGES,
     ) -> None:
         self.root = root
         self.where = storage.redact_url(root)
         self.names = sorted(POTENTIAL if labels == "24" else POTENTIAL + RELEVANT)
-        self.unlabelled = unlabelled
+        self.unlabelled: Unlabelled = unlabelled
         self.split_seed = split_seed
         self.count = images
-        self.dropped = 0
         if not storage.is_file(self._url(self.names[0])):
             raise InputError(
                 f"{storage.join(root, 'annotations')}: holds no {self.names[0]}.txt; "
-                "point --root at the folder that holds mirflickr/ and annotations/"
+                "point `root` at the folder that holds mirflickr/ and annotations/"
             )
 
     def inputs(self) -> Mapping[str, str]:
-        """The digest of every list."""
+        """Return the digest of every list."""
         return {f"{name}.txt": digest(data) for name, data in self._bytes.items()}
 
     def options(self) -> Mapping[str, Any]:
-        """What becomes of unlabelled pictures, and the seed of the split; the lists say which labels."""
+        """Return the seed of the split and whether unlabelled images are kept; the inputs name the labels."""
         return {"source": "mirflickr", "unlabelled": self.unlabelled, "split_seed": self.split_seed}
 
     def labels(self) -> Sequence[str]:
-        """The names of the lists, in alphabetical order."""
+        """Return the names of the lists, in alphabetical order."""
         return self.names
 
     def images(self) -> Iterator[LabelledImage]:
-        """Every picture, by its number."""
-        self.dropped = 0
+        """Yield every image, by its number."""
         members = {name: self._numbers(name) for name in self.names}
         order = seeds.rng("mirflickr", self.split_seed).permutation(self.count) + 1
         training = set(map(int, order[: self.count // 2]))
         for number in range(1, self.count + 1):
             labels = tuple(name for name in self.names if number in members[name])
-            if not labels and self.unlabelled == "drop":
-                self.dropped += 1
-                continue
             source = f"mirflickr/im{number}.jpg"
             yield LabelledImage(
                 key=f"im{number}",
@@ -97,11 +97,12 @@ class MirflickrSource:
         return {name: storage.read_bytes(self._url(name)) for name in self.names}
 
     def _numbers(self, name: str) -> set[int]:
+        """Return the image numbers in a label's list."""
         numbers = set()
-        for line, text in enumerate(self._bytes[name].split(), start=1):
+        for entry, text in enumerate(self._bytes[name].split(), start=1):
             if not text.isdigit() or not 1 <= int(text) <= self.count:
                 raise InputError(
-                    f"{self._url(name)}, entry {line}: {text.decode(errors='replace')!r}; "
+                    f"{self._url(name)}, entry {entry}: {text.decode(errors='replace')!r} found; "
                     f"the number of a picture, 1 to {self.count}, was expected"
                 )
             numbers.add(int(text))

@@ -1,8 +1,10 @@
 """Files by URL: ``storage.read_bytes("s3://bucket/key")``, and the same for a path on disk.
 
-What jobs and the other wings use stands here; the files of the wing import each other directly.
+This package exports the functions that the jobs and the other wings use; the modules of the wing import each
+other directly.
 """
 
+from lglm_core.storage.archive_url import is_address
 from lglm_core.storage.files import (
     READERS,
     create,
@@ -12,9 +14,9 @@ from lglm_core.storage.files import (
     lies_within,
     list_files,
     local_copy,
-    locate,
     open_stream,
     read_bytes,
+    read_if_exists,
     read_range,
     reading,
     remove,
@@ -33,7 +35,8 @@ from lglm_core.storage.parquet import (
     to_parquet,
     write_parquet,
 )
-from lglm_core.storage.url import absolute, is_address, is_local, join, local_path, redact, redact_url
+from lglm_core.storage.schemes import locate
+from lglm_core.storage.url import absolute, is_local, join, local_path, redact, redact_url
 
 __all__ = [
     "READERS",
@@ -56,6 +59,7 @@ __all__ = [
     "parquet_names",
     "parse_parquet",
     "read_bytes",
+    "read_if_exists",
     "read_parquet",
     "read_parquet_footer",
     "read_range",

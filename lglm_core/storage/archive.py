@@ -1,7 +1,7 @@
 """An archive, ``.zip`` or ``.tar``, as a folder to read from.
 
-Nothing is unpacked to disk, and a name in an archive is but a key. What lies where is found out once in
-each process; then every file is one read of a range, from as many threads as you like.
+Nothing is unpacked to disk, and a name in an archive is only a key, never a path. Each process reads the
+archive's index once; then every file is one range of the archive, which any number of threads may read.
 """
 
 import re
@@ -9,17 +9,19 @@ from io import BufferedReader
 from threading import Lock
 
 from lglm_core.errors import InputError
-from lglm_core.storage.archive_member import Member, Ranges
+from lglm_core.storage.archive_member import Member
 from lglm_core.storage.archive_tar import tar_members
+from lglm_core.storage.archive_url import is_zip
 from lglm_core.storage.archive_zip import zip_members
 from lglm_core.storage.disk import DiskLocation
 from lglm_core.storage.location import Location, ReadOnly, StoredFile, UnreadableFile, exists
+from lglm_core.storage.range_reader import RangeReader
 
-ARCHIVES = 64  # whose indexes a process keeps; one of 100,000 files takes about 40 MB
+INDEXES_KEPT = 64  # per process; the index of an archive of 100,000 files takes about 40 MB
 
 
 class ArchiveLocation(ReadOnly):
-    """What is called *name* in *archive*, or lies below it there; no name is the archive as a folder."""
+    """The file *name* in *archive*, or the folder of that name; no name means the archive as a folder."""
 
     def __init__(self, url: str, archive: Location, name: str) -> None:
         self.url = url
@@ -32,37 +34,37 @@ class ArchiveLocation(ReadOnly):
         return exists(self)
 
     def stat(self) -> StoredFile:
-        """Ask the index."""
+        """Return the file's name, size and etag from the archive's index."""
         member = self._member(_index_of(self.archive))
         return StoredFile(self.name.rpartition("/")[2], member.size, member.etag)
 
     def is_folder(self) -> bool:
-        """Tell whether any file's name begins with this one and a slash."""
-        there = exists(self.archive)
-        if not there or not self.name:
-            return there
+        """Tell whether the name of any file begins with this name and a slash."""
+        archive_exists = exists(self.archive)
+        if not archive_exists or not self.name:
+            return archive_exists
         members = _index_of(self.archive).members(self.archive)
         return any(name.startswith(self.prefix) for name in members)
 
     def lies_within(self, other: Location) -> bool:
-        """Tell whether this is *other* or something below it; the archive may lie below it, too."""
+        """Tell whether this, or the archive itself, is *other* or lies below it."""
         if not isinstance(other, ArchiveLocation):
             return self.archive.lies_within(other)
         return self.archive.lies_within(other.archive) and self.prefix.startswith(other.prefix)
 
     def open(self) -> BufferedReader:
-        """Open the file."""
+        """Open the file; one that would unpack to more than ``MAX_UNPACKED`` bytes is refused."""
         index = _index_of(self.archive)
-        return self._member(index).open(index.ranges(self.archive), self.url)
+        return self._member(index).open(index.reader(self.archive), self.url)
 
     def read_range(self, offset: int, size: int) -> bytes:
         """Read *size* bytes from *offset*."""
         index = _index_of(self.archive)
-        return self._member(index).read_range(index.ranges(self.archive), self.url, offset, size)
+        return self._member(index).read_range(index.reader(self.archive), self.url, offset, size)
 
     def list_files(self) -> list[StoredFile]:
-        """List every file whose name begins with this one and a slash, as the archive is now."""
-        members = _index_of(self.archive, anew=True).members(self.archive)
+        """List every file whose name begins with this name and a slash, as the archive is now."""
+        members = _index_of(self.archive, refresh=True).members(self.archive)
         files = [
             StoredFile(name[len(self.prefix) :], member.size, member.etag)
             for name, member in members.items()
@@ -80,7 +82,7 @@ class ArchiveLocation(ReadOnly):
 
 
 class _Index:
-    """What one version of an archive holds, found out by whoever asks first while the others wait."""
+    """The files in one version of an archive; the first thread to ask reads it while the others wait."""
 
     def __init__(self, version: StoredFile) -> None:
         self.version = version
@@ -88,12 +90,12 @@ class _Index:
         self._members: dict[str, Member] | None = None
         self._refusal: InputError | None = None
 
-    def ranges(self, archive: Location) -> Ranges:
-        """Return the archive's bytes, with a position of their own."""
-        return Ranges(archive, self.version.size)
+    def reader(self, archive: Location) -> RangeReader:
+        """Return the archive's bytes as a stream with a position of its own."""
+        return RangeReader(archive, self.version.size)
 
     def members(self, archive: Location) -> dict[str, Member]:
-        """Return the files by their names; an archive that is none is looked through only once, too."""
+        """Return the files by name; a file that is no archive is also read only once."""
         with self._lock:
             if self._refusal:
                 raise self._refusal
@@ -106,21 +108,25 @@ class _Index:
             return self._members
 
     def _read(self, archive: Location) -> dict[str, Member]:
-        if archive.url.lower().endswith(".zip"):
-            found = zip_members(self.ranges(archive), archive.url)
+        if is_zip(archive.url):
+            members = zip_members(archive, self.version)
         else:
-            found = tar_members(archive, archive.url, self.version.etag)
-        return {re.sub(r"^(\./)+", "", name): member for name, member in found.items()}
+            members = tar_members(archive, self.version)
+        return {re.sub(r"^(\./)+", "", name): member for name, member in members.items()}
 
 
 _indexes: dict[str, _Index] = {}
 _indexes_lock = Lock()
 
 
-def _index_of(archive: Location, *, anew: bool = False) -> _Index:
-    """Return an archive's index; on disk it is always that of the file as it is now, elsewhere if *anew*."""
+def _index_of(archive: Location, *, refresh: bool = False) -> _Index:
+    """Return the index of an archive.
+
+    For an archive on disk it always describes the file as it is now; elsewhere, where asking takes a request,
+    the one that was read first, unless *refresh*.
+    """
     index = _indexes.get(archive.url)
-    if index and not anew and not isinstance(archive, DiskLocation):
+    if index and not refresh and not isinstance(archive, DiskLocation):
         return index
     version = archive.stat()
     if version.size < 0:
@@ -130,6 +136,6 @@ def _index_of(archive: Location, *, anew: bool = False) -> _Index:
         if not index or index.version != version:
             index = _Index(version)
         _indexes[archive.url] = index
-        if len(_indexes) > ARCHIVES:
+        if len(_indexes) > INDEXES_KEPT:
             del _indexes[next(iter(_indexes))]
     return index

@@ -1,4 +1,4 @@
-"""One file within an archive: its bytes are a range of the archive's, packed or as they are."""
+"""One file in an archive: a range of the archive's bytes, compressed or stored as they are."""
 
 import io
 import zlib
@@ -7,58 +7,43 @@ from functools import partial
 from io import BufferedReader
 from typing import Any
 
-from lglm_core.storage.location import Location, UnreadableFile
+from lglm_core.errors import InputError
+from lglm_core.storage.location import UnreadableFile
+from lglm_core.storage.range_reader import RangeReader
 from lglm_core.storage.resuming import CHUNK
 
-MOST_FETCHED = 4 << 20  # bytes of a member read at a time: all of a picture at once
-MOST_UNPACKED = 1 << 30  # bytes; what promises to become larger may be made to fill the memory
+MAX_FETCHED = 4 << 20  # bytes of a member that one request fetches: nearly every image as a whole
+MAX_UNPACKED = 1 << 30  # bytes; a larger member may be made to fill the memory
 
 
-class Ranges(io.RawIOBase):
-    """A file at *place* that can be sought in; each read is one of a range."""
+class DamagedArchive(InputError):
+    """A whole archive is damaged or not one at all; *reason* is the message without its address."""
 
-    def __init__(self, place: Location, size: int) -> None:
-        self._place, self._size, self._position = place, size, 0
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
-    def readable(self) -> bool:
-        """Tell that it can be read."""
-        return True
 
-    def seekable(self) -> bool:
-        """Tell that it can be sought in."""
-        return True
+class DamagedMember(UnreadableFile):
+    """One file in an archive is damaged; *reason* is the message without its address."""
 
-    def tell(self) -> int:
-        """Return the position in bytes."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move; only what is read afterwards is fetched."""
-        position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        if position < 0:
-            raise ValueError(f"a position of {position}")
-        self._position = position
-        return position
-
-    def readinto(self, buffer: Any) -> int:
-        """Read one range."""
-        data = self._place.read_range(self._position, min(len(buffer), max(self._size - self._position, 0)))
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Where in the archive one file lies.
+    """Where one file lies in an archive.
 
-    ``header`` is the offset of its header, ``around`` at most how many bytes of headers precede its
-    bytes, of which there are ``packed`` in the archive and ``size`` unpacked; ``crc`` is that of the
-    unpacked ones, if the archive knows; ``refusal`` says why it cannot be read, if it cannot.
+    ``header`` is the offset of the file's header in the archive and ``header_size`` an estimate of its
+    length in bytes. The file takes ``packed`` bytes in the archive and ``size`` bytes unpacked. ``crc`` is
+    the checksum of the unpacked bytes, if the archive has one. ``refusal`` says why the file cannot be read;
+    it is empty if the file can.
     """
 
     header: int
-    around: int
+    header_size: int
     packed: int
     size: int
     etag: str
@@ -66,12 +51,24 @@ class Member:
     crc: int | None = None
     refusal: str = ""
 
-    def open(self, archive: Ranges, url: str) -> BufferedReader:
-        """Open the file; *url* is for errors."""
-        return BufferedReader(_Unpacked(self._data(archive, url), self, url), min(CHUNK, self.size) or 1)
+    def open(self, archive: RangeReader, url: str, *, max_size: int | None = MAX_UNPACKED) -> BufferedReader:
+        """Open the file.
 
-    def read_range(self, archive: Ranges, url: str, offset: int, size: int) -> bytes:
-        """Read *size* bytes from *offset*: of a packed file, all before them too."""
+        Args:
+            archive: The archive's bytes, of which the stream becomes the only reader.
+            url: The file's address, for error messages.
+            max_size: A compressed file of more bytes is refused; None takes any, and the caller must not
+                read it whole.
+        """
+        if self.deflated and max_size is not None and self.size > max_size:
+            raise UnreadableFile(
+                f"{url}: {self.size} bytes unpacked, at most {max_size} taken; unpack the zip first"
+            )
+        packed = self._packed_bytes(archive, url)
+        return BufferedReader(_Unpacked(packed, self, url), min(CHUNK, self.size) or 1)
+
+    def read_range(self, archive: RangeReader, url: str, offset: int, size: int) -> bytes:
+        """Read *size* bytes from *offset*; a compressed file has to be unpacked from its start."""
         size = min(size, self.size - offset)
         if size <= 0:
             return b""
@@ -80,29 +77,29 @@ class Member:
                 while offset:
                     offset -= len(file.read(min(offset, CHUNK)))
                 return file.read(size)
-        header = self._data(archive, url, fetched=self.around)
-        archive.seek(header.tell() + offset)
+        packed = self._packed_bytes(archive, url, fetched=self.header_size)
+        archive.seek(packed.tell() + offset)
         return archive.read(size) or b""
 
-    def _data(self, archive: Ranges, url: str, fetched: int = MOST_FETCHED) -> BufferedReader:
-        """Return the archive, read up to where the file's bytes begin, and its first *fetched* bytes."""
+    def _packed_bytes(self, archive: RangeReader, url: str, fetched: int = MAX_FETCHED) -> BufferedReader:
+        """Return a stream at the first of the file's bytes in the archive; *fetched* bytes at a time."""
         if self.refusal:
             raise UnreadableFile(f"{url}: {self.refusal}")
         archive.seek(self.header)
-        data: BufferedReader = BufferedReader(archive, min(self.around + self.packed, fetched))
-        self._skip_header(data, url)
-        return data
+        packed: BufferedReader = BufferedReader(archive, min(self.header_size + self.packed, fetched))
+        self._skip_header(packed, url)
+        return packed
 
-    def _skip_header(self, data: BufferedReader, url: str) -> None:
-        """Read the header, and refuse what is none."""
+    def _skip_header(self, archive: BufferedReader, url: str) -> None:
+        """Read the file's header, and raise an error if it is not one."""
         raise NotImplementedError
 
 
 class _Unpacked(io.RawIOBase):
-    """A member's bytes, unpacked as they are read, as many as were promised, and checked at their end."""
+    """A member's bytes, unpacked as they are read, and checked against the size and checksum noted."""
 
-    def __init__(self, data: BufferedReader, member: Member, url: str) -> None:
-        self._data, self._member, self._url = data, member, url
+    def __init__(self, packed: BufferedReader, member: Member, url: str) -> None:
+        self._packed, self._member, self._url = packed, member, url
         self._packed_left, self._left, self._crc = member.packed, member.size, 0
         self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
 
@@ -142,9 +139,9 @@ class _Unpacked(io.RawIOBase):
                 return data
 
     def _fetched(self, most: int) -> bytes:
-        data = self._data.read(min(most, self._packed_left))
+        data = self._packed.read(min(most, self._packed_left))
         self._packed_left -= len(data)
         return data
 
-    def _damaged(self, how: str) -> UnreadableFile:
-        return UnreadableFile(f"{self._url}: damaged within its archive: {how}")
+    def _damaged(self, reason: str) -> DamagedMember:
+        return DamagedMember(f"{self._url}: damaged within its archive: {reason}", reason=reason)

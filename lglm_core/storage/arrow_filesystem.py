@@ -12,16 +12,17 @@ from lglm_core import storage
 
 
 def storage_filesystem(root: str) -> fs.FileSystem:
-    """Return a filesystem whose paths are URLs without their beginning *root*, such as ``s3://``.
+    """Return a filesystem whose paths are URLs without the prefix *root*, such as ``s3://``.
 
-    What is written through it appears whole, when it is closed. A stream is closed also where the block of
-    its ``with`` raises: copy to it (``pyarrow.fs.copy_files``) rather than write in a block.
+    A file that is written through it appears as a whole when its stream is closed. A ``with`` block closes
+    its stream even if it raises, and so publishes half a file: copy files to the filesystem
+    (``pyarrow.fs.copy_files``) rather than write them in a block.
     """
     return fs.PyFileSystem(_Handler(root))
 
 
 class _Handler(fs.FileSystemHandler):
-    """The calls of pyarrow in terms of :mod:`lglm_core.storage.files`; of folders only their files exist."""
+    """Serves pyarrow's calls through :mod:`lglm_core.storage`; a folder exists if it holds a file."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -57,7 +58,7 @@ class _Handler(fs.FileSystemHandler):
         return [info for name, info in found.items() if selector.recursive or "/" not in name]
 
     def create_dir(self, path: str, recursive: bool) -> None:
-        """Do nothing: a folder is there once something lies in it."""
+        """Do nothing: a folder exists once it holds a file."""
 
     def delete_dir(self, path: str) -> None:
         storage.remove(self._url(path))
@@ -66,7 +67,7 @@ class _Handler(fs.FileSystemHandler):
         storage.remove(self._url(path))
 
     def delete_root_dir_contents(self) -> None:
-        raise NotImplementedError("deleting everything there is")
+        raise NotImplementedError("deleting all files of all buckets")
 
     def delete_file(self, path: str) -> None:
         storage.remove(self._url(path))
@@ -102,7 +103,7 @@ class _Handler(fs.FileSystemHandler):
 
 
 class _PublishedOnClose:
-    """A file to write, published when it is closed; one that is dropped instead is not."""
+    """A file to write, published when it is closed; one that is garbage-collected instead is not."""
 
     def __init__(self, url: str) -> None:
         self._url = url

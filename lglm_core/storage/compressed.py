@@ -1,6 +1,6 @@
-"""Text files that may be packed: as they are, in a gzip file, or as a member of a zip archive.
+"""Text files that may be compressed: plain, in gzip, or as a member of a zip.
 
-Imports nothing heavy: a packed file's digest is part of telling whether a room is complete.
+Nothing heavy is imported: the digest of a compressed file is needed to tell whether a room is complete.
 """
 
 import hashlib
@@ -9,82 +9,92 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from gzip import BadGzipFile, GzipFile
 from io import BufferedReader, RawIOBase
-from typing import IO, cast
-from zipfile import BadZipFile, ZipFile, ZipInfo
+from typing import cast
 
 from lglm_core import storage
 from lglm_core.errors import InputError
-from lglm_core.storage.archive_zip import member_name
+from lglm_core.storage.archive_member import DamagedArchive, DamagedMember
+from lglm_core.storage.archive_url import is_zip, splits
+from lglm_core.storage.archive_zip import zip_members
+from lglm_core.storage.disk import DiskLocation
+from lglm_core.storage.range_reader import RangeReader
 
-GZIP, ZIP = b"\x1f\x8b", (b"PK\x03\x04", b"PK\x05\x06")  # the second begins an archive of nothing
+GZIP, ZIP = b"\x1f\x8b", (b"PK\x03\x04", b"PK\x05\x06")  # the second begins a zip without files
 BUFFER_BYTES = 1 << 20
-MEMBERS_NAMED = 10
+NAMES_SHOWN = 10
 
 
 @contextmanager
 def open_unpacked(url: str) -> Iterator[tuple[str, BufferedReader]]:
-    """Yield the name of a text file and its bytes, from start to end; never all of them in memory.
+    """Yield the name of a text file and a stream of its bytes, which is never in memory as a whole.
 
     Args:
-        url: A text file, one in gzip (by its content, whatever its name), or a zip archive: ``a.zip`` where
-            it holds one text, ``a.zip/member.txt`` where it holds several. An archive that is not on this
-            disk is copied to it for as long as it is read.
+        url: A text file; a text file in gzip, recognised by its content; or a zip: ``a.zip`` if it holds one
+            text, ``a.zip/member.txt`` if it holds several. A zip that is not on this disk is copied to it for
+            as long as it is read.
 
     Raises:
-        InputError: no such file or member, several members to choose from, or a file that is cut short.
+        InputError: The file or the member does not exist, several members are candidates, or the file is cut
+            short or damaged.
     """
-    file, member = _archive_and_member(url)
+    file, member = _split(url)
     if not storage.is_file(file):
         raise InputError(f"{storage.redact_url(url)}: no such file")
-    start, shown = _start(file), storage.redact_url(file)
-    try:
-        if start.startswith(ZIP):
-            with storage.local_copy(file) as path, ZipFile(path) as archive:
-                infos = {member_name(info): info for info in archive.infolist() if not info.is_dir()}
-                name = _choose(list(infos), shown, member)
-                yield storage.join(shown, name), _buffered(_open_member(archive, shown, name, infos[name]))
+    with _damage_reported(url):
+        first_bytes = _first_bytes(file)
+        if first_bytes.startswith(ZIP):
+            with _open_member(file, member) as (name, text):
+                yield name, text
         elif member:
-            raise InputError(f"{shown}: not a zip archive, so there is no {member} in it")
+            raise InputError(f"{storage.redact_url(file)}: not a zip archive, so there is no {member} in it")
         else:
-            with storage.open_stream(file) as packed:
-                yield (
-                    storage.redact_url(url),
-                    _buffered(GzipFile(fileobj=packed)) if start.startswith(GZIP) else packed,
-                )
-    except (EOFError, zlib.error, BadGzipFile, BadZipFile) as error:
-        raise InputError(
-            f"{storage.redact_url(url)}: cut short or damaged ({error}); fetch it again"
-        ) from error
+            with storage.open_stream(file) as stream:
+                yield storage.redact_url(url), _gunzipped(stream) if first_bytes.startswith(GZIP) else stream
 
 
 def sha256(url: str) -> str:
-    """Return the sha256 of a text, in hexadecimal: the same, however it is packed."""
+    """Return the sha256 of a text, in hexadecimal: the same whether and however it is compressed."""
     with open_unpacked(url) as (_, text):
         return hashlib.file_digest(text, "sha256").hexdigest()
 
 
-def _start(url: str) -> bytes:
-    """The first bytes of a file, which tell how it is packed."""
+def _split(url: str) -> tuple[str, str]:
+    """Return the URL of the file to read and, if *url* names a member of a zip, the member's name."""
+    for split in splits(url):
+        if is_zip(split.archive) and storage.is_file(split.archive):
+            return split.archive, split.member
+    return url, ""
+
+
+def _first_bytes(url: str) -> bytes:
+    """Return the bytes that tell how a file is compressed."""
     with storage.open_stream(url) as file:
         return file.peek(4)[:4]
 
 
-def _archive_and_member(url: str) -> tuple[str, str | None]:
-    """Split ``a.zip/b.txt`` where ``a.zip`` is a file; anything else has no member."""
-    end = url.lower().find(".zip/") + len(".zip")
-    if end < len(".zip") or not storage.is_file(url[:end]):
-        return url, None
-    return url[:end], url[end + 1 :] or None
+@contextmanager
+def _open_member(url: str, wanted: str) -> Iterator[tuple[str, BufferedReader]]:
+    """Yield the address of a member of a zip and a stream of its bytes."""
+    shown = storage.redact_url(url)
+    with storage.local_copy(url) as path:
+        copy = DiskLocation(shown, str(path))
+        version = copy.stat()
+        members = zip_members(copy, version)
+        name = _choose(list(members), shown, wanted)
+        if members[name].refusal:
+            raise InputError(f"{shown}: {name!r} cannot be unpacked ({members[name].refusal})")
+        address = storage.join(shown, name)
+        yield address, members[name].open(RangeReader(copy, version.size), address, max_size=None)
 
 
-def _choose(names: list[str], url: str, wanted: str | None) -> str:
-    """Return the member that is wanted or, where none is named, the only text."""
+def _choose(names: list[str], url: str, wanted: str) -> str:
+    """Return the wanted member or, if none is named, the only text."""
     texts = [name for name in names if name.endswith(".txt") and not name.startswith("__MACOSX/")]
     if wanted in names:
-        return str(wanted)
+        return wanted
     if not wanted and len(texts) == 1:
         return texts[0]
-    found = ", ".join((texts or names)[:MEMBERS_NAMED]) or "nothing"
+    found = ", ".join((texts or names)[:NAMES_SHOWN]) or "nothing"
     if wanted:
         raise InputError(f"{url}: has no member {wanted!r}; it holds {found}")
     if not texts:
@@ -92,13 +102,21 @@ def _choose(names: list[str], url: str, wanted: str | None) -> str:
     raise InputError(f"{url}: holds {len(texts)} texts, {found}; name one, as {url}/{texts[0]}")
 
 
-def _open_member(archive: ZipFile, url: str, name: str, info: ZipInfo) -> IO[bytes]:
+def _gunzipped(stream: BufferedReader) -> BufferedReader:
+    # The buffer reads lines in C; GzipFile.readline is Python.
+    return BufferedReader(cast("RawIOBase", GzipFile(fileobj=stream)), BUFFER_BYTES)
+
+
+@contextmanager
+def _damage_reported(url: str) -> Iterator[None]:
+    """Turn every error about damage to the file at *url* into one message."""
     try:
-        return archive.open(info)
-    except (NotImplementedError, RuntimeError) as error:  # a method of packing, or a password
-        raise InputError(f"{url}: {name!r} cannot be unpacked ({error}); unpack it first") from error
+        yield
+    except (DamagedArchive, DamagedMember) as error:
+        raise _damaged(url, error.reason) from error
+    except (EOFError, zlib.error, BadGzipFile) as error:
+        raise _damaged(url, str(error)) from error
 
 
-def _buffered(unpacked: IO[bytes] | GzipFile) -> BufferedReader:
-    """Read lines in C; the unpackers' own readline is Python."""
-    return BufferedReader(cast("RawIOBase", unpacked), BUFFER_BYTES)
+def _damaged(url: str, reason: str) -> InputError:
+    return InputError(f"{storage.redact_url(url)}: cut short or damaged ({reason}); fetch it again")

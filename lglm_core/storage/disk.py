@@ -11,15 +11,28 @@ from pathlib import Path
 from stat import S_ISREG
 from tempfile import TemporaryDirectory
 
-from lglm_core.errors import InputError
+from lglm_core.errors import InputError, RunError
 from lglm_core.storage.location import Location, StoredFile, UnreadableFile
 
 STAGING_PREFIX = ".partial-"
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, or what one may have of it, is full
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, a quota or a limit
+
+
+@contextmanager
+def full_disk_refused(written_to: str) -> Iterator[None]:
+    """Turn the OSError of a full disk in the block into a RunError about *written_to*; let others pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise RunError(
+            f"{written_to}: cannot be written ({error.strerror}); make room and run the same again"
+        ) from error
 
 
 class DiskLocation:
-    """A path; what is written is staged beside it and renamed."""
+    """A path; a file is written to a scratch folder beside it and renamed."""
 
     def __init__(self, url: str, name: str) -> None:
         self.url = url
@@ -27,15 +40,15 @@ class DiskLocation:
 
     @cached_property
     def path(self) -> Path:
-        """Where it is; made when it is asked for, as to make one takes as long as to open a file."""
+        """The path, made on first use: making one takes as long as opening a file."""
         return Path(self._name)
 
     def is_file(self) -> bool:
-        """Tell whether something that is no folder is there."""
+        """Tell whether the path exists and is not a folder."""
         return self.path.exists() and not self.path.is_dir()
 
     def stat(self) -> StoredFile:
-        """Ask for the file's size and time of change."""
+        """Return the file's name and size, and an etag made of its size and time of change."""
         try:
             status = self.path.stat()
         except OSError as error:
@@ -43,25 +56,25 @@ class DiskLocation:
         return StoredFile(self.path.name, status.st_size, _etag(status))
 
     def is_folder(self) -> bool:
-        """Tell whether a folder is there."""
+        """Tell whether the path is a folder."""
         return self.path.is_dir()
 
     def is_empty(self) -> bool:
-        """Tell whether nothing but unfinished writes lies in the folder."""
+        """Tell whether the folder is missing or holds only unfinished files."""
         return not self.path.exists() or all(
             child.name.startswith(STAGING_PREFIX) for child in self.path.iterdir()
         )
 
     def lies_within(self, other: Location) -> bool:
-        """Tell whether this is *other* or something below it, links followed."""
+        """Tell whether this is *other* or lies below it; links are followed."""
         return isinstance(other, DiskLocation) and self.path.resolve().is_relative_to(other.path.resolve())
 
     def open(self) -> BufferedReader:
-        """Open a regular file."""
+        """Open the file; only a regular file can be opened."""
         return os.fdopen(self.descriptor(), "rb")
 
     def descriptor(self) -> int:
-        """Open a regular file, for the caller to close."""
+        """Open the file and return its descriptor, which the caller closes."""
         try:
             # Reading a named pipe would wait for ever, and opening it would disturb who writes to it.
             if not S_ISREG(os.stat(self._name).st_mode):  # noqa: PTH116 - without making a Path
@@ -73,8 +86,8 @@ class DiskLocation:
     def read_range(self, offset: int, size: int) -> bytes:
         """Read *size* bytes from *offset*."""
         try:
-            # Not through a file object: what that asks beside would cost a decoding thread twice its turns.
-            # Without waiting for somebody to write to a named pipe; reading at a place in it is an error.
+            # Without a file object, whose extra system calls would cost a decoding thread twice its turns.
+            # O_NONBLOCK: a named pipe does not wait for a writer; reading it at an offset is an error.
             file = os.open(self._name, os.O_RDONLY | os.O_NONBLOCK)
             try:
                 data = os.pread(file, size, offset)
@@ -88,43 +101,40 @@ class DiskLocation:
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """Yield a scratch path on the same disk; a full disk is an OSError."""
-        parent = self.path.parent
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            if error.errno in NO_ROOM:
-                raise
-            raise InputError(f"{parent}: cannot be made a folder ({error.strerror})") from error
-        try:
-            scratch = TemporaryDirectory(dir=parent, prefix=STAGING_PREFIX, ignore_cleanup_errors=True)
-        except OSError as error:
-            if error.errno in NO_ROOM:
-                raise
-            raise InputError(f"{parent}: cannot be written to ({error.strerror})") from error
-        with scratch as folder:
+        """Yield a scratch path on the same disk."""
+        with self._scratch_folder() as folder:
             yield Path(folder, self.path.name)
+
+    def _scratch_folder(self) -> "TemporaryDirectory[str]":
+        parent, refusal = self.path.parent, "cannot be made a folder"
+        try:
+            with full_disk_refused(self.url):
+                parent.mkdir(parents=True, exist_ok=True)
+                refusal = "cannot be written to"
+                return TemporaryDirectory(dir=parent, prefix=STAGING_PREFIX, ignore_cleanup_errors=True)
+        except OSError as error:
+            raise InputError(f"{parent}: {refusal} ({error.strerror})") from error
 
     def publish(self, staged: Path) -> None:
         """Rename *staged* to this path."""
         staged.replace(self.path)
 
     def create(self, staged: Path) -> bool:
-        """Link *staged* to this path, which fails where one is."""
+        """Link *staged* to this path unless the path exists, and return whether it was linked."""
         try:
             os.link(staged, self.path)
         except FileExistsError:
             return False
-        except OSError:  # a file system without links
+        except OSError:  # a file system without hard links
             if self.path.exists():
                 return False
             self.publish(staged)
         return True
 
     def remove(self) -> None:
-        """Delete the file, or the folder with all in it."""
+        """Delete the file, or the folder with its content; of a linked folder only the content."""
         if self.path.is_symlink() and self.path.is_dir():
-            for child in self.path.iterdir():  # the link is somebody's own, as are those in it
+            for child in self.path.iterdir():  # the user made the link, and the links in it
                 if child.is_dir() and not child.is_symlink():
                     shutil.rmtree(child)
                 else:
@@ -135,15 +145,15 @@ class DiskLocation:
             self.path.unlink(missing_ok=True)
 
     def remove_unfinished(self) -> None:
-        """Delete the scratch folders of killed writers."""
+        """Delete the scratch folders of killed writers below this folder."""
         for scratch in self.path.rglob(f"{STAGING_PREFIX}*"):
             shutil.rmtree(scratch, ignore_errors=True)
 
     def list_files(self) -> list[StoredFile]:
-        """List every file below but unfinished writes; links to folders are not followed."""
+        """List every file below, without unfinished ones; links to folders are not followed."""
 
         def refuse(error: OSError) -> None:
-            if not isinstance(error, FileNotFoundError):  # else it was removed just now
+            if not isinstance(error, FileNotFoundError):  # otherwise it was removed just now
                 raise InputError(f"{error.filename}: cannot be listed ({error.strerror})") from error
 
         if not self.path.is_dir():
@@ -163,7 +173,7 @@ class DiskLocation:
 
 
 def _status(path: Path) -> os.stat_result | None:
-    """That of what a link leads to, if it leads anywhere; None of what was removed just now."""
+    """Return the status of a file, or of a link that leads nowhere; None if it was removed just now."""
     for stat in (path.stat, path.lstat):
         with suppress(OSError):
             return stat()

@@ -1,8 +1,7 @@
-"""Files by URL: the only module that knows what a scheme means.
+"""Reading, writing and listing files by URL.
 
-A plain path and ``file://`` name the local disk, ``s3://bucket/key`` an object in a bucket. Everything
-is published whole: a file that exists was written to its end. Only read are ``http://`` and ``https://``,
-and what lies in an archive, ``photos.zip/cats/1.jpg``, wherever the archive lies.
+A file is published as a whole: one that exists was written to its end. Web servers and archives can only be
+read.
 """
 
 import hashlib
@@ -14,89 +13,34 @@ from io import BufferedReader
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 
-from lglm_core.errors import InputError, RunError
-from lglm_core.storage.disk import NO_ROOM, DiskLocation
+from lglm_core.errors import InputError
+from lglm_core.storage.disk import DiskLocation, full_disk_refused
 from lglm_core.storage.location import Location, StoredFile, UnreadableFile
-from lglm_core.storage.url import (
-    ARCHIVE,
-    is_file_url,
-    is_local,
-    is_web,
-    local_name,
-    redact_url,
-    unquote_path,
-)
+from lglm_core.storage.schemes import locate, locate_folder
+from lglm_core.storage.url import redact_url
 
 COPY_BYTES = 1 << 20
-ATTEMPTS = 3
-READERS = 16  # files read at a time by one process: a bucket answers late, but many at once
-
-
-def locate(url: str) -> Location:
-    """Return the place that *url* names; nothing is looked up yet, save whether a ``.zip`` is a file."""
-    return (_in_archive(url) if ARCHIVE.search(url) else None) or _outside(url)
-
-
-def _outside(url: str) -> Location:
-    """Return the place that *url* names if no part of it is an archive."""
-    if is_local(url):
-        return DiskLocation(url, local_name(url))
-    if is_web(url):
-        from lglm_core.storage.http import HttpLocation  # loaded only by those who need it, as boto3 is
-
-        return HttpLocation(url)
-    from lglm_core.storage.s3 import S3Location
-
-    return S3Location(f"s3://{url[5:]}")
-
-
-def _in_archive(url: str) -> Location | None:
-    """Return the place within the first archive that *url* leads into, if it does.
-
-    On disk an archive is what is no folder, elsewhere the name decides; a bucket and a host are none.
-    """
-    start = 0 if is_local(url) else url.find("/", url.index("://") + 3)
-    stop = len(url.partition("?")[0]) if is_web(url) else len(url)
-    for found in ARCHIVE.finditer(url, start, stop) if start >= 0 else ():
-        archive = _outside(url[: found.end()])
-        if isinstance(archive, DiskLocation) and not archive.path.is_file():
-            continue
-        if found[1]:
-            raise InputError(
-                f"{archive.url}: a tar that is compressed as a whole can only be read from its start; "
-                "unpack it, or pack it again as .tar or .zip"
-            )
-        from lglm_core.storage.archive import ArchiveLocation
-
-        name = url[found.end() + 1 :]
-        shown_as = f"{archive.url}/{name}"
-        return ArchiveLocation(shown_as, archive, unquote_path(name) if is_file_url(url) else name)
-    return None
-
-
-def _folder(url: str) -> Location:
-    """Return the place that *url* names as a folder: of an archive, what lies in it."""
-    folder = f"{url.rstrip('/')}/"
-    return (_in_archive(folder) if ARCHIVE.search(folder) else None) or _outside(url)
+CREATE_ATTEMPTS = 3
+READERS = 16  # files that one process reads at a time: a bucket answers late, but many requests at once
 
 
 def lies_within(url: str, folder: str) -> bool:
-    """Tell whether *url* is *folder* or something below it, links followed."""
+    """Tell whether *url* is *folder* or lies below it; links on disk are followed."""
     return locate(url).lies_within(locate(folder))
 
 
 def is_file(url: str) -> bool:
-    """Tell whether a file is there."""
+    """Tell whether a file exists at *url*."""
     return locate(url).is_file()
 
 
 def is_folder(url: str) -> bool:
-    """Tell whether *url* is a folder (on object storage: a prefix that holds something), or an archive."""
-    return _folder(url).is_folder()
+    """Tell whether *url* is a folder (on object storage: a prefix that holds an object) or an archive."""
+    return locate_folder(url).is_folder()
 
 
 def is_empty(url: str) -> bool:
-    """Tell whether nothing is stored below *url*; what a killed process left half-written is nothing."""
+    """Tell whether no file is stored below *url*; unfinished files of a killed process do not count."""
     return locate(url).is_empty()
 
 
@@ -105,28 +49,30 @@ def open_stream(url: str) -> BufferedReader:
     return locate(url).open()
 
 
+@contextmanager
+def reading(url: str) -> Iterator[BufferedReader]:
+    """Open a file; a disk that fails while the file is read is an :class:`UnreadableFile`, too."""
+    with open_stream(url) as file:
+        try:
+            yield file
+        except OSError as error:
+            raise UnreadableFile(f"{redact_url(url)}: cannot be read ({error.strerror or error})") from error
+
+
 def read_bytes(url: str) -> bytes:
-    """Read a whole file; one that is missing or not ours to read is an :class:`UnreadableFile`."""
+    """Read a whole file; one that is missing or that we may not read is an :class:`UnreadableFile`."""
     with reading(url) as file:
         return file.read()
 
 
-def sizes(urls: Sequence[str]) -> Iterator[int]:
-    """Return each file's size in bytes, in order, looked up several at a time; 0 where none is told."""
-
-    def size(url: str) -> int:
-        try:
-            place = locate(url)
-        except (InputError, OSError, ValueError):  # it is none, which its reader will tell
-            return 0
-        try:
-            return max(0, place.stat().size)  # some web servers do not say
-        except (UnreadableFile, ValueError):
-            return 0
-
-    with ThreadPoolExecutor(READERS, thread_name_prefix="sizes") as pool:
-        for start in range(0, len(urls), 64 * READERS):
-            yield from pool.map(size, urls[start : start + 64 * READERS])
+def read_if_exists(url: str) -> bytes | None:
+    """Read a whole file, or return None if it does not exist."""
+    try:
+        return read_bytes(url)
+    except UnreadableFile as error:
+        if not error.missing:
+            raise
+        return None
 
 
 def read_range(url: str, offset: int, size: int) -> bytes:
@@ -134,18 +80,22 @@ def read_range(url: str, offset: int, size: int) -> bytes:
     return locate(url).read_range(offset, size)
 
 
-@contextmanager
-def local_copy(url: str) -> Iterator[Path]:
-    """Yield a path on this disk with the file's content: the file itself where it lies here already."""
-    place = locate(url)
-    if isinstance(place, DiskLocation):
-        yield place.path
-        return
-    with TemporaryDirectory(prefix="lglm-copy-", ignore_cleanup_errors=True) as folder:
-        copy = Path(folder, "copy")
-        with place.open() as source, copy.open("wb") as target:
-            shutil.copyfileobj(source, target, COPY_BYTES)
-        yield copy
+def sizes(urls: Sequence[str]) -> Iterator[int]:
+    """Yield each file's size in bytes, in order, asked for several at a time; 0 if it cannot be told."""
+
+    def size(url: str) -> int:
+        try:
+            location = locate(url)
+        except (InputError, OSError, ValueError):  # reading the file will raise it again
+            return 0
+        try:
+            return max(0, location.stat().size)  # -1: a web server does not tell it
+        except (UnreadableFile, ValueError):
+            return 0
+
+    with ThreadPoolExecutor(READERS, thread_name_prefix="sizes") as pool:
+        for start in range(0, len(urls), 64 * READERS):
+            yield from pool.map(size, urls[start : start + 64 * READERS])
 
 
 def sha256(url: str) -> str:
@@ -155,37 +105,35 @@ def sha256(url: str) -> str:
 
 
 @contextmanager
-def reading(url: str) -> Iterator[BufferedReader]:
-    """Open a file; a disk that fails while it is read makes it one that cannot be read."""
-    with open_stream(url) as file:
-        try:
-            yield file
-        except OSError as error:
-            raise UnreadableFile(f"{redact_url(url)}: cannot be read ({error.strerror or error})") from error
+def local_copy(url: str) -> Iterator[Path]:
+    """Yield a path on this disk with the file's content: the file itself, or a copy for this block."""
+    location = locate(url)
+    if isinstance(location, DiskLocation):
+        yield location.path
+        return
+    with TemporaryDirectory(prefix="lglm-copy-", ignore_cleanup_errors=True) as folder:
+        copy = Path(folder, "copy")
+        with location.open() as source, copy.open("wb") as target:
+            shutil.copyfileobj(source, target, COPY_BYTES)
+        yield copy
 
 
 @contextmanager
 def write_whole(url: str) -> Iterator[Path]:
     """Yield a scratch path; publish the file written there at *url* only if the block succeeds."""
-    place = locate(url)
-    with _staging(place) as staged:
+    location = locate(url)
+    with _staging(location) as staged:
         yield staged
-        place.publish(staged)
+        location.publish(staged)
 
 
 @contextmanager
-def _staging(place: Location) -> Iterator[Path]:
-    """Yield a scratch path of a place; a disk that takes no more is told of as such."""
-    where = place.url if isinstance(place, DiskLocation) else f"{gettempdir()}, on the way to {place.url}"
-    try:
-        with place.staging() as staged:
-            yield staged
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        raise RunError(
-            f"{where}: cannot be written ({error.strerror}); make room and run the same again"
-        ) from error
+def _staging(location: Location) -> Iterator[Path]:
+    """Yield a scratch path for a file on its way to *location*; a full disk is a RunError."""
+    on_disk = isinstance(location, DiskLocation)
+    written_to = location.url if on_disk else f"{gettempdir()}, on the way to {location.url}"
+    with full_disk_refused(written_to), location.staging() as staged:
+        yield staged
 
 
 def write_bytes(url: str, data: bytes) -> None:
@@ -195,35 +143,33 @@ def write_bytes(url: str, data: bytes) -> None:
 
 
 def create(url: str, data: bytes) -> bytes:
-    """Publish *data* at *url* unless something is there; return what stands there now.
+    """Publish *data* at *url* unless a file exists there; return the bytes that are there now.
 
-    Of two writers at once one wins, and both are told by what comes back. On an object store that
-    ignores ``If-None-Match``, the last one does.
+    Of two writers at once one wins, and both get the winner's bytes. On an object store that ignores
+    ``If-None-Match`` the last one wins.
     """
-    place = locate(url)
-    with _staging(place) as staged:
+    location = locate(url)
+    with _staging(location) as staged:
         staged.write_bytes(data)
-        for attempt in range(1, ATTEMPTS + 1):
-            if place.create(staged):
-                break
-            try:
-                return read_bytes(url)
-            except UnreadableFile as error:
-                if not error.missing or attempt == ATTEMPTS:  # else it was removed just now
-                    raise
-        return data
+        for _ in range(CREATE_ATTEMPTS):
+            if location.create(staged):
+                return data
+            existing = read_if_exists(url)
+            if existing is not None:  # otherwise it was removed just now
+                return existing
+    return read_bytes(url)  # raises the error: a link that leads nowhere can be neither created nor read
 
 
 def remove(url: str) -> None:
-    """Delete a file or a folder, if it is there."""
+    """Delete a file or a folder, if it exists."""
     locate(url).remove()
 
 
 def remove_unfinished(url: str) -> None:
-    """Delete what killed writers left below *url*."""
+    """Delete the unfinished files that killed writers left below *url*."""
     locate(url).remove_unfinished()
 
 
 def list_files(url: str) -> list[StoredFile]:
     """List every file below *url*, at any depth, ordered by name; links to folders are not followed."""
-    return _folder(url).list_files()
+    return locate_folder(url).list_files()

@@ -1,4 +1,4 @@
-"""Files on web servers, ``http://`` and ``https://``, to read from; of folders a web server knows nothing."""
+"""Files on web servers, ``http://`` and ``https://``: read only, and without folders."""
 
 import re
 import sys
@@ -19,11 +19,11 @@ from lglm_core.storage.url import redact_url
 OK, PART, NO_SUCH_PART = 200, 206, 416
 MISSING = {404, 410}
 FORBIDDEN = {401, 403}
-NO_HEAD = {400, *FORBIDDEN, 405, 501}  # to HEAD; a signed address may hold for GET alone
+HEAD_REFUSED = {400, *FORBIDDEN, 405, 501}  # a signed address may be valid for GET alone
 
 
 class HttpLocation(ReadOnly):
-    """What a web address names; its user and password, if it has them, are shown to its server only."""
+    """The file at a web address; only its server gets to see the user and password in the address."""
 
     def __init__(self, url: str) -> None:
         self.url = redact_url(url)
@@ -31,13 +31,13 @@ class HttpLocation(ReadOnly):
         self.server: WebServer = connect(f"{self.address.scheme}://{self.address.netloc}")
 
     def is_file(self) -> bool:
-        """Tell whether the server has something at this address."""
+        """Tell whether the server has a file at this address."""
         return exists(self)
 
     def stat(self) -> StoredFile:
-        """Ask for size and ETag; a size of -1 is one that the server does not tell."""
+        """Return name, size and ETag, by a HEAD request; the size is -1 if the server does not tell it."""
         answer = self.ask("HEAD")
-        if answer.status in NO_HEAD or (answer.status == OK and _length(answer) is None):
+        if answer.status in HEAD_REFUSED or (answer.status == OK and _length(answer) is None):
             discard(answer)
             answer = self.ask("GET", Range="bytes=0-0")
         discard(answer)
@@ -49,40 +49,40 @@ class HttpLocation(ReadOnly):
         return StoredFile(self.url.rpartition("/")[2], -1 if size is None else size, _etag(answer))
 
     def is_folder(self) -> bool:
-        """Take it for one: whether what is asked for below is there, shows file by file."""
+        """Return True: a web server does not tell, and a missing file below is found when it is read."""
         return True
 
     def lies_within(self, other: Location) -> bool:
-        """Tell whether this is *other* or something below it."""
+        """Tell whether this is *other* or lies below it."""
         return isinstance(other, HttpLocation) and f"{self.url}/".startswith(f"{other.url.rstrip('/')}/")
 
     def open(self) -> BufferedReader:
-        """Open the file."""
+        """Open the file for reading from its start to its end."""
         return BufferedReader(_Download(self, 0, None), CHUNK)
 
     def read_range(self, offset: int, size: int) -> bytes:
-        """Read *size* bytes from *offset*; where the server sends no ranges, read all before them, too."""
+        """Read *size* bytes from *offset*; a server without ranges sends all bytes before them, too."""
         if size <= 0:
             return b""
         with _Download(self, offset, offset + size) as download:
             return download.readall()
 
     def list_files(self) -> list[StoredFile]:
-        """Refuse: a web server tells nobody what it has."""
+        """Refuse: a web server does not list its files."""
         raise InputError(
             f"{self.url}: a web server lists no files; name a .zip or .tar on it, "
             "a table of addresses, or a folder on a disk or in a bucket"
         )
 
     def ask(self, method: str, **headers: str) -> BaseHTTPResponse:
-        """Send a request, again where that may help; the answer's body is yet to be read."""
+        """Send a request, with retries, and return the answer before its body is read."""
         if self.address.auth:
             headers |= make_headers(basic_auth=unquote(self.address.auth))
         url = self.address._replace(auth=None, fragment=None).url
         return self.server.request(method, url, headers, shown_as=self.url)
 
     def refusal(self, answer: BaseHTTPResponse) -> UnreadableFile:
-        """Return what is raised where *answer* brings no file."""
+        """Return the exception to raise for an answer that brings no file."""
         discard(answer)
         status = f"{answer.status} {answer.reason or ''}".strip()
         if answer.status in MISSING:
@@ -93,17 +93,17 @@ class HttpLocation(ReadOnly):
 
 
 class _Download(Download):
-    """A file's bytes; a server that ignores ranges sends all, and what was not asked for is skipped."""
+    """The bytes of a file; if a server ignores ranges and sends all, the unwanted bytes are skipped."""
 
     _transient = TRANSIENT
 
-    def __init__(self, place: HttpLocation, start: int, stop: int | None) -> None:
-        self._place = place
-        self._unwanted = 0  # bytes still to come before those that were asked for
-        super().__init__(place.url, place.server.patience, start, stop)
+    def __init__(self, location: HttpLocation, start: int, stop: int | None) -> None:
+        self._location = location
+        self._unwanted = 0  # bytes that still come before the wanted ones
+        super().__init__(location.url, location.server.retry_policy, start, stop)
 
     def _given_up(self, error: Exception) -> Exception:
-        return self._place.server.gave_up(self._url, type(error).__name__)
+        return self._location.server.gave_up(self._url, type(error).__name__)
 
     def _read(self, most: int) -> bytes:
         while self._unwanted:
@@ -114,14 +114,14 @@ class _Download(Download):
         return super()._read(most)
 
     def _request(self) -> None:
-        answer = self._place.ask("GET", **self._wanted())
+        answer = self._location.ask("GET", **self._wanted())
         self._body, self._end = answer, self._position
-        if answer.status == NO_SUCH_PART:  # it begins behind the file's end
-            if self._version is not None:  # which was not there before
+        if answer.status == NO_SUCH_PART:  # the range begins behind the file's end
+            if self._version is not None:  # but the file was longer before
                 raise self._replaced()
             return
         if answer.status not in (OK, PART):
-            raise self._place.refusal(answer)
+            raise self._location.refusal(answer)
         begins = _beginning(answer) if answer.status == PART else 0
         total = _total(answer) if answer.status == PART else _length(answer)
         self._check_version((_etag(answer), total))
@@ -136,7 +136,7 @@ class _Download(Download):
             return {}
         last = "" if self._stop is None else self._stop - 1
         headers = {"Range": f"bytes={self._position}-{last}"}
-        if isinstance(self._version, tuple) and self._version[0].startswith('"'):  # no weak ones
+        if isinstance(self._version, tuple) and self._version[0].startswith('"'):  # not a weak ETag
             headers["If-Range"] = self._version[0]
         return headers
 
@@ -146,7 +146,7 @@ def _parsed(url: str) -> Url:
         address = parse_url(url)
     except LocationParseError:
         address = Url()
-    if not address.host:  # not repeated: any part of it may be a secret
+    if not address.host:  # the message does not repeat it: any part of it may be a secret
         raise UnreadableFile(f"{url.partition('://')[0]}://…: not a web address")
     return address
 
@@ -161,7 +161,7 @@ def _length(answer: BaseHTTPResponse) -> int | None:
 
 
 def _ends_visibly(answer: Any) -> bool:
-    """Tell whether a body without a length differs from one that broke off."""
+    """Tell whether a body of unknown length that ends differs from one that broke off."""
     return bool(answer.chunked)
 
 

@@ -1,4 +1,4 @@
-"""The connections to web servers: pooled per process, patient with each server, through proxies if set.
+"""The connections to web servers: pooled per process, with a retry policy per server, through proxies if set.
 
 Proxies come from where every tool looks for them: $HTTP_PROXY, $HTTPS_PROXY, $NO_PROXY.
 """
@@ -18,14 +18,14 @@ from urllib3 import exceptions as web
 from urllib3.util import make_headers, parse_url
 
 from lglm_core.errors import InputError, RunError
-from lglm_core.storage import retry as patience
+from lglm_core.storage import retry
 from lglm_core.storage.location import UnreadableFile
 from lglm_core.storage.retry import RetryPolicy
 
 CONNECTIONS = 64  # to one server
 SERVERS = 64  # to which connections are kept
 REDIRECTS = 5
-DRAINED = 1 << 16  # bytes of a body that is not wanted; for more, the connection is closed instead
+DRAINED = 1 << 16  # bytes of an unwanted body that are read to keep the connection; else it is closed
 TRANSIENT = (
     web.TimeoutError,
     web.ProtocolError,  # closed before the answer or in its middle
@@ -33,30 +33,30 @@ TRANSIENT = (
     web.SSLError,
     web.ProxyError,
 )
-# urllib3 itself follows, and tries nothing again: Patience decides that.
+# urllib3 follows redirects and retries nothing: RetryPolicy decides on retries.
 FOLLOWING = Retry(total=None, connect=0, read=0, other=0, redirect=REDIRECTS)
 
 
 @dataclass(frozen=True)
 class WebServer:
-    """One server by its *origin*, ``https://host:port``, and the patience that all requests to it share."""
+    """One server by its *origin*, ``https://host:port``, and the retry policy that its requests share."""
 
     origin: str
     pool: PoolManager
-    patience: RetryPolicy = field(default_factory=RetryPolicy)
+    retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
 
     def request(self, method: str, url: str, headers: Mapping[str, str], shown_as: str) -> BaseHTTPResponse:
-        """Return the answer to a request, tried again while the server fails.
+        """Send a request, again while the server fails and the retry policy allows, and return the answer.
 
         Args:
             method: ``GET`` or ``HEAD``.
             url: The address.
-            headers: Beyond the usual ones.
+            headers: Headers to add to the usual ones.
             shown_as: The address in error messages.
 
         Raises:
             InputError: No server ever answered.
-            RunError: The server stopped to, or keeps failing.
+            RunError: The server stopped answering, or keeps failing.
         """
         began, failing_since = time.monotonic(), 0.0
         for attempts in itertools.count(1):
@@ -65,14 +65,14 @@ class WebServer:
             except TRANSIENT as error:
                 reason, at_least = type(error).__name__, 0.0
             else:
-                self.patience.answered |= answer.status < 500
-                if answer.status not in patience.TRANSIENT_STATUS:
+                self.retry_policy.answered |= answer.status < 500
+                if answer.status not in retry.TRANSIENT_STATUS:
                     return answer
                 discard(answer)
                 reason, at_least = str(answer.status), _retry_after(answer)
             failing_since = failing_since or time.monotonic()
-            since = failing_since if self.patience.answered else began
-            delay = self.patience.delay(attempts, since, at_least=at_least)
+            since = failing_since if self.retry_policy.answered else began
+            delay = self.retry_policy.delay(attempts, since, at_least=at_least)
             if delay is None:
                 break
             time.sleep(delay)
@@ -96,8 +96,8 @@ class WebServer:
             raise UnreadableFile(f"{shown_as}: leads to what is no web address") from error
 
     def gave_up(self, url: str, reason: str) -> InputError | RunError:
-        """Return what is raised about *url* once patience has run out."""
-        if self.patience.answered:
+        """Return the exception to raise about *url* once the retry policy gives up."""
+        if self.retry_policy.answered:
             return RunError(f"{url}: the web server at {self.origin} fails or stopped answering ({reason})")
         return InputError(
             f"{url}: no web server answers at {self.origin} ({reason}); check the address and the network"
@@ -106,7 +106,7 @@ class WebServer:
 
 @cache
 def connect(origin: str) -> WebServer:
-    """Return this process's way to a server; nothing is asked of it yet."""
+    """Return this process's connections to a server; no request is sent yet."""
     scheme, host = origin.partition("://")[0], parse_url(origin).host or ""
     proxy = None if proxy_bypass(host) else getproxies().get(scheme)
     return WebServer(origin, _pool(proxy))
@@ -114,7 +114,7 @@ def connect(origin: str) -> WebServer:
 
 @cache
 def _pool(proxy: str | None) -> PoolManager:
-    timeout = Timeout(connect=patience.CONNECT_TIMEOUT_S, read=patience.READ_TIMEOUT_S)
+    timeout = Timeout(connect=retry.CONNECT_TIMEOUT_S, read=retry.READ_TIMEOUT_S)
     if proxy:
         user = parse_url(proxy).auth
         headers = make_headers(proxy_basic_auth=unquote(user)) if user else None
@@ -125,14 +125,14 @@ def _pool(proxy: str | None) -> PoolManager:
 
 
 def discard(answer: BaseHTTPResponse) -> None:
-    """Be done with an answer; its connection is kept if little or nothing is still to come over it."""
+    """Close an answer without its body; the connection is kept if only little of the body is left."""
     if answer.length_remaining is not None and answer.length_remaining <= DRAINED:
         answer.drain_conn()
     answer.close()
 
 
 def _retry_after(answer: BaseHTTPResponse) -> float:
-    """Return for how many seconds the server wants to be left alone: it tells a number, or a time."""
+    """Return for how many seconds the server asks not to be called; it gives a number or a date."""
     told = answer.headers.get("Retry-After", "").strip()
     if told.isdecimal():
         return float(told)

@@ -1,4 +1,8 @@
-"""What storage asks of every place a URL can name."""
+"""The contract of storage: what every location, on whichever medium, offers.
+
+One class implements :class:`Location` per medium: ``DiskLocation``, ``S3Location``, ``HttpLocation`` and
+``ArchiveLocation``. ``tests/lglm_core/storage/contract.py`` tests what all of them must keep.
+"""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,7 +14,7 @@ from lglm_core.errors import InputError
 
 
 class UnreadableFile(InputError):
-    """One file is *missing*, *too_large*, or not ours to read; the place it was looked for in answers."""
+    """One file is *missing*, *too_large* or not readable by us, while its disk or server does answer."""
 
     def __init__(self, message: str, *, missing: bool = False, too_large: bool = False) -> None:
         super().__init__(message)
@@ -25,10 +29,10 @@ class UnreadableFile(InputError):
 
 @dataclass(frozen=True)
 class StoredFile:
-    """One file found by listing.
+    """A file as a listing or :meth:`Location.stat` describes it.
 
-    ``name`` is relative to the listed URL, with forward slashes; ``size`` is in bytes; ``etag``
-    changes when the content does.
+    ``name`` is relative to the listed URL, with forward slashes; from ``stat`` it is the last segment of the
+    address. ``size`` is in bytes; ``etag`` changes when the content does.
     """
 
     name: str
@@ -37,27 +41,27 @@ class StoredFile:
 
 
 class Location(Protocol):
-    """A file or a folder at one address; every method refuses in words of that address."""
+    """A file or a folder at one URL; every error message begins with that URL."""
 
     url: str
 
     def is_file(self) -> bool:
-        """Tell whether a file is there."""
+        """Tell whether a file exists here."""
 
     def stat(self) -> StoredFile:
-        """Return name, size and etag of the file that is there."""
+        """Return name, size and etag of the file; a missing one is an :class:`UnreadableFile`."""
 
     def is_folder(self) -> bool:
-        """Tell whether a folder is there (on object storage: a prefix that holds something)."""
+        """Tell whether a folder exists here (on object storage: a prefix that holds an object)."""
 
     def is_empty(self) -> bool:
-        """Tell whether nothing is stored below; what a killed process left half-written is nothing."""
+        """Tell whether no file is stored below; unfinished files of a killed process do not count."""
 
     def lies_within(self, other: "Location") -> bool:
-        """Tell whether this is *other* or something below it."""
+        """Tell whether this is *other* or lies below it."""
 
     def open(self) -> BufferedReader:
-        """Open a file for reading from its start to its end."""
+        """Open the file for reading from its start to its end."""
 
     def read_range(self, offset: int, size: int) -> bytes:
         """Read *size* bytes from *offset*; fewer come back only at the file's end."""
@@ -66,25 +70,25 @@ class Location(Protocol):
         """Yield a scratch path, deleted afterwards, from which :meth:`publish` is one step."""
 
     def publish(self, staged: Path) -> None:
-        """Put the finished file *staged* here, in place of what was."""
+        """Move the finished file *staged* here and replace an existing file."""
 
     def create(self, staged: Path) -> bool:
-        """Put *staged* here if nothing is there, and tell whether that was so."""
+        """Move *staged* here unless a file exists, and return whether it was moved."""
 
     def remove(self) -> None:
-        """Delete a file or a folder, if it is there."""
+        """Delete the file or the folder, if it exists."""
 
     def remove_unfinished(self) -> None:
-        """Delete what killed writers left below."""
+        """Delete the unfinished files that killed writers left below."""
 
     def list_files(self) -> list[StoredFile]:
         """List every file below, at any depth, ordered by name."""
 
 
-def exists(place: Location) -> bool:
-    """Tell whether a look at *place* finds a file; one that is not ours to read is refused."""
+def exists(location: Location) -> bool:
+    """Tell whether ``stat()`` finds a file; a file that we may not read is an error, not an absence."""
     try:
-        place.stat()
+        location.stat()
     except UnreadableFile as error:
         if not error.missing:
             raise
@@ -93,12 +97,12 @@ def exists(place: Location) -> bool:
 
 
 class ReadOnly:
-    """What a place refuses that is only read."""
+    """The methods of a location that can only be read: each refuses to write."""
 
     url: str
 
     def is_empty(self) -> bool:
-        """Refuse: it is asked of a folder to write to."""
+        """Refuse: only who wants to write to a folder asks this."""
         raise self._refusal()
 
     def staging(self) -> AbstractContextManager[Path]:

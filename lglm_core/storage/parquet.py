@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lglm_core.errors import InputError
-from lglm_core.storage.files import locate, read_bytes, write_bytes
+from lglm_core.storage.files import read_bytes, write_bytes
+from lglm_core.storage.range_reader import RangeReader
+from lglm_core.storage.schemes import locate
 from lglm_core.storage.url import redact_url
 
 if TYPE_CHECKING:
@@ -20,10 +22,10 @@ def read_parquet(url: str, columns: list[str] | None = None) -> "pa.Table":
 
 
 def parse_parquet(data: bytes, url: str, columns: list[str] | None = None) -> "pa.Table":
-    """Turn the bytes of a Parquet file into an Arrow table; *url* is for the error.
+    """Parse the bytes of a Parquet file into an Arrow table; *url* is for error messages.
 
-    Without Arrow's threads: one that still holds the data while Python ends takes the process down (SIGABRT),
-    though all is done.
+    Arrow's threads are not used: a thread that still holds the data while Python exits aborts the process
+    (SIGABRT) after all work is done.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -34,18 +36,16 @@ def parse_parquet(data: bytes, url: str, columns: list[str] | None = None) -> "p
 
 
 def read_parquet_footer(url: str, size: int) -> "pq.FileMetaData":
-    """Read what a Parquet file of *size* bytes says of itself, and no row of it."""
+    """Read the metadata in the footer of a Parquet file of *size* bytes, and no row."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from lglm_core.storage.archive_member import Ranges
-
     with _readable_parquet(url):
-        return pq.read_metadata(pa.PythonFile(Ranges(locate(url), size), mode="r"))
+        return pq.read_metadata(pa.PythonFile(RangeReader(locate(url), size), mode="r"))
 
 
 def parquet_names(data: bytes, url: str) -> list[str]:
-    """Return the names of the columns in the bytes of a Parquet file; *url* is for the error."""
+    """Return the column names in the bytes of a Parquet file; *url* is for error messages."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -55,6 +55,7 @@ def parquet_names(data: bytes, url: str) -> list[str]:
 
 @contextmanager
 def _readable_parquet(url: str) -> Iterator[None]:
+    """Turn pyarrow's errors in the block into one line about *url*."""
     import pyarrow as pa
 
     try:
@@ -64,7 +65,7 @@ def _readable_parquet(url: str) -> Iterator[None]:
 
 
 def to_parquet(table: "pa.Table") -> bytes:
-    """Return an Arrow table as the bytes of a Parquet file."""
+    """Encode an Arrow table as the bytes of a Parquet file."""
     import pyarrow.parquet as pq
 
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Whole files in order, the next ones on their way already."""
+"""Reading whole files in order, while the next ones are already being fetched."""
 
 import os
 from collections import deque
@@ -12,16 +12,16 @@ from lglm_core.errors import InputError
 from lglm_core.storage.disk import DiskLocation
 from lglm_core.storage.location import Location, UnreadableFile
 
-CHUNK = 4 << 20  # bytes, more than nearly all pictures have
+CHUNK = 4 << 20  # bytes, more than nearly every image has
 Read = bytes | UnreadableFile
 
 
 def read_ahead(urls: Iterable[str], max_bytes: int | None = None) -> Iterator[Read]:
-    """Yield the files' bytes in order; of one that cannot be read, or has more than *max_bytes*, the reason.
+    """Yield each file's bytes in order, or the error if it is unreadable or larger than *max_bytes*.
 
-    Remote ones and those in archives are read by threads. Those on this disk are opened, and the kernel reads
-    them: handed from thread to thread their bytes would change cores, which costs as much as two thirds of
-    the digests of a shard.
+    Threads read files on servers and in archives. Files on this disk are only opened ahead, and the kernel
+    reads them: bytes handed from thread to thread change cores, which costs two thirds of the time that the
+    digests of a shard take.
     """
     with ThreadPoolExecutor(storage.READERS, thread_name_prefix="reader") as pool:
         ahead: deque[_OpenFile | Future[Read]] = deque()
@@ -38,18 +38,18 @@ def read_ahead(urls: Iterable[str], max_bytes: int | None = None) -> Iterator[Re
 
 
 class _OpenFile:
-    """What a future is to a file elsewhere: one of this disk, open, and on its way into memory."""
+    """A file on this disk, opened and being read by the kernel; it has a future's methods."""
 
-    def __init__(self, place: DiskLocation, max_bytes: int | None) -> None:
-        self._url, self._max_bytes = place.url, max_bytes
-        self._file = FileIO(place.descriptor())
+    def __init__(self, location: DiskLocation, max_bytes: int | None) -> None:
+        self._url, self._max_bytes = location.url, max_bytes
+        self._file = FileIO(location.descriptor())
         if hasattr(os, "posix_fadvise"):
-            with suppress(OSError):  # not every file system takes advice
+            with suppress(OSError):  # not every file system supports it
                 os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
     def result(self) -> Read:
         with self._file:
-            return _or_reason(self._read, self._url)
+            return _or_error(self._read, self._url)
 
     def _read(self) -> bytes:
         if self._max_bytes is not None and os.fstat(self._file.fileno()).st_size > self._max_bytes:
@@ -62,40 +62,40 @@ class _OpenFile:
 
 def _begin(url: str, pool: ThreadPoolExecutor, max_bytes: int | None) -> "_OpenFile | Future[Read]":
     try:
-        place = storage.locate(url)
-        if isinstance(place, DiskLocation):
-            return _OpenFile(place, max_bytes)
-        return pool.submit(_or_reason, lambda: _whole(place, max_bytes), url)
-    except (InputError, OSError, ValueError) as error:  # ValueError: no name for a file, or no address
-        nothing: Future[Read] = Future()
-        nothing.set_result(_reason(error, url))
-        return nothing
+        location = storage.locate(url)
+        if isinstance(location, DiskLocation):
+            return _OpenFile(location, max_bytes)
+        return pool.submit(_or_error, lambda: _read_whole(location, max_bytes), url)
+    except (InputError, OSError, ValueError) as error:  # ValueError: not a valid path or address
+        failed: Future[Read] = Future()
+        failed.set_result(_unreadable(error, url))
+        return failed
 
 
-def _whole(place: Location, max_bytes: int | None) -> bytes:
-    with place.open() as file:
+def _read_whole(location: Location, max_bytes: int | None) -> bytes:
+    with location.open() as file:
         if max_bytes is None:
             return file.read()
-        parts, size = [], 0
-        while part := file.read(CHUNK):  # the whole most at once would be as much memory for every reader
-            parts.append(part)
-            if (size := size + len(part)) > max_bytes:
-                raise _too_large(place.url, max_bytes)
-        return b"".join(parts)
+        chunks, size = [], 0
+        while chunk := file.read(CHUNK):  # reading max_bytes at once would take as much memory in each thread
+            chunks.append(chunk)
+            if (size := size + len(chunk)) > max_bytes:
+                raise _too_large(location.url, max_bytes)
+        return b"".join(chunks)
 
 
 def _too_large(url: str, max_bytes: int) -> UnreadableFile:
     return UnreadableFile(f"{storage.redact_url(url)}: more than {max_bytes} bytes", too_large=True)
 
 
-def _or_reason(read: Callable[[], bytes], url: str) -> Read:
+def _or_error(read: Callable[[], bytes], url: str) -> Read:
     try:
         return read()
-    except (UnreadableFile, OSError, ValueError, MemoryError) as error:  # so that one file stops nobody
-        return _reason(error, url)
+    except (UnreadableFile, OSError, ValueError, MemoryError) as error:  # one file must not stop the others
+        return _unreadable(error, url)
 
 
-def _reason(error: Exception, url: str) -> UnreadableFile:
+def _unreadable(error: Exception, url: str) -> UnreadableFile:
     if isinstance(error, UnreadableFile):
         return error
     if isinstance(error, InputError):

@@ -1,4 +1,4 @@
-"""Reading from a server that may drop the connection."""
+"""Downloads that resume after a lost connection."""
 
 import io
 import time
@@ -12,27 +12,27 @@ CHUNK = 1 << 20  # bytes
 
 
 class Download(io.RawIOBase):
-    """A file's bytes from *start* up to *stop*; a lost connection is taken up where it broke off.
+    """A file's bytes from *start* up to *stop*; after a lost connection the rest is requested again.
 
-    Whoever derives from it asks for the bytes, in ``_request``, and says which errors are ``_transient``.
+    A subclass requests the bytes, in ``_request``, and names the errors that are ``_transient``.
     """
 
     _transient: tuple[type[Exception], ...]
 
-    def __init__(self, url: str, patience: RetryPolicy, start: int, stop: int | None) -> None:
-        self._url, self._patience = url, patience
+    def __init__(self, url: str, retry_policy: RetryPolicy, start: int, stop: int | None) -> None:
+        self._url, self._retry_policy = url, retry_policy
         self._position, self._stop = start, stop
-        self._end = start  # of what can be read: set by each request
-        self._version: object = None  # of the file; one that is replaced meanwhile is refused
+        self._end = start  # of the bytes that can be read; every request sets it
+        self._version: object = None  # of the file; another version is refused
         self._body: Any = None
         self._request()
 
     def readable(self) -> bool:
-        """Tell that it can be read."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Read what has arrived, at most what fits into *buffer*."""
+        """Read the bytes that have arrived, at most as many as fit into *buffer*."""
         attempts, failing_since = 0, 0.0
         while self._position < self._end:
             try:
@@ -40,7 +40,7 @@ class Download(io.RawIOBase):
             except self._transient as error:
                 attempts += 1
                 failing_since = failing_since or time.monotonic()
-                delay = self._patience.delay(attempts, failing_since)
+                delay = self._retry_policy.delay(attempts, failing_since)
                 self._body.close()
                 if delay is None:
                     raise self._given_up(error) from error
@@ -57,18 +57,18 @@ class Download(io.RawIOBase):
         return b"".join(iter(lambda: self.read(CHUNK), b""))
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Release the connection."""
         if self._body is not None:
             self._body.close()
         super().close()
 
     @abstractmethod
     def _request(self) -> None:
-        """Ask for the bytes from ``_position`` on; set ``_body`` and ``_end``, and check the version."""
+        """Request the bytes from ``_position`` on, set ``_body`` and ``_end``, and check the version."""
 
     @abstractmethod
     def _given_up(self, error: Exception) -> Exception:
-        """Return what is raised once patience has run out."""
+        """Return the exception to raise once the retry policy gives up."""
 
     def _read(self, most: int) -> bytes:
         data: bytes = self._body.read(most)

@@ -1,6 +1,6 @@
 """Objects in a bucket, ``s3://bucket/key``: a file is an object, a folder a prefix that ends in a slash.
 
-An object appears whole or not at all, so what was killed leaves nothing behind that could be read.
+An object appears as a whole or not at all, so a killed writer leaves no file behind.
 """
 
 import time
@@ -25,23 +25,23 @@ from lglm_core.storage.s3_client import (
     TRANSIENT_CODES,
     code_of,
     connect,
+    errors_explained,
     explained,
-    refusals,
 )
 
-KEYS_PER_DELETION = KEYS_PER_PAGE = 1000  # S3's own limits
-BARE = {*MISSING, *FORBIDDEN, "400", "Bad Request"}  # codes that tell no reason
-UPLOADS = 5  # of one file whose finished multipart upload the server no longer knows
+KEYS_PER_DELETION = KEYS_PER_PAGE = 1000  # the limits of S3
+WITHOUT_REASON = {*MISSING, *FORBIDDEN, "400", "Bad Request"}  # codes of an answer to HEAD
+UPLOAD_ATTEMPTS = 5  # of one file, if the server forgets the multipart upload
 
 
 class S3Location:
-    """An object, or the prefix that its key and a slash are."""
+    """The object with a key, and the folder of objects whose keys begin with that key and a slash."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        # Taken apart by hand: a key may hold what a URL's path may not, such as '?', '#' or '//'.
+        # Not by urlsplit: a key may hold characters that a URL's path may not, such as '?', '#' or '//'.
         self.bucket, _, self.key = url.removeprefix("s3://").partition("/")
-        if "@" in self.bucket or ":" in self.bucket:  # not repeated: it may be a secret
+        if "@" in self.bucket or ":" in self.bucket:  # the message does not repeat it: it may be a secret
             raise InputError(
                 "an s3:// address holds more than bucket and key; credentials and server belong into "
                 "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"
@@ -52,19 +52,20 @@ class S3Location:
         self.s3 = connect()
 
     def is_file(self) -> bool:
-        """Tell whether there is an object that is no mark of a folder."""
+        """Tell whether the object exists; a key that ends in a slash is a placeholder of a folder."""
         return bool(self.key) and not self.key.endswith("/") and exists(self)
 
     def stat(self) -> StoredFile:
-        """Ask for the object's size and ETag."""
-        with refusals(self.url):
+        """Return the object's name, size and ETag, by a HEAD request."""
+        with errors_explained(self.url):
             try:
                 answer = self.s3.client.head_object(Bucket=self.bucket, Key=self.key)
             except ClientError as error:
-                if code_of(error) in BARE:  # as HEAD has no body, the reason is asked for once more
+                if code_of(error) in WITHOUT_REASON:  # an answer to HEAD has no body: ask again by listing
                     self.first_below()
                 raise
-        return StoredFile(self.key, answer.get("ContentLength", 0), self.etag_of(answer).strip('"'))
+        name, etag = self.key.rpartition("/")[2], self.etag_of(answer).strip('"')
+        return StoredFile(name, answer.get("ContentLength", 0), etag)
 
     def is_folder(self) -> bool:
         """Tell whether any object lies below."""
@@ -75,7 +76,7 @@ class S3Location:
         return not self.is_folder()
 
     def lies_within(self, other: Location) -> bool:
-        """Tell whether this is *other* or something below it."""
+        """Tell whether this is *other* or lies below it."""
         return (
             isinstance(other, S3Location)
             and other.bucket == self.bucket
@@ -83,7 +84,7 @@ class S3Location:
         )
 
     def open(self) -> BufferedReader:
-        """Open the object."""
+        """Open the object for reading from its start to its end."""
         return BufferedReader(_Download(self, 0, None), CHUNK)
 
     def read_range(self, offset: int, size: int) -> bytes:
@@ -95,26 +96,26 @@ class S3Location:
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """Yield a scratch path on this machine, of a name that the key has no say in."""
+        """Yield a scratch path on this machine's disk; its name does not depend on the key."""
         with TemporaryDirectory(prefix="lglm-upload-", ignore_cleanup_errors=True) as folder:
             yield Path(folder, "object")
 
     def publish(self, staged: Path) -> None:
-        """Upload *staged*; a large file in parts, several at a time."""
-        with refusals(self.url):
-            for left in reversed(range(UPLOADS)):
+        """Upload *staged*; a large file as a multipart upload, several parts at a time."""
+        with errors_explained(self.url):
+            for left in reversed(range(UPLOAD_ATTEMPTS)):
                 try:
                     with TransferManager(self.s3.client, TransferConfig()) as manager:
                         manager.upload(str(staged), self.bucket, self.key).result()
                     return
                 except ClientError as error:
-                    # The answer to the last request was lost, and the server asked again: which upload?
+                    # The answer to the completing request was lost, and the retry finds the upload gone.
                     if code_of(error) != "NoSuchUpload" or not left:
                         raise
 
     def create(self, staged: Path) -> bool:
-        """Upload *staged* on the condition that there is no object yet."""
-        with refusals(self.url), staged.open("rb") as body:
+        """Upload *staged* unless the object exists, and return whether it was uploaded."""
+        with errors_explained(self.url), staged.open("rb") as body:
             try:
                 self.s3.client.put_object(Bucket=self.bucket, Key=self.key, Body=body, IfNoneMatch="*")
             except ClientError as error:
@@ -124,7 +125,7 @@ class S3Location:
                     raise
             else:
                 return True
-        if self.is_file():  # a server that knows no conditions
+        if self.is_file():  # a server without conditional requests
             return False
         self.publish(staged)
         return True
@@ -132,7 +133,7 @@ class S3Location:
     def remove(self) -> None:
         """Delete the object and all objects below."""
         keys = [*([self.key] if self.is_file() else []), *(found["Key"] for found in self._below())]
-        with refusals(self.url):
+        with errors_explained(self.url):
             for first in range(0, len(keys), KEYS_PER_DELETION):
                 self._delete(keys[first : first + KEYS_PER_DELETION])
 
@@ -148,7 +149,7 @@ class S3Location:
             if not keys:
                 return
             attempts += 1
-            delay = self.s3.patience.delay(attempts, failing_since)
+            delay = self.s3.retry_policy.delay(attempts, failing_since)
             code = refused[keys[0]]
             if delay is None or code not in TRANSIENT_CODES:
                 kind = RunError if code in TRANSIENT_CODES else InputError
@@ -156,10 +157,10 @@ class S3Location:
             time.sleep(delay)
 
     def remove_unfinished(self) -> None:
-        """Do nothing: an upload that was not finished is no object."""
+        """Do nothing: an unfinished upload is not an object."""
 
     def list_files(self) -> list[StoredFile]:
-        """List every object below, page by page; an empty one whose key ends in a slash marks a folder."""
+        """List every object below, except placeholders of folders: empty, with a key that ends in a slash."""
         files = [
             StoredFile(found["Key"][len(self.prefix) :], found["Size"], found["ETag"].strip('"'))
             for found in self._below()
@@ -169,7 +170,7 @@ class S3Location:
         return sorted(files, key=lambda file: file.name)
 
     def _below(self, page_size: int = KEYS_PER_PAGE) -> Iterator[dict[str, Any]]:
-        with refusals(self.url):
+        with errors_explained(self.url):
             pages = self.s3.client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=self.prefix, PaginationConfig={"PageSize": page_size}
             )
@@ -179,11 +180,11 @@ class S3Location:
                         yield found
 
     def first_below(self) -> str | None:
-        """Return the first key below; asking also tells a bucket that is not there, and bad credentials."""
+        """Return the first key below, or None; a missing bucket and bad credentials are errors."""
         return next((found["Key"] for found in self._below(page_size=2)), None)
 
     def etag_of(self, answer: dict[str, Any]) -> str:
-        """Return an answer's ETag; what answers without one, as a web server would, is refused."""
+        """Return the ETag of an answer; an answer without one comes from a web server and is refused."""
         if "ETag" not in answer:
             raise InputError(
                 f"{self.url}: what answers at {self.s3.endpoint} is no S3 server; check AWS_ENDPOINT_URL"
@@ -192,33 +193,33 @@ class S3Location:
 
 
 class _Download(Download):
-    """An object's bytes."""
+    """The bytes of an object."""
 
     _transient = TRANSIENT
 
-    def __init__(self, place: S3Location, start: int, stop: int | None) -> None:
-        self._place = place
-        super().__init__(place.url, place.s3.patience, start, stop)
+    def __init__(self, location: S3Location, start: int, stop: int | None) -> None:
+        self._location = location
+        super().__init__(location.url, location.s3.retry_policy, start, stop)
 
     def _given_up(self, error: Exception) -> Exception:
         return explained(self._url, error)
 
     def _request(self) -> None:
-        place = self._place
+        location = self._location
         last = "" if self._stop is None else self._stop - 1
         wanted = {"Range": f"bytes={self._position}-{last}"} if self._position or self._stop else {}
         self._end = self._position
-        with refusals(place.url):
+        with errors_explained(location.url):
             try:
-                answer = place.s3.client.get_object(Bucket=place.bucket, Key=place.key, **wanted)
+                answer = location.s3.client.get_object(Bucket=location.bucket, Key=location.key, **wanted)
             except ClientError as error:
-                if code_of(error) in ("InvalidRange", "416"):  # it begins behind the object's end
-                    if self._version is not None:  # which was not there before
+                if code_of(error) in ("InvalidRange", "416"):  # the range begins behind the object's end
+                    if self._version is not None:  # but the object was longer before
                         raise self._replaced() from error
                     return
-                if code_of(error) in MISSING:  # or is it the bucket that is?
-                    place.first_below()
+                if code_of(error) in MISSING:  # raises the error if it is the bucket that is missing
+                    location.first_below()
                 raise
-        self._check_version(place.etag_of(answer))
+        self._check_version(location.etag_of(answer))
         self._body = answer["Body"]
         self._end = self._position + answer["ContentLength"]

@@ -1,8 +1,7 @@
-"""The connection to S3: one client per process, one policy of trying again, one way of refusing.
+"""The connection to S3: one client per process, its retry policy, and its errors as one line each.
 
 Endpoint, region and credentials come from where every S3 tool looks for them: $AWS_ENDPOINT_URL,
-$AWS_ACCESS_KEY_ID, $AWS_PROFILE, the files in ~/.aws, an instance's role. None of them is ever
-shown or stored.
+$AWS_ACCESS_KEY_ID, $AWS_PROFILE, the files in ~/.aws, an instance's role. No secret is ever shown or stored.
 """
 
 import os
@@ -20,15 +19,15 @@ from botocore.config import Config
 from botocore.parsers import ResponseParserError
 
 from lglm_core.errors import InputError, RunError
-from lglm_core.storage import retry as patience
+from lglm_core.storage import retry
 from lglm_core.storage.location import UnreadableFile
 from lglm_core.storage.retry import RetryPolicy
 
 CONNECTIONS = 64
 
 TRANSIENT = (
-    boto.ConnectionError,  # refused, no such host, TLS, a connection that does not come about
-    boto.HTTPClientError,  # closed or silent before the answer or in its middle
+    boto.ConnectionError,  # refused, no such host, TLS, timed out
+    boto.HTTPClientError,  # closed or silent before or in the middle of an answer
     boto.IncompleteReadError,
     ResponseParserError,
 )
@@ -50,8 +49,8 @@ MISSING = {"NoSuchKey", "404", "NotFound"}
 FORBIDDEN = {"AccessDenied", "403", "Forbidden", "InvalidObjectState"}
 
 
-class S3Patience(RetryPolicy):
-    """The same in botocore's terms."""
+class S3RetryPolicy(RetryPolicy):
+    """The retry policy as botocore asks for it."""
 
     def after_attempt(
         self,
@@ -62,12 +61,12 @@ class S3Patience(RetryPolicy):
         request_dict: dict[str, Any],
         **_: Any,
     ) -> float | None:
-        """Answer botocore's event ``needs-retry``: the delay before the next attempt, or None."""
+        """Handle botocore's event ``needs-retry``: return the delay in seconds, or None not to retry."""
         if response is not None:
             status = response[0].status_code
             self.answered |= status < 500
             code = (response[1].get("Error") or {}).get("Code")
-            transient = status in patience.TRANSIENT_STATUS or code in TRANSIENT_CODES
+            transient = status in retry.TRANSIENT_STATUS or code in TRANSIENT_CODES
         else:
             transient = isinstance(caught_exception, TRANSIENT)
         if not transient:
@@ -79,27 +78,27 @@ class S3Patience(RetryPolicy):
 
 @dataclass(frozen=True)
 class S3:
-    """The client, and the patience that its requests and its downloads share."""
+    """The client, and the retry policy that its requests and downloads share."""
 
     client: Any
-    patience: S3Patience
+    retry_policy: S3RetryPolicy
 
     @property
     def endpoint(self) -> str:
-        """The server's address, without anything secret in it."""
+        """The server's address without user and password."""
         parts = urlsplit(self.client.meta.endpoint_url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 @cache
 def connect() -> S3:
-    """Return this process's S3 client; nothing is asked of the server yet."""
+    """Return this process's S3 client; no request is sent yet."""
     config = Config(
-        connect_timeout=patience.CONNECT_TIMEOUT_S,
-        read_timeout=patience.READ_TIMEOUT_S,
+        connect_timeout=retry.CONNECT_TIMEOUT_S,
+        read_timeout=retry.READ_TIMEOUT_S,
         max_pool_connections=CONNECTIONS,
-        retries={"mode": "standard", "total_max_attempts": 1},  # Patience decides instead
-        # boto3's newer default, a checksum behind the body, is not understood by every S3 server.
+        retries={"mode": "standard", "total_max_attempts": 1},  # S3RetryPolicy decides instead
+        # Not every S3 server understands boto3's default, a checksum behind the body.
         request_checksum_calculation=os.environ.get("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required"),
         response_checksum_validation=os.environ.get("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required"),
     )
@@ -107,26 +106,26 @@ def connect() -> S3:
         client = boto3.Session().client("s3", config=config)
     except boto.BotoCoreError as error:
         raise InputError(f"S3 cannot be used as it is configured: {error}") from error
-    except ValueError as error:  # its text repeats the address, with whatever stands in it
+    except ValueError as error:  # its text repeats the endpoint, which may hold a password
         raise InputError(f"S3 cannot be used as it is configured: {NO_ENDPOINT}") from error
-    s3 = S3(client, S3Patience())
-    client.meta.events.register("before-call.s3", _note_the_time)
-    client.meta.events.register("needs-retry.s3", s3.patience.after_attempt)
+    s3 = S3(client, S3RetryPolicy())
+    client.meta.events.register("before-call.s3", _note_start)
+    client.meta.events.register("needs-retry.s3", s3.retry_policy.after_attempt)
     return s3
 
 
-def _note_the_time(*, context: dict[str, Any], **_: Any) -> None:
+def _note_start(*, context: dict[str, Any], **_: Any) -> None:
     context["began"] = time.monotonic()
 
 
 @contextmanager
-def refusals(url: str) -> Iterator[None]:
-    """Turn what boto3 raises in the block into one line about *url*."""
+def errors_explained(url: str) -> Iterator[None]:
+    """Turn boto3's errors in the block into one line about *url*."""
     try:
         yield
     except (boto.ClientError, boto.BotoCoreError, ResponseParserError) as error:
         raise explained(url, error) from error
-    except RecursionError as error:  # botocore follows where a web server sends it, round and round
+    except RecursionError as error:  # botocore follows the redirects of a web server in circles
         raise _no_server(url, "redirected") from error
 
 
@@ -138,12 +137,12 @@ def _no_server(url: str, reason: str) -> InputError:
 
 
 def code_of(error: boto.ClientError) -> str:
-    """Return the server's own code, such as ``NoSuchKey``; of an answer without a body, its status."""
+    """Return the server's error code, such as ``NoSuchKey``, or the status if the answer has no body."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def explained(url: str, error: Exception) -> Exception:
-    """Return one line about *url* in place of what boto3 raised."""
+    """Return the exception to raise in place of boto3's *error*: one line about *url*."""
     s3 = connect()
     if isinstance(error, NO_CREDENTIALS):
         return InputError(
@@ -151,14 +150,14 @@ def explained(url: str, error: Exception) -> Exception:
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         )
     if isinstance(error, TRANSIENT):
-        # Its own text would repeat the address, with whatever stands in it.
+        # The error's text repeats the endpoint, which may hold a password.
         reason = type(error).__name__.removesuffix("Error")
-        if s3.patience.answered:
+        if s3.retry_policy.answered:
             return RunError(f"{url}: the S3 server at {s3.endpoint} stopped answering ({reason})")
         return _no_server(url, reason)
     if not isinstance(error, boto.ClientError):
         reason = " ".join(str(error).split())
-        if "endpoint" in reason:  # it repeats the address, with whatever stands in it
+        if "endpoint" in reason:  # the text repeats the endpoint, which may hold a password
             return InputError(f"{url}: {NO_ENDPOINT}")
         return InputError(f"{url}: not an address S3 can use ({reason})")
     code, bucket = code_of(error), url.removeprefix("s3://").partition("/")[0]
@@ -175,8 +174,8 @@ def explained(url: str, error: Exception) -> Exception:
         )
     if code in FORBIDDEN:
         return UnreadableFile(f"{url}: these credentials may not {error.operation_name} here ({code})")
-    if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in patience.TRANSIENT_STATUS:
-        if code.isdecimal() and not s3.patience.answered:  # in no words of S3's
+    if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in retry.TRANSIENT_STATUS:
+        if code.isdecimal() and not s3.retry_policy.answered:  # not an error code of S3
             return _no_server(url, code)
         return RunError(f"{url}: the S3 server at {s3.endpoint} keeps failing ({code})")
     reason = f"{code}: {error.response.get('Error', {}).get('Message', '')}"

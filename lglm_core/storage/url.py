@@ -1,29 +1,19 @@
-"""What an address means, and how addresses are joined and shown."""
+"""URLs as text: their schemes, joining them, and showing them without secrets."""
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
 from lglm_core.errors import InputError
 
-if TYPE_CHECKING:
-    pass
-
 WEB = ("http://", "https://")
-
-
 REMOTE = ("s3://", *WEB)
-
-
-# A segment that names an archive, with more behind it. What is packed as a whole can only be refused.
-ARCHIVE = re.compile(
-    r"\.(?<=[^/]\.)(?:zip|tar|(tgz|tbz2?|txz|tzst|tar\.(?:gz|bz2|xz|zst)))(?=/)", re.IGNORECASE
-)
+WEB_ADDRESS = re.compile(r"https?://\S+", re.IGNORECASE)  # in a text
+PUNCTUATION = ".,:;)]}'\""  # behind an address in a text
 
 
 def is_local(url: str) -> bool:
-    """Tell whether *url* names a place on this machine's disk."""
+    """Tell whether *url* names a path on this machine's disk."""
     return not url[:8].lower().startswith(REMOTE)
 
 
@@ -33,7 +23,7 @@ def is_file_url(url: str) -> bool:
 
 
 def unquote_path(path: str) -> str:
-    """Return the name that a quoted path of a ``file://`` URL stands for."""
+    """Return the path that the quoted path of a ``file://`` URL stands for."""
     return unquote(path, errors="surrogateescape")
 
 
@@ -42,19 +32,14 @@ def is_web(url: str) -> bool:
     return url[:8].lower().startswith(WEB)
 
 
-def is_address(url: str) -> bool:
-    """Tell whether all of *url* is a web address, where ``%``, ``#`` and ``?`` have meanings of their own."""
-    return is_web(url) and not ARCHIVE.search(url)
-
-
 def local_path(url: str) -> Path:
     """Return the path that *url* names on this machine's disk."""
     return Path(local_name(url))
 
 
 def local_name(url: str) -> str:
-    """Return the name on this disk that *url* stands for; refuse a scheme that lglm does not know."""
-    if ":" not in url:  # as nearly all are
+    """Return the path that *url* names on this disk, as a string; refuse an unknown scheme."""
+    if ":" not in url:  # true of nearly all
         return url
     parts = urlsplit(url)
     if is_file_url(url):
@@ -74,7 +59,7 @@ def local_name(url: str) -> str:
 
 
 def join(url: str, *names: str) -> str:
-    """Append path segments to a URL or path, as they are called; ``file://`` alone has them quoted."""
+    """Append path segments to a URL or path, quoted for a ``file://`` URL and unchanged for any other."""
     if is_file_url(url):
         names = tuple(quote(name, errors="surrogateescape") for name in names)
     return "/".join([url.rstrip("/"), *names])
@@ -85,15 +70,9 @@ def absolute(url: str) -> str:
     return url if "://" in url else str(Path(url).absolute())
 
 
-IN_A_TEXT = re.compile(r"https?://\S+", re.IGNORECASE)
-
-
-BEHIND = ".,:;)]}'\""  # of a text, not of the address in it
-
-
 def redact_url(url: str) -> str:
-    """Return *url* as it may be shown: of a web address without user, password and query."""
-    if not url[:8].lower().startswith(("http://", "https://")):
+    """Return *url* as it may be shown: a web address loses user, password and query."""
+    if not is_web(url):
         return url
     scheme, _, rest = re.split(r"[?#]", url, maxsplit=1)[0].partition("://")
     host, slash, path = rest.partition("/")
@@ -101,10 +80,10 @@ def redact_url(url: str) -> str:
 
 
 def redact(text: str) -> str:
-    """Return *text* with all web addresses in it as they may be shown."""
+    """Return *text* with every web address in it redacted as :func:`redact_url` does."""
 
-    def show(found: re.Match[str]) -> str:
-        address = found[0].rstrip(BEHIND)
+    def redacted(found: re.Match[str]) -> str:
+        address = found[0].rstrip(PUNCTUATION)
         return redact_url(address) + found[0][len(address) :]
 
-    return IN_A_TEXT.sub(show, text)
+    return WEB_ADDRESS.sub(redacted, text)

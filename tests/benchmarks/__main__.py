@@ -1,4 +1,4 @@
-"""Measure speed and memory as the documents claim them, compared with plain ways of doing the same.
+"""Measure speed and memory, compared with plain ways of doing the same.
 
     python -m tests.benchmarks [NAME …]     run all benchmarks, or the named ones
     python -m tests.benchmarks --list       list the benchmarks

@@ -17,8 +17,7 @@ import numpy as np
 import psutil
 import torch
 
-from lglm_core import rooms
-from lglm_core.dataset.commit import commit_dataset
+from lglm_core.dataset.commit import Written, commit_dataset
 from lglm_core.dataset.image_policy import ImagePolicy
 from lglm_core.dataset.plan import Plan
 from lglm_core.dataset.reader import Dataset, Split
@@ -26,6 +25,7 @@ from lglm_core.dataset.shard_writer import write_shard
 from lglm_core.images.codec import decode
 from lglm_core.images.transforms import Augmentation, squash
 from lglm_core.loading.loader import Loader
+from lglm_core.rooms import DatasetManifest, Provenance, Room
 from tests.benchmarks.pictures import folder
 from tests.benchmarks.registry import Measured, benchmark
 from tests.benchmarks.sharding import LABELS, cores, plans
@@ -45,7 +45,8 @@ def dataset(total_bytes: int) -> Dataset:
     atexit.register(shutil.rmtree, out, ignore_errors=True)
     shards = tuple(plans(pictures))
     receipts = [write_shard(shard, LABELS, out, ImagePolicy("header")) for shard in shards]
-    commit_dataset(out, rooms.Provenance("dataset", {}, {}), Plan(LABELS, shards, "benchmark"), receipts)
+    room = Room(out, Provenance(DatasetManifest, {}, {}))
+    commit_dataset(room, Written(Plan(LABELS, shards, "benchmark"), receipts))
     return Dataset.open(out)
 
 

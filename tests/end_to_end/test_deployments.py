@@ -1,4 +1,4 @@
-"""The flows as deployments: deployed, run and cancelled by the commands of the README, by a real worker."""
+"""The flows as deployments: deployed, run and cancelled by the commands of the manual, by a real worker."""
 
 import json
 import os

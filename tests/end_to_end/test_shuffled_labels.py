@@ -8,12 +8,12 @@ import pytest
 import yaml
 
 from jobs import label_embeddings, train
-from lglm_core.dataset.commit import commit_dataset
+from lglm_core.dataset.commit import Written, commit_dataset
 from lglm_core.dataset.plan import make_plan
 from lglm_core.dataset.reader import Dataset
 from lglm_core.dataset.shard_writer import write_shard
 from lglm_core.metrics.multi_label import prevalence
-from lglm_core.rooms.manifest import Provenance
+from lglm_core.rooms import DatasetManifest, Provenance, Room
 from lglm_core.sources.coco import CocoSource
 from lglm_core.sources.toy.coco import write_toy_coco
 
@@ -39,7 +39,8 @@ def test_with_shuffled_training_labels_it_stays_at_the_prior(tmp_path, capsys):
     shuffle_annotations(raw / "annotations" / "instances_train2017.json")
     plan = make_plan(CocoSource(str(raw)), 1000)
     receipts = [write_shard(shard, plan.labels, dataset) for shard in plan.shards]
-    commit_dataset(dataset, Provenance("dataset", {}, {}), plan, receipts)
+    room = Room(dataset, Provenance(DatasetManifest, {}, {}))
+    commit_dataset(room, Written(plan, receipts))
     labels, run = str(tmp_path / "labels"), str(tmp_path / "run")
     assert label_embeddings.main(["--dataset", dataset, "--out", labels]) == 0
     demo = yaml.safe_load((ROOT / "infra" / "demo.yaml").read_text())

@@ -1,7 +1,9 @@
-"""Running ``lglm`` as users do, in a session of its own that is ended with the call; and small inputs."""
+"""Running ``lglm``, in this process or in a session of its own that ends with the call; and small inputs."""
 
 import hashlib
+import importlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -9,12 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 TIMEOUT_S = 280
@@ -112,7 +116,9 @@ class Commands:
     def __init__(self, cwd: Path, temporary: Path, ray_temporary: Path) -> None:
         self.cwd = cwd
         kept = {
-            name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONPATH")
+            name: value
+            for name, value in os.environ.items()
+            if name != "PYTHONPATH" and not name.startswith("RAY_")
         }
         self.environment = {
             **kept,
@@ -140,9 +146,7 @@ class Commands:
 
     def done(self, verb: str, *arguments: object) -> dict[str, Any]:
         """Run a verb with ``--json``; it has to succeed."""
-        result = self(verb, *arguments, "--json")
-        assert result.code == 0, f"exit code {result.code}: {result.stderr}"
-        return result.object
+        return succeeded(self(verb, *arguments, "--json"))
 
     def python(self, code: str) -> Result:
         """Run a piece of Python in a fresh interpreter."""
@@ -151,6 +155,42 @@ class Commands:
             return running.wait()
         finally:
             running.kill_session()
+
+
+class Here:
+    """Verbs in this process; what they write is read where the file descriptors lead."""
+
+    def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
+        self._capfd = capfd
+
+    def __call__(self, verb: str, *arguments: object) -> Result:
+        """Run a verb to its end, whatever it is."""
+        self._capfd.readouterr()
+        return Result(run_here(verb, *arguments), *self._capfd.readouterr())
+
+    def done(self, verb: str, *arguments: object) -> dict[str, Any]:
+        """Run a verb with ``--json``; it has to succeed."""
+        return succeeded(self(verb, *arguments, "--json"))
+
+
+def done_here(verb: str, *arguments: object) -> dict[str, Any]:
+    """Run a verb with ``--json`` in this process, for a fixture of more than one test; it has to succeed."""
+    with redirect_stdout(StringIO()) as stdout, redirect_stderr(StringIO()) as stderr:
+        code = run_here(verb, *arguments, "--json")
+    return succeeded(Result(code, stdout.getvalue(), stderr.getvalue()))
+
+
+def run_here(verb: str, *arguments: object) -> int:
+    logging.getLogger("lglm").handlers.clear()  # it would hold on to the stderr of an earlier test
+    try:
+        return int(importlib.import_module(module_of(verb)).main([str(argument) for argument in arguments]))
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+
+
+def succeeded(result: Result) -> dict[str, Any]:
+    assert result.code == 0, f"exit code {result.code}: {result.stderr}"
+    return result.object
 
 
 def module_of(verb: str) -> str:
@@ -206,16 +246,8 @@ def write_coco(root: Path, *, samples: int = 12, labels: Sequence[str] = COCO_LA
 
 def make_dataset(source: Any, out: Path, *, max_samples_per_shard: int = 1000) -> Path:
     """Write a dataset in this process, without Ray and without a command line."""
-    from lglm_core.dataset.commit import commit_dataset
-    from lglm_core.dataset.duplicates import find_duplicates
-    from lglm_core.dataset.plan import make_plan
-    from lglm_core.dataset.shard_writer import write_shard
-    from lglm_core.rooms.manifest import Provenance
+    from lglm_core.dataset.writer import DatasetWriter, WriteSettings
 
-    options = {**source.options(), "max_samples_per_shard": max_samples_per_shard}
-    plan = make_plan(source, max_samples_per_shard)
-    receipts = [write_shard(shard, plan.labels, str(out)) for shard in plan.shards]
-    recipe = Provenance("dataset", source.inputs(), options)
-    duplicates = find_duplicates(receipts)
-    commit_dataset(str(out), recipe, plan, receipts, dropped=source.dropped, duplicates=duplicates)
+    settings = WriteSettings(max_samples_per_shard=max_samples_per_shard, max_rejected=1.0)
+    DatasetWriter(str(out), settings).write(source)
     return out

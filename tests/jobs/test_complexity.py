@@ -1,12 +1,9 @@
-"""The verb complexity: the paper's Table 2, as it is and as it was printed."""
-
-from collections.abc import Callable
+"""``lglm complexity``: Table 2 of the paper, as counted and as printed."""
 
 import pytest
 
-from tests.jobs.commands import Result
+from tests.jobs.commands import Here, Result
 
-Here = Callable[..., Result]
 SMALL = ("--backbone", "shufflenet_v2_x0_5", "--image-size", 64, "--labels", 9, "--vector-width", 16)
 
 
@@ -16,12 +13,12 @@ def complexity(here: Here) -> Here:
 
 
 def row(result: Result, model: str) -> list[str]:
-    """The cells behind *model* in the table."""
+    """Return the cells that follow *model* in its row of the table."""
     line = next(line for line in result.stdout.splitlines() if line.startswith(f"{model} "))
     return [cell.strip() for cell in line.removeprefix(model).split("  ") if cell.strip()]
 
 
-def test_the_papers_three_models_stand_beside_the_papers_figures(complexity: Here):
+def test_the_papers_three_models_are_shown_with_the_papers_figures(complexity: Here):
     result = complexity("--json")
     assert result.code == 0, result.stderr
     assert result.stderr == ""
@@ -47,14 +44,14 @@ def test_models_of_one_head_differ_by_their_options(complexity: Here):
     assert result.object["counts"] == {"models": 3}
 
 
-def test_elsewhere_than_in_the_papers_setting_its_figures_are_not_shown(complexity: Here):
+def test_in_another_setting_than_the_papers_its_figures_are_not_shown(complexity: Here):
     result = complexity(*SMALL, "--json")
     assert "paper" not in result.stdout.splitlines()[2]
     assert "44.04" not in result.stdout
     assert [model["paper"] for model in result.object["metrics"]["models"]] == [None] * 3
 
 
-def test_lglm_without_mfc_is_none_of_table_2(complexity: Here):
+def test_lglm_without_mfc_is_not_a_model_of_table_2(complexity: Here):
     with_mfc, without = complexity("--head", "lglm", "lglm fusion=dot", "--json").object["metrics"]["models"]
     assert with_mfc["paper"] and not without["paper"]
 
@@ -67,9 +64,9 @@ def test_the_table_is_aligned(complexity: Here):
     assert max(map(len, lines)) <= 110
 
 
-def test_what_is_not_counted_is_said(complexity: Here):
+def test_operations_that_are_not_counted_are_named(complexity: Here):
     result = complexity(*SMALL, "--head", "plain")
-    assert "Not counted, being no matrix products: amax, batch_norm" in result.stdout
+    assert "Not counted, as they are not matrix products: amax, batch_norm" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -82,7 +79,9 @@ def test_what_is_not_counted_is_said(complexity: Here):
         (("--backbone", "inception_v3", "--image-size", 32), "too small"),
     ],
 )
-def test_what_cannot_be_is_one_line(complexity: Here, arguments: tuple[object, ...], naming: str):
+def test_a_model_that_cannot_be_built_is_refused_in_one_line(
+    complexity: Here, arguments: tuple[object, ...], naming: str
+):
     result = complexity(*arguments)
     assert result.code == 2
     assert result.stdout == ""

@@ -1,8 +1,7 @@
-"""The verb dataset: what it says, what it writes, and what it refuses."""
+"""``lglm dataset``: the text and the page that it writes, and the inputs that it refuses."""
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,7 @@ from PIL import Image
 from jobs.columns import aligned, beside, fitted, width
 from lglm_core.sources.coco import CocoSource
 from lglm_core.sources.table import TableSource
-from tests.jobs.commands import COCO_LABELS, Result, contents, make_dataset, write_coco
-
-Here = Callable[..., Result]
+from tests.jobs.commands import COCO_LABELS, Here, Result, contents, make_dataset, write_coco
 
 
 @pytest.fixture
@@ -23,7 +20,7 @@ def described(here: Here, tiny_dataset: Path) -> Here:
 
 
 def written(folder: Path, rows: list[dict[str, object]]) -> Path:
-    """A dataset of a table of labelled pictures."""
+    """Write a dataset of a table of labelled pictures."""
     images = folder / "images"
     images.mkdir(parents=True)
     for number, row in enumerate(rows):
@@ -89,7 +86,7 @@ def test_the_page_is_written_and_the_dataset_left_as_it_was(
     assert contents(tiny_dataset) == before
 
 
-def test_what_is_remarked_is_marked(here: Here, tmp_path: Path):
+def test_findings_are_marked_in_the_text(here: Here, tmp_path: Path):
     rows: list[dict[str, object]] = [
         {
             "labels": ["often", "late"] if number >= 40 else ["often"],
@@ -102,7 +99,7 @@ def test_what_is_remarked_is_marked(here: Here, tmp_path: Path):
     assert "by more than chance explains: late (val 100.0%, train" in " ".join(result.stdout.split())
 
 
-def test_names_that_were_perhaps_not_meant_are_remarked(here: Here, tmp_path: Path):
+def test_names_that_may_be_mistakes_are_findings(here: Here, tmp_path: Path):
     names = ["traffic light", "Traffic_Light", "dog, cat", "dog", "café", "cafe\u0301", "NaN", "N/A"]
     rows: list[dict[str, object]] = [{"labels": [name], "split": "train"} for name in names]
     said = " ".join(here("dataset", "--dataset", written(tmp_path, rows)).stdout.split())
@@ -112,13 +109,13 @@ def test_names_that_were_perhaps_not_meant_are_remarked(here: Here, tmp_path: Pa
     assert "! Named as a cell that says nothing; leave such cells empty: NaN, N/A" in said
 
 
-def test_a_vector_of_zeros_and_ones_is_remarked_as_that(here: Here, tmp_path: Path):
+def test_labels_given_as_a_vector_of_zeros_and_ones_are_a_finding(here: Here, tmp_path: Path):
     rows: list[dict[str, object]] = [{"labels": [0, 1, 0], "split": "train"}, {"labels": [1, 0, 0]}]
     said = " ".join(here("dataset", "--dataset", written(tmp_path, rows)).stdout.split())
     assert "! 0 and 1, as if each told of one label; a cell names the labels that are there: 1, 0" in said
 
 
-def test_a_dataset_of_one_split_is_described_and_that_is_remarked(here: Here, tmp_path: Path):
+def test_a_dataset_of_one_split_is_described_and_that_is_a_finding(here: Here, tmp_path: Path):
     dataset = written(tmp_path, [{"labels": [name], "split": "train"} for name in "abc"])
     result = here("dataset", "--dataset", dataset, "--html", tmp_path / "page.html")
     assert result.code == 0, result.stderr
@@ -126,13 +123,13 @@ def test_a_dataset_of_one_split_is_described_and_that_is_remarked(here: Here, tm
     assert (tmp_path / "page.html").exists()
 
 
-def test_duplicates_are_told_where_there_are_any(here: Here, tiny_dataset: Path, tmp_path: Path):
+def test_duplicates_are_reported_where_there_are_any(here: Here, tiny_dataset: Path, tmp_path: Path):
     none = here("dataset", "--dataset", tiny_dataset).stdout
     assert " duplicates\n" not in none and "to the byte" not in none
     coco = write_coco(tmp_path / "coco")
     pictures = sorted((coco / "train2017").iterdir())
     (in_val, *_) = sorted((coco / "val2017").iterdir())
-    for picture in (pictures[1], pictures[4], in_val):  # of which the first shows what that in val does
+    for picture in (pictures[1], pictures[4], in_val):  # the first has the labels of the one in val
         picture.write_bytes(pictures[0].read_bytes())
     dataset = make_dataset(CocoSource(str(coco)), tmp_path / "dataset")
     result = here("dataset", "--dataset", dataset, "--html", tmp_path / "page.html")
@@ -190,7 +187,7 @@ def test_names_are_cut_to_columns_and_cannot_steer_the_terminal():
     assert all(width(fitted("自転車置き場", most)) <= most for most in range(1, 20))
 
 
-def test_cells_stand_below_each_other_whatever_the_letters():
+def test_cells_are_aligned_whatever_their_letters():
     lines = aligned([["自転車", "1"], ["e\N{COMBINING ACUTE ACCENT}te", "22"], ["dog", "333"]])
     assert {width(line) for line in lines} == {11}
     assert [width(line) for line in beside(lines, ["x", "", "x"])] == [16, 11, 16]

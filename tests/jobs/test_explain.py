@@ -12,13 +12,12 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from jobs.options import Explain
-from lglm_core import rooms
-from tests.jobs.commands import COCO_LABELS, Commands, Result, contents, picture
-from tests.servers.s3 import rclone_s3
+from lglm_core.rooms import ModelManifest, Provenance, Room
+from tests.jobs.commands import COCO_LABELS, Commands, Here, Result, contents, picture
+from tests.servers.s3 import S3Server, download, upload
 
 pytestmark = pytest.mark.timeout(900)  # the first test to ask for a room waits until it is made
 
-Here = Callable[..., Result]
 MAPS = ("attribution", "activation")
 OTHER_LABELS = ("dog", "bench", "person")
 
@@ -43,10 +42,9 @@ def save_model(
     config = head_config(head, {"pooling": "average"} if head == "plain" else {"width": 8})
     model = Recogniser(cnn, build_head(head, config, cnn.width, LabelKnowledge(len(labels))))
     save_bundle(
-        str(out),
+        Room(str(out), Provenance(ModelManifest, {"dataset": "d" * 64}, {})),
         model,
         LabelVocabulary(labels),
-        rooms.Provenance("model", {"dataset": "d" * 64}, {}),
         embeddings=None,
         preprocessing=Preprocessing(size),
         facts={},
@@ -250,27 +248,35 @@ def test_relative_places_become_absolute_one_by_one(tmp_path: Path, monkeypatch:
 
 
 def test_models_pictures_and_explanation_in_a_bucket(
-    lglm: Commands, here: Here, tiny_model: Path, other_model: Path, image: Path, out: Path, tmp_path: Path
+    here: Here,
+    connect_to: Callable[..., None],
+    rclone: S3Server,
+    tiny_model: Path,
+    other_model: Path,
+    image: Path,
+    out: Path,
+    tmp_path: Path,
 ):
-    bucket = tmp_path / "served" / "bucket"
+    bucket = tmp_path / "as-in-the-bucket"
     shutil.copytree(tiny_model, bucket / "model")
     shutil.copytree(other_model, bucket / "other")
     shutil.copytree(image.parent, bucket / "pictures")
+    address = rclone.put_bucket("explain")
+    upload(rclone, bucket, "explain")
 
     def arguments(root: object, folder: object) -> tuple[str, ...]:
         models = ("--model", f"{root}/model", "--compare", f"{root}/other")
         return (*models, "--image", f"{root}/pictures/{image.name}", "--label", "dog", "--out", f"{folder}")
 
-    with rclone_s3(bucket.parent) as server:
-        commands = Commands(lglm.cwd, tmp_path, tmp_path)
-        commands.environment = {**lglm.environment, **server.environment}
-        done = commands.done("explain", *arguments("s3://bucket", "s3://bucket/explained"))
-        assert done["status"] == "done"
-        again = commands.done("explain", *arguments("s3://bucket", "s3://bucket/explained"))
-        assert again["status"] == "already complete"
-    local = lglm.done("explain", *arguments(bucket, out))
+    connect_to(rclone)
+    done = here.done("explain", *arguments(address, f"{address}/explained"))
+    assert done["status"] == "done"
+    again = here.done("explain", *arguments(address, f"{address}/explained"))
+    assert again["status"] == "already complete"
+    local = here.done("explain", *arguments(bucket, out))
     assert local["counts"] == done["counts"]
-    assert contents(bucket / "explained") == contents(out)
+    explained = download(rclone, "explain", "explained/", tmp_path / "explained")
+    assert contents(explained) == contents(out)
 
 
 # --- What it refuses ---

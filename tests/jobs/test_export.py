@@ -15,36 +15,68 @@ import torch
 
 from jobs import export as job
 from lglm_core.images.codec import decode
-from lglm_core.images.transforms import squash
+from lglm_core.images.transforms import Preprocessing, squash
 from lglm_core.labels.embeddings import LabelEmbeddings
 from lglm_core.labels.vocabulary import LabelVocabulary
 from lglm_core.model import bundle as bundles
+from lglm_core.model.backbone import Backbone
 from lglm_core.model.bundle import load_bundle, save_bundle
 from lglm_core.model.config import HEADS, head_config
 from lglm_core.model.extend import extend
 from lglm_core.model.head import LabelKnowledge
 from lglm_core.model.heads import BUILDERS, build_head
 from lglm_core.model.recogniser import Recogniser
-from lglm_core.rooms.canonical import digest
-from lglm_core.rooms.manifest import Provenance
-from tests.jobs.commands import Commands, Result, contents
+from lglm_core.rooms import ModelManifest, Provenance, Room, digest
+from tests.jobs.commands import COCO_LABELS, Commands, Here, Result, contents, done_here
+from tests.servers.ray_in_process import ray_in_process
 
 pytestmark = pytest.mark.timeout(900)  # the first test to ask for a room waits until it is made
 
-Here = Callable[..., Result]
+
+@pytest.fixture(scope="module")
+def model(made_once: Callable) -> Path:
+    """The room of a model that is quickly written as ONNX: five convolutions, and a head as drawn."""
+    with made_once("export-model") as out:
+        return out if out.exists() else save_small_model(out)
+
+
+def save_small_model(out: Path) -> Path:
+    torch.manual_seed(0)
+    labels = LabelVocabulary(COCO_LABELS)
+    vectors = np.random.default_rng(1).normal(size=(len(labels), 6)).astype(np.float32)
+    backbone = Backbone("alexnet")
+    knowledge = LabelKnowledge(len(labels), torch.from_numpy(vectors.copy()))
+    config = head_config("lglm", {"d_l": 8, "graph_width": 8, "m": 8, "group": 2})
+    save_bundle(
+        str(out),
+        Recogniser(backbone, build_head("lglm", config, backbone.width, knowledge)),
+        labels,
+        Provenance("model", {}, {}),
+        embeddings=by_name(labels, vectors),
+        preprocessing=Preprocessing(64),
+        facts={"epochs": 1},
+        history=[{"epoch": 1, "loss": 2.0, "seconds": 0.5, "val_map": None}],
+    )
+    return out
+
+
+def by_name(labels: LabelVocabulary, vectors: np.ndarray) -> LabelEmbeddings:
+    """Word vectors whose labels are their own words."""
+    words, count = tuple((name,) for name in labels), len(labels)
+    return LabelEmbeddings(labels, vectors, words, ((),) * count, ("glove",) * count, "glove")
 
 
 @pytest.fixture(scope="module")
-def evaluation(made_once: Callable, lglm: Commands, tiny_dataset: Path, tiny_model: Path) -> Path:
-    with made_once("export-evaluation") as out:
-        lglm.done("evaluate", "--model", tiny_model, "--dataset", tiny_dataset, "--out", out)
+def evaluation(made_once: Callable, tiny_dataset: Path, model: Path) -> Path:
+    with made_once("export-evaluation") as out, ray_in_process():
+        done_here("evaluate", "--model", model, "--dataset", tiny_dataset, "--out", out)
         return out
 
 
 @pytest.fixture(scope="module")
-def exported(made_once: Callable, lglm: Commands, tiny_model: Path, evaluation: Path) -> Path:
+def exported(made_once: Callable, lglm: Commands, model: Path, evaluation: Path) -> Path:
     with made_once("exported") as out:
-        result = lglm("export", "--model", tiny_model, "--evaluation", evaluation, "--out", out)
+        result = lglm("export", "--model", model, "--evaluation", evaluation, "--out", out)
         assert result.code == 0, result.stderr
         assert "parameters are left" in result.stdout
         assert result.stderr.splitlines() in (["writing model.onnx"], [])  # [] where it was made before
@@ -78,11 +110,11 @@ def run_onnx(room: Path, images: list[Path]) -> tuple[np.ndarray, dict[str, str]
 # --- What is written ---
 
 
-def test_the_room_holds_a_folded_model_and_its_onnx(exported: Path, tiny_model: Path, evaluation: Path):
+def test_the_room_holds_a_folded_model_and_its_onnx(exported: Path, model: Path, evaluation: Path):
     names = {"model.safetensors", "model.onnx", "config.json", "labels.json", "thresholds.json"}
     assert set(contents(exported)) == {*names, "README.md", "manifest.json"}
-    manifest, trained = read_manifest(exported), read_manifest(tiny_model)
-    thresholds = digest((tiny_model / "thresholds.json").read_bytes())
+    manifest, trained = read_manifest(exported), read_manifest(model)
+    thresholds = digest((model / "thresholds.json").read_bytes())
     assert manifest["kind"] == "model"
     assert manifest["inputs"] == {
         "model": trained["fingerprint"],
@@ -91,19 +123,19 @@ def test_the_room_holds_a_folded_model_and_its_onnx(exported: Path, tiny_model: 
     }
     assert manifest["details"]["files"] == {"model.onnx": digest((exported / "model.onnx").read_bytes())}
     assert manifest["details"]["history"] == trained["details"]["history"]
-    config, before = (json.loads((room / "config.json").read_text()) for room in (exported, tiny_model))
+    config, before = (json.loads((room / "config.json").read_text()) for room in (exported, model))
     assert (config["head"], config["head_config"]) == ("folded", {"pooling": "max"})
     assert config["preprocessing"] == before["preprocessing"]
     assert before["facts"].items() <= config["facts"].items()
     assert trained["fingerprint"][:12] in config["facts"]["folded from"]
     for name in ("labels.json", "thresholds.json"):
-        assert (exported / name).read_bytes() == (tiny_model / name).read_bytes()
+        assert (exported / name).read_bytes() == (model / name).read_bytes()
     width, labels = config["feature_width"], 4
-    backbone = sum(p.numel() for p in load_bundle(str(tiny_model)).model.backbone.parameters())
+    backbone = sum(p.numel() for p in load_bundle(str(model)).model.backbone.parameters())
     assert manifest["counts"]["parameters"] == backbone + (width + 1) * labels
 
 
-def test_the_card_tells_the_evaluations_metrics(exported: Path, evaluation: Path, tiny_model: Path):
+def test_the_card_tells_the_evaluations_metrics(exported: Path, evaluation: Path, model: Path):
     card, metrics = (
         (exported / "README.md").read_text(),
         json.loads((evaluation / "metrics.json").read_text()),
@@ -111,27 +143,28 @@ def test_the_card_tells_the_evaluations_metrics(exported: Path, evaluation: Path
     assert f"mAP {metrics['mAP']:.1f}" in card
     assert "| at one half |" in card
     assert "| head | folded |" in card
-    assert "| at one half |" not in (tiny_model / "README.md").read_text()
+    assert "| at one half |" not in (model / "README.md").read_text()
 
 
-def test_the_loaded_model_gives_the_same_logits(exported: Path, tiny_model: Path):
-    images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+def test_the_loaded_model_gives_the_same_logits(exported: Path, model: Path):
+    images = torch.randn(5, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        ours, theirs = (load_bundle(str(room)).model(images).logits for room in (exported, tiny_model))
+        ours, theirs = (load_bundle(str(room)).model(images).logits for room in (exported, model))
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_onnx_and_tags_agree(
-    lglm: Commands, exported: Path, tiny_model: Path, coco: Path, images: list[Path], tmp_path: Path
+    here: Here, exported: Path, model: Path, coco: Path, images: list[Path], tmp_path: Path
 ):
     """Both models tag alike, and as the file alone does with its own labels and thresholds."""
-    for room in (tiny_model, exported):
+    for room in (model, exported):
         edited = Path(shutil.copytree(room, tmp_path / room.name))
         everything = dict.fromkeys(json.loads((edited / "labels.json").read_text()), 0.0)
         (edited / "thresholds.json").write_text(json.dumps(everything))
         tags = tmp_path / f"tags-{room.name}"
-        lglm.done("tag", "--model", edited, "--images", coco / "val2017", "--out", tags)
-    ours, theirs = (read_scores(tmp_path / f"tags-{room.name}") for room in (exported, tiny_model))
+        here.done("tag", "--model", edited, "--images", coco / "val2017", "--out", tags)
+    ours, theirs = (read_scores(tmp_path / f"tags-{room.name}") for room in (exported, model))
     images = [path for path in images if path.parent.name == "val2017"]
     assert set(ours) == set(theirs) == set(map(str, images))
     logits, metadata = run_onnx(exported, images)
@@ -143,11 +176,12 @@ def test_onnx_and_tags_agree(
         assert found == pytest.approx(dict(zip(names, 1 / (1 + np.exp(-row)), strict=True)), abs=1e-4)
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_an_evaluation_of_it_measures_the_same(
-    lglm: Commands, exported: Path, evaluation: Path, tiny_dataset: Path, tmp_path: Path
+    here: Here, exported: Path, evaluation: Path, tiny_dataset: Path, tmp_path: Path
 ):
     out = tmp_path / "evaluation"
-    lglm.done("evaluate", "--model", exported, "--dataset", tiny_dataset, "--out", out)
+    here.done("evaluate", "--model", exported, "--dataset", tiny_dataset, "--out", out)
     ours, theirs = (read_scores(room / "predictions") for room in (out, evaluation))
     assert list(ours) == list(theirs)
     for key, row in ours.items():
@@ -156,8 +190,8 @@ def test_an_evaluation_of_it_measures_the_same(
     assert measured[0] == pytest.approx(measured[1])
 
 
-def test_thresholds_as_people_set_them_come_along(here: Here, tiny_model: Path, tmp_path: Path):
-    room = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+def test_thresholds_as_people_set_them_come_along(here: Here, model: Path, tmp_path: Path):
+    room = Path(shutil.copytree(model, tmp_path / "model"))
     thresholds = dict(zip(json.loads((room / "labels.json").read_text()), (0.1, 0.2, 0.3, 0.4), strict=True))
     (room / "thresholds.json").write_text(json.dumps(thresholds))
     assert here("export", "--model", room, "--out", tmp_path / "out").code == 0
@@ -171,23 +205,19 @@ def test_thresholds_as_people_set_them_come_along(here: Here, tiny_model: Path, 
 
 
 def test_a_model_with_labels_added_by_name_is_exported_with_them(
-    here: Here, tiny_model: Path, images: list[Path], tmp_path: Path
+    here: Here, model: Path, images: list[Path], tmp_path: Path
 ):
-    before = load_bundle(str(tiny_model))
+    before = load_bundle(str(model))
     assert before.embeddings is not None
     rng = np.random.default_rng(0)
     added = rng.normal(size=(2, before.embeddings.vectors.shape[1])).astype(np.float32)
     labels = LabelVocabulary([*before.labels, "skateboard", "fire hydrant"])
     vectors = np.concatenate([before.embeddings.vectors, added])
-    embeddings = LabelEmbeddings(
-        labels, vectors, tuple((name,) for name in labels), ((),) * 6, ("glove",) * 6, "glove"
-    )
     save_bundle(
-        str(tmp_path / "model"),
+        Room(str(tmp_path / "model"), Provenance(ModelManifest, {}, {})),
         extend(before.model, torch.from_numpy(added)),
         labels,
-        Provenance("model", {}, {}),
-        embeddings=embeddings,
+        embeddings=by_name(labels, vectors),
         preprocessing=before.preprocessing,
         facts={"epochs": 1},
         untrained=["skateboard", "fire hydrant"],
@@ -199,7 +229,7 @@ def test_a_model_with_labels_added_by_name_is_exported_with_them(
     ours, theirs = (load_bundle(str(tmp_path / name)) for name in ("out", "model"))
     assert ours.untrained == ("skateboard", "fire hydrant")
     assert "known by their names alone: skateboard, fire hydrant" in (tmp_path / "out/README.md").read_text()
-    pixels = torch.stack([squash(decode(path.read_bytes()), 32) for path in images])
+    pixels = torch.stack([squash(decode(path.read_bytes()), 64) for path in images])
     with torch.no_grad():
         expected = theirs.model(theirs.preprocessing.normalise(pixels)).logits.numpy()
     logits, metadata = run_onnx(tmp_path / "out", images)
@@ -210,14 +240,14 @@ def test_a_model_with_labels_added_by_name_is_exported_with_them(
 # --- Again, and interrupted ---
 
 
-def test_it_is_complete_already(here: Here, exported: Path, tiny_model: Path, evaluation: Path):
+def test_it_is_complete_already(here: Here, exported: Path, model: Path, evaluation: Path):
     before = contents(exported)
-    arguments = ("--model", tiny_model, "--evaluation", evaluation, "--out", exported, "--json")
+    arguments = ("--model", model, "--evaluation", evaluation, "--out", exported, "--json")
     result = here("export", *arguments)
     assert result.object["status"] == "already complete"
     assert result.stderr == ""
     assert contents(exported) == before
-    without = here("export", "--model", tiny_model, "--out", exported)
+    without = here("export", "--model", model, "--out", exported)
     assert without.code == 2
     assert "evaluation was" in without.stderr
 
@@ -225,18 +255,18 @@ def test_it_is_complete_already(here: Here, exported: Path, tiny_model: Path, ev
 def test_the_manifest_comes_last_and_an_interrupted_export_goes_on(
     here: Here,
     exported: Path,
-    tiny_model: Path,
+    model: Path,
     evaluation: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    arguments = ("--model", tiny_model, "--evaluation", evaluation, "--out", tmp_path / "out")
+    arguments = ("--model", model, "--evaluation", evaluation, "--out", tmp_path / "out")
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(bundles, "commit", interrupted)
+        patched.setattr(Room, "commit", interrupted)
         assert here("export", *arguments).code == 130
     assert (tmp_path / "out" / "model.onnx").exists()
     assert not (tmp_path / "out" / "manifest.json").exists()
@@ -257,13 +287,13 @@ def assert_refused(result: Result, out: Path, *naming: str) -> None:
 
 
 def test_an_evaluation_of_another_model_is_refused(
-    here: Here, exported: Path, evaluation: Path, tiny_model: Path, tmp_path: Path
+    here: Here, exported: Path, evaluation: Path, model: Path, tmp_path: Path
 ):
     out = tmp_path / "out"
     result = here("export", "--model", exported, "--evaluation", evaluation, "--out", out)
     assert_refused(result, out, str(evaluation), "another model", str(exported))
-    result = here("export", "--model", tiny_model, "--evaluation", tiny_model, "--out", out)
-    assert_refused(result, out, "a model room was found where a evaluation room was expected")
+    result = here("export", "--model", model, "--evaluation", model, "--out", out)
+    assert_refused(result, out, "a model room was found where an evaluation room was expected")
 
 
 def test_no_model_is_refused(here: Here, tiny_dataset: Path, tmp_path: Path):
@@ -274,29 +304,28 @@ def test_no_model_is_refused(here: Here, tiny_dataset: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("package", job.PACKAGES)
 def test_without_onnx_it_refuses_before_any_work(
-    here: Here, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+    here: Here, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ):
     def find(name: str) -> object | None:
         return None if name == package else object()
 
     monkeypatch.setattr(job.importlib.util, "find_spec", find)
     monkeypatch.setattr(bundles, "load_bundle", pytest.fail)
-    result = here("export", "--model", tiny_model, "--out", tmp_path / "out")
+    result = here("export", "--model", model, "--out", tmp_path / "out")
     assert_refused(result, tmp_path / "out", f"with {package}, which", "pip install 'lglm[onnx]'")
 
 
 @pytest.mark.parametrize("name", [name for name in BUILDERS if not HEADS[name].foldable])
-def test_a_head_that_does_not_fold_is_refused(here: Here, tiny_model: Path, tmp_path: Path, name: str):
-    before = load_bundle(str(tiny_model))
+def test_a_head_that_does_not_fold_is_refused(here: Here, model: Path, tmp_path: Path, name: str):
+    before = load_bundle(str(model))
     assert before.embeddings is not None
     backbone = before.model.backbone
     vectors = torch.from_numpy(before.embeddings.vectors.copy())
     knowledge = LabelKnowledge(4, vectors, torch.eye(4, dtype=torch.int64))
     save_bundle(
-        str(tmp_path / "model"),
+        Room(str(tmp_path / "model"), Provenance(ModelManifest, {}, {})),
         Recogniser(backbone, build_head(name, head_config(name), backbone.width, knowledge)),
         before.labels,
-        Provenance("model", {}, {}),
         embeddings=before.embeddings if HEADS[name].needs_vectors else None,
         preprocessing=before.preprocessing,
         facts={},

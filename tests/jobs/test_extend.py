@@ -10,10 +10,9 @@ import pytest
 
 from lglm_core.dataset.reader import Dataset
 from lglm_core.labels.embeddings import LabelEmbeddings
-from tests.jobs.commands import Commands, Result
+from tests.jobs.commands import Here, Result, done_here
 from tests.jobs.conftest import TINY_RECIPE
 
-Here = Callable[..., Result]
 WORDS = ("person", "parking", "meter", "cell", "phone", "dog", "cat", "red", "car")
 SMALL = ("--head-option", "m=16", "d_l=16", "graph_width=16")
 
@@ -31,14 +30,12 @@ def glove(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def without_dog(
-    tmp_path_factory: pytest.TempPathFactory, lglm: Commands, tiny_dataset: Path, glove: Path
-) -> Path:
+def without_dog(tmp_path_factory: pytest.TempPathFactory, tiny_dataset: Path, glove: Path) -> Path:
     """A model of the tiny data set that was never shown the label dog."""
     folder = tmp_path_factory.mktemp("held-out")
-    lglm.done("label-embeddings", "--dataset", tiny_dataset, "--glove", glove, "--out", folder / "labels")
+    done_here("label-embeddings", "--dataset", tiny_dataset, "--glove", glove, "--out", folder / "labels")
     inputs = ("--dataset", tiny_dataset, "--label-embeddings", folder / "labels", "--hold-out", "dog")
-    lglm.done("train", *inputs, "--out", folder / "run", *TINY_RECIPE, *SMALL)
+    done_here("train", *inputs, "--out", folder / "run", *TINY_RECIPE, *SMALL)
     return folder / "run" / "model"
 
 
@@ -66,31 +63,32 @@ def test_a_held_out_label_is_not_trained_and_extend_adds_it(
     assert extend("dog", "red car").stdout.startswith(f"{room}: model, already complete")
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_an_extended_model_is_evaluated_by_name_on_labels_it_never_saw(
-    extend: Callable[..., Result], lglm: Commands, tiny_dataset: Path, tmp_path: Path
+    extend: Callable[..., Result], here: Here, tiny_dataset: Path, tmp_path: Path
 ):
     """The dataset lists dog last and has no red car; the model lists red car before dog."""
     assert extend("red car", "dog").code == 0
     evaluation = ("evaluate", "--model", tmp_path / "extended", "--dataset", tiny_dataset)
-    metrics = lglm.done(*evaluation, "--out", tmp_path / "evaluation")["metrics"]
+    metrics = here.done(*evaluation, "--out", tmp_path / "evaluation")["metrics"]
     assert metrics["untrained_labels"] == ["dog"]
     per_class = {row["label"]: row["ap"] for row in read_table(tmp_path / "evaluation" / "per_class.parquet")}
     assert metrics["untrained_mAP"] == pytest.approx(per_class["dog"])
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("without_ray")
 def test_a_search_names_labels_as_the_dataset_does(
-    here: Here, lglm: Commands, tiny_dataset: Path, glove: Path, tmp_path: Path
+    here: Here, tiny_dataset: Path, glove: Path, tmp_path: Path
 ):
     """The dataset lists person first; the extended model lists it last."""
     labels, run = tmp_path / "labels", tmp_path / "run"
-    lglm.done("label-embeddings", "--dataset", tiny_dataset, "--glove", glove, "--out", labels)
+    here.done("label-embeddings", "--dataset", tiny_dataset, "--glove", glove, "--out", labels)
     inputs = ("--dataset", tiny_dataset, "--label-embeddings", labels, "--hold-out", "person")
-    lglm.done("train", *inputs, "--out", run, *TINY_RECIPE, *SMALL, "--num-workers", "0")
+    here.done("train", *inputs, "--out", run, *TINY_RECIPE, *SMALL, "--num-workers", "0")
     model, embeddings = ("--model", tmp_path / "extended"), tmp_path / "embeddings"
     added = ("--model", run / "model", "--glove", glove, "--label", "person")
     assert here("extend", *added, "--out", tmp_path / "extended").code == 0
-    lglm.done("embed", *model, "--dataset", tiny_dataset, "--split", "val", "--out", embeddings)
+    here.done("embed", *model, "--dataset", tiny_dataset, "--split", "val", "--out", embeddings)
     query = tmp_path / "query.jpg"
     dataset = Dataset.open(str(tiny_dataset))
     split = dataset.split("val")
@@ -163,7 +161,7 @@ def test_word_vectors_may_be_packed_otherwise_than_for_the_training(
 
 
 def test_a_model_takes_labels_by_name_though_co_occurrence_filled_one_of_its_own(
-    here: Here, lglm: Commands, tiny_dataset: Path, glove: Path, tmp_path: Path
+    here: Here, tiny_dataset: Path, glove: Path, tmp_path: Path
 ):
     """parking meter has no word here; its vector is made of person's, an alias, and is in no file."""
     short = tmp_path / "short.txt"
@@ -171,9 +169,9 @@ def test_a_model_takes_labels_by_name_though_co_occurrence_filled_one_of_its_own
     short.write_text("".join(line for line in lines if not line.startswith(("parking", "meter"))))
     labels, run = tmp_path / "labels", tmp_path / "run"
     words = ("--glove", short, "--oov", "cooccurrence", "--alias", "person=car")
-    lglm.done("label-embeddings", "--dataset", tiny_dataset, *words, "--out", labels)
+    here.done("label-embeddings", "--dataset", tiny_dataset, *words, "--out", labels)
     inputs = ("--dataset", tiny_dataset, "--label-embeddings", labels, "--hold-out", "dog")
-    lglm.done("train", *inputs, "--out", run, *TINY_RECIPE, *SMALL)
+    here.done("train", *inputs, "--out", run, *TINY_RECIPE, *SMALL)
     added = ("--model", run / "model", "--glove", short, "--label", "dog", "cat", "--alias", "cat=dog")
     assert here("extend", *added, "--out", tmp_path / "extended").code == 0
     origin = [row["origin"] for row in read_table(tmp_path / "extended" / "label_embeddings.parquet")]

@@ -15,11 +15,10 @@ from jobs import label_embeddings
 from lglm_core.labels.embeddings import LabelEmbeddings
 from lglm_core.rooms.manifest import read_manifest
 from lglm_core.sources.coco import CocoSource
-from tests.jobs.commands import COCO_LABELS, Result, make_dataset, write_coco
+from tests.jobs.commands import COCO_LABELS, Here, Result, make_dataset, write_coco
 from tests.jobs.conftest import TINY_RECIPE
 from tests.jobs.test_wrong_input import VECTORS, assert_refused, write_glove
 
-Here = Callable[..., Result]
 Embed = Callable[..., Result]
 
 
@@ -226,7 +225,7 @@ def test_ready_made_vectors_are_taken_by_name(embed: Embed, tmp_path: Path, out:
     (tmp_path / "v.json").write_text(json.dumps(vectors))
     result = embed("--vectors", tmp_path / "v.json", "--json")
     assert result.stdout.splitlines()[:-1] == [
-        f"{out}: label embeddings, done: 4 labels, 2 wide, from ready-made vectors; 2 more are of no label"
+        f"{out}: label embeddings, done: 4 labels, 2 wide, from ready-made vectors; 2 more belong to no label"
     ]
     assert result.object["counts"]["vectors_of_no_label"] == 2
     assert {name: row["vector"] for name, row in rows(out).items()} == {n: vectors[n] for n in COCO_LABELS}

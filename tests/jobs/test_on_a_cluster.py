@@ -43,7 +43,7 @@ def cluster() -> Iterator[RayCluster]:
 
 @pytest.fixture
 def let_in(cluster: RayCluster, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The address of the Jobs API, with the token in our environment."""
+    """Put the token into the environment, and return the address of the Jobs API."""
     for name, value in cluster.environment.items():
         monkeypatch.setenv(name, value)
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
@@ -61,7 +61,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def submit(cluster: RayCluster, *command: object, token: bool = True) -> "subprocess.CompletedProcess[str]":
-    """``ray job submit -- COMMAND``, as a person types it."""
+    """Run ``ray job submit -- COMMAND``, as a person types it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment["HOME"] = gettempdir()  # the user's own may hold a token
     return subprocess.run(
@@ -74,7 +74,7 @@ def submit(cluster: RayCluster, *command: object, token: bool = True) -> "subpro
 
 
 def log_of(cluster: RayCluster, submitted: "subprocess.CompletedProcess[str]") -> list[str]:
-    """What the job itself wrote, line by line."""
+    """Return the lines that the job itself wrote."""
     (job,) = set(re.findall(r"raysubmit_\w+", submitted.stdout + submitted.stderr))
     return str(cluster.get(f"/api/jobs/{job}/logs")["logs"]).strip().splitlines()
 
@@ -121,7 +121,7 @@ def test_every_verb_is_the_same_line_behind_ray_job_submit(cluster: RayCluster, 
     assert (tmp_path / "page.html").exists()
 
 
-def test_without_the_token_a_submission_says_what_is_missing(
+def test_a_submission_without_the_token_names_what_is_missing(
     cluster: RayCluster, tiny_model: Path, images: Path, tmp_path: Path
 ):
     line = ("lglm", "tag", "--model", tiny_model, "--images", images, "--out", tmp_path / "tags")
@@ -132,11 +132,14 @@ def test_without_the_token_a_submission_says_what_is_missing(
 
 
 @pytest.mark.parametrize(
-    ("token", "saying"),
-    [({}, "we have none"), ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "wrong" * 8}, "ours is another")],
+    ("token", "reason"),
+    [
+        ({}, "none is given"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "wrong" * 8}, "the given one is wrong"),
+    ],
 )
-def test_a_flow_without_the_right_token_says_what_is_missing(
-    cluster: RayCluster, monkeypatch: pytest.MonkeyPatch, token: dict[str, str], saying: str
+def test_a_flow_without_the_right_token_names_what_is_missing(
+    cluster: RayCluster, monkeypatch: pytest.MonkeyPatch, token: dict[str, str], reason: str
 ):
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
@@ -150,12 +153,12 @@ def test_a_flow_without_the_right_token_says_what_is_missing(
     refused = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     last = refused.stderr.strip().splitlines()[-1]
     assert (
-        f"{cluster.jobs_url}: the Ray cluster asks for a token, and {saying}; set RAY_AUTH_MODE=token" in last
+        f"{cluster.jobs_url}: the Ray cluster asks for a token, and {reason}; set RAY_AUTH_MODE=token" in last
     )
 
 
 @pytest.mark.parametrize("token", [{}, {"RAY_AUTH_MODE": "token"}])
-def test_a_verb_without_the_token_says_what_is_missing(
+def test_a_verb_without_the_token_names_what_is_missing(
     cluster: RayCluster, tiny_model: Path, images: Path, tmp_path: Path, token: dict[str, str]
 ):
     started = time.monotonic()
@@ -210,7 +213,7 @@ def test_a_flow_sends_its_jobs_with_its_code(
     monkeypatch: pytest.MonkeyPatch,
     cluster: RayCluster,
 ):
-    """The code that travels says another version than the one installed on the nodes."""
+    """The code that is sent has another version than the one installed on the nodes."""
     sent = tmp_path / "sent"
     for package in ray_jobs.PACKAGES:
         shutil.copytree(Path(__file__).parents[2] / package, sent / package)
@@ -219,18 +222,18 @@ def test_a_flow_sends_its_jobs_with_its_code(
     monkeypatch.setattr(ray_jobs, "_folders", lambda: iter(sent / package for package in ray_jobs.PACKAGES))
     monkeypatch.setattr(ray_jobs, "__version__", "9.9.9")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", PLANTED)
-    said: list[str] = []
+    lines: list[str] = []
     options = tag_options(tiny_model, images, tmp_path / "tags")
-    launch("tag", options, Cluster(ray_address=let_in), say=said.append)
+    launch("tag", options, Cluster(ray_address=let_in), on_line=lines.append)
     assert pq.read_table(tmp_path / "tags" / "part-00000.parquet").num_rows == 6
-    assert any("tags, done: 6 rows" in line for line in said)
+    assert any("tags, done: 6 rows" in line for line in lines)
     assert PLANTED not in json.dumps(cluster.get("/api/jobs/"))
 
     with pytest.raises(InputError, match=rf"lglm {__version__} is installed here, but .* is lglm 9\.9\.9"):
         launch("tag", options, Cluster(ray_address=let_in, code="image"))
 
 
-def test_the_code_in_the_image_is_used_if_it_is_of_the_same_version(
+def test_the_code_in_the_image_is_used_if_its_version_is_the_same(
     let_in: str, tiny_model: Path, images: Path, tmp_path: Path
 ):
     options = tag_options(tiny_model, images, tmp_path / "tags")
@@ -238,7 +241,7 @@ def test_the_code_in_the_image_is_used_if_it_is_of_the_same_version(
     assert (tmp_path / "tags" / "manifest.json").exists()
 
 
-def test_a_relative_place_means_the_same_on_the_cluster(
+def test_a_relative_path_means_the_same_on_the_cluster(
     let_in: str, tiny_model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -246,26 +249,26 @@ def test_a_relative_place_means_the_same_on_the_cluster(
     assert (tmp_path / "tags" / "manifest.json").exists()
 
 
-def test_a_job_that_runs_already_is_attached_to_and_one_that_ended_runs_again(
+def test_a_running_job_is_attached_to_and_an_ended_one_runs_again(
     let_in: str, cluster: RayCluster, tiny_model: Path, images: Path, tmp_path: Path
 ):
     options = tag_options(tiny_model, images, tmp_path / "tags")
     before = {job["submission_id"] for job in cluster.get("/api/jobs/")}
-    said: list[list[str]] = [[], []]
+    logs: list[list[str]] = [[], []]
 
     def run(number: int) -> None:
-        launch("tag", options, Cluster(ray_address=let_in), say=said[number].append)
+        launch("tag", options, Cluster(ray_address=let_in), on_line=logs[number].append)
 
     first = threading.Thread(target=run, args=(0,))
     first.start()
-    while not said[0]:  # it says its job once that is submitted
+    while not logs[0]:  # its first line names the job, once it is submitted
         time.sleep(0.05)
     run(1)
     first.join()
     (job,) = {job["submission_id"] for job in cluster.get("/api/jobs/")} - before
-    assert said[0] == said[1]
-    launch("tag", options, Cluster(ray_address=let_in), say=(third := list[str]()).append)
-    assert third[0] == said[0][0]  # by the same id
+    assert logs[0] == logs[1]
+    launch("tag", options, Cluster(ray_address=let_in), on_line=(third := list[str]()).append)
+    assert third[0] == logs[0][0]  # with the same id
     assert job in third[0]
     assert "tags, already complete" in third[-1]
 
@@ -278,15 +281,15 @@ def test_a_failing_job_fails_the_flow_with_its_own_line(let_in: str, images: Pat
 def test_a_flow_that_is_cancelled_stops_its_job(
     let_in: str, cluster: RayCluster, tiny_dataset: Path, tiny_labels: Path, tmp_path: Path
 ):
-    places = {"dataset": str(tiny_dataset), "label_embeddings": str(tiny_labels), "out": f"{tmp_path}/run"}
-    options = Train(**places, **RECIPE, epochs=100_000, num_workers=2)
+    rooms = {"dataset": str(tiny_dataset), "label_embeddings": str(tiny_labels), "out": f"{tmp_path}/run"}
+    options = Train(**rooms, **RECIPE, epochs=100_000, num_workers=2)
     script = (
         "import signal\nfrom jobs.options import Train\nfrom pipelines.launch import launch\n"
         "from pipelines.options import Cluster\n"
         # A shell starts what it puts in the background with SIGINT ignored, and children inherit that.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"launch('train', Train.model_validate_json({options.model_dump_json()!r}), "
-        f"Cluster(ray_address={let_in!r}), say=lambda line: print(line, flush=True))"
+        f"Cluster(ray_address={let_in!r}), on_line=lambda line: print(line, flush=True))"
     )
     flow = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert flow.stdout

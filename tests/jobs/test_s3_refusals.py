@@ -2,36 +2,37 @@
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lglm_core import rooms
-from tests.jobs.commands import Commands, Result, picture
+from lglm_core.rooms import (
+    DatasetManifest,
+    EmbeddingsManifest,
+    FileRecord,
+    LabelEmbeddingsManifest,
+    ModelManifest,
+    PartRecord,
+    Room,
+    SplitRecord,
+)
+from tests.jobs.commands import Commands, Here, Result, picture
 from tests.servers.process import free_ports
-from tests.servers.s3 import S3Server, rclone_s3
+from tests.servers.s3 import S3Server, reaching
 
+Call = Callable[..., Result]
 SECONDS_TO_REFUSE = 30.0
 ABSENT = "s3://no-such-bucket/somewhere"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+def server(rclone: S3Server) -> S3Server:
     """A server that checks signatures, with one empty bucket."""
-    with rclone_s3(tmp_path_factory.mktemp("rclone")) as running:
-        running.put_bucket("bucket")
-        yield running
-
-
-def reaching(lglm: Commands, server: S3Server, **changed: str | None) -> Commands:
-    """The same commands with the settings of a server, and no others of S3; None takes one away."""
-    commands = copy.copy(lglm)
-    others = {name: value for name, value in lglm.environment.items() if not name.startswith("AWS_")}
-    settings = {**server.environment, **changed}
-    commands.environment = others | {name: value for name, value in settings.items() if value is not None}
-    return commands
+    rclone.put_bucket("empty")
+    return rclone
 
 
 @pytest.fixture(scope="module")
@@ -39,21 +40,24 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Rooms of which only the manifest is there: all that is looked at before the bucket."""
     folder = tmp_path_factory.mktemp("inputs")
     labels = "1" * 64
-    details = {
-        "dataset": {
-            "labels": labels,
-            "splits": {"train": {"samples": 8}, "val": {"samples": 8}},
-            "parts": [{}],
-            "files": {"labels.json": {}},
-        },
-        "label-embeddings": {},
-        "model": {"labels": labels},
-        "embeddings": {},
-    }
-    for kind, known in details.items():
-        made_from = {"model": "f" * 64} if kind == "embeddings" else {}
-        manifest = rooms.Manifest(kind, "f" * 64, inputs=made_from, options={}, counts={}, details=known)
-        rooms.commit(str(folder / kind), manifest)
+    common: dict[str, Any] = {"fingerprint": "f" * 64, "inputs": {}, "options": {}, "counts": {}}
+    split = SplitRecord(8, (4, 4))
+    part = PartRecord({}, {}, "", 2, {"train": 8, "val": 8}, (), {})
+    manifests = (
+        DatasetManifest(
+            **common,
+            labels=labels,
+            splits={"train": split, "val": split},
+            shards=(),
+            files={"labels.json": FileRecord(0, "")},
+            parts=(part,),
+        ),
+        LabelEmbeddingsManifest(**common, source="ppmi", of_note=()),
+        ModelManifest(**common, head="", weights="", labels=labels, names=(), history=()),
+        EmbeddingsManifest(**common | {"inputs": {"model": common["fingerprint"]}}, dataset_url=""),
+    )
+    for manifest in manifests:
+        Room(str(folder / manifest.kind), manifest.provenance).commit(manifest)
     for name, text in {"thresholds": "{}", "config": "{}", "labels": '["dog", "cat"]'}.items():
         (folder / "model" / f"{name}.json").write_text(text)
     (folder / "dataset" / "labels.json").write_text('["dog", "cat"]')
@@ -103,6 +107,20 @@ def arguments(name: str, inputs: dict[str, Path], out: Path) -> list[str]:
     return [*name.rpartition(" --")[0].split(), *options]
 
 
+@pytest.fixture
+def call(here: Here, connect_to: Callable[..., None], server: S3Server) -> Call:
+    """Run a verb in this process, connected to the server, with changed settings; it may not take long."""
+
+    def run(verb: str, *options: object, **changed: str | None) -> Result:
+        connect_to(server, **changed)
+        started = time.monotonic()
+        result = here(verb, *options)
+        assert time.monotonic() - started < SECONDS_TO_REFUSE
+        return result
+
+    return run
+
+
 def assert_refused(result: Result, verb: str, server: S3Server, out: Path) -> str:
     """The line that it was refused with."""
     assert result.code == 2, result.stderr
@@ -116,10 +134,10 @@ def assert_refused(result: Result, verb: str, server: S3Server, out: Path) -> st
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_bucket_that_is_not_there(
-    lglm: Commands, server: S3Server, inputs: dict[str, Path], coco: Path, tmp_path: Path, name: str
+    call: Call, server: S3Server, inputs: dict[str, Path], coco: Path, tmp_path: Path, name: str
 ):
     verb, *options = arguments(name, {**inputs, "coco": coco}, tmp_path / "out")
-    result = reaching(lglm, server)(verb, *options, timeout=SECONDS_TO_REFUSE)
+    result = call(verb, *options)
     line = assert_refused(result, verb, server, tmp_path / "out")
     assert ABSENT in line
     assert f"there is no bucket 'no-such-bucket' at {server.url}; create it, or mend the address" in line
@@ -148,7 +166,7 @@ def test_a_bucket_that_is_not_there(
     ids=["a wrong secret to read", "a wrong secret to write", "none", "no such profile"],
 )
 def test_credentials_that_are_wrong(
-    lglm: Commands,
+    call: Call,
     server: S3Server,
     inputs: dict[str, Path],
     tmp_path: Path,
@@ -157,7 +175,7 @@ def test_credentials_that_are_wrong(
     words: str,
 ):
     verb, *options = arguments(name, inputs, tmp_path / "out")
-    result = reaching(lglm, server, **changed)(verb, *options, timeout=SECONDS_TO_REFUSE)
+    result = call(verb, *options, **changed)
     line = assert_refused(result, verb, server, tmp_path / "out")
     assert words in line
     assert "another-secret-of-ours" not in line
@@ -166,8 +184,10 @@ def test_credentials_that_are_wrong(
 def test_an_address_where_nothing_listens(
     lglm: Commands, server: S3Server, inputs: dict[str, Path], coco: Path, tmp_path: Path
 ):
-    nowhere = f"127.0.0.1:{free_ports(1)[0]}"
-    lost = reaching(lglm, server, AWS_ENDPOINT_URL=f"http://somebody:their-password@{nowhere}")
+    """From processes of their own, as each tries for a while; so all of them at once."""
+    nowhere, lost = f"127.0.0.1:{free_ports(1)[0]}", copy.copy(lglm)
+    address = f"http://somebody:their-password@{nowhere}"
+    lost.environment = reaching(server, lglm.environment, AWS_ENDPOINT_URL=address)
     started = time.monotonic()
     with ExitStack() as stack:
         running = {}
@@ -184,18 +204,18 @@ def test_an_address_where_nothing_listens(
 
 
 def test_credentials_in_an_address_are_not_repeated(
-    lglm: Commands, server: S3Server, inputs: dict[str, Path], tmp_path: Path
+    call: Call, server: S3Server, inputs: dict[str, Path], tmp_path: Path
 ):
-    address = f"s3://{server.key}:{server.secret}@bucket/images"
+    address = f"s3://{server.key}:{server.secret}@empty/images"
     options = ("--model", inputs["model"], "--images", address, "--out", tmp_path / "out")
-    result = reaching(lglm, server)("tag", *options, timeout=SECONDS_TO_REFUSE)
+    result = call("tag", *options)
     assert "AWS_ACCESS_KEY_ID" in assert_refused(result, "tag", server, tmp_path / "out")
 
 
 def test_tags_inside_the_bucket_that_is_tagged(
-    lglm: Commands, server: S3Server, inputs: dict[str, Path], tmp_path: Path
+    call: Call, server: S3Server, inputs: dict[str, Path], tmp_path: Path
 ):
-    options = ("--model", inputs["model"], "--images", "s3://bucket", "--out", "s3://bucket/tags")
-    result = reaching(lglm, server)("tag", *options, timeout=SECONDS_TO_REFUSE)
+    options = ("--model", inputs["model"], "--images", "s3://empty", "--out", "s3://empty/tags")
+    result = call("tag", *options)
     line = assert_refused(result, "tag", server, tmp_path / "out")
-    assert "s3://bucket/tags: lies inside s3://bucket" in line
+    assert "s3://empty/tags: lies inside s3://empty" in line

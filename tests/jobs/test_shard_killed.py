@@ -1,4 +1,4 @@
-"""SIGKILL of ``lglm shard``, then the same command again: the dataset of an undisturbed run, to the byte."""
+"""``lglm shard`` is killed and run again: the dataset has the bytes that an undisturbed run writes."""
 
 import shutil
 from collections.abc import Callable
@@ -9,12 +9,13 @@ from PIL import Image
 
 from lglm_core.sources.table import TableSource
 from tests.jobs.commands import Commands, contents, make_dataset, picture, vanish
+from tests.matrix import matrix
 
 SHARDS, PER_SHARD = 5, 6
 
 
 class Table:
-    """A table of pictures of which one, in the midst of a shard, takes long to decode."""
+    """A table of pictures; one of them, in the middle of a shard, takes long to decode."""
 
     def __init__(self, folder: Path, slow_shard: int) -> None:
         self.images, self.table = folder / "images", folder / "table.csv"
@@ -35,21 +36,16 @@ class Table:
 
 
 def is_begun(out: Path, number: int) -> bool:
-    """Whether the shard of that number is being written."""
+    """Tell whether the shard of this number is being written."""
     return bool(list(out.glob(f"shards/train/.partial-*/train-{number:06d}.tar")))
 
 
 @pytest.mark.parametrize(
-    ("killed", "number"),
-    [
-        ("driver", 1),
-        pytest.param("session", 0, marks=pytest.mark.slow),
-        pytest.param("session", 2, marks=pytest.mark.slow),
-        pytest.param("session", SHARDS - 1, marks=pytest.mark.slow),
-    ],
+    ("number", "killed"),
+    matrix(range(SHARDS), ["session", "driver"], lambda number: [] if number == 1 else [pytest.mark.slow]),
 )
-def test_killed_in_the_midst_of_a_shard(lglm: Commands, tmp_path: Path, killed: str, number: int):
-    """With everything it started, or alone, as by ``kill -9``; then run again at once."""
+def test_killed_in_the_middle_of_a_shard_it_goes_on(lglm: Commands, tmp_path: Path, killed: str, number: int):
+    """The whole session is killed, or the driver alone as by ``kill -9``; then it is run again at once."""
     table, out = Table(tmp_path, number), tmp_path / "out"
     with lglm.started("shard", *table.arguments(out)) as running:
         running.wait_until(lambda: is_begun(out, number))
@@ -61,7 +57,7 @@ def test_killed_in_the_midst_of_a_shard(lglm: Commands, tmp_path: Path, killed: 
 
 
 @pytest.mark.slow
-def test_what_a_killed_driver_started_ends_by_itself(lglm: Commands, tmp_path: Path):
+def test_the_processes_that_a_killed_driver_started_end_by_themselves(lglm: Commands, tmp_path: Path):
     table, out = Table(tmp_path, 1), tmp_path / "out"
     with lglm.started("shard", *table.arguments(out)) as running:
         running.wait_until(lambda: is_begun(out, 1))
@@ -74,15 +70,21 @@ TOY = ("--samples", 120, "--max-samples-per-shard", 20, "--seed", 3)
 
 @pytest.fixture(scope="module")
 def toy(lglm: Commands, made_once: Callable) -> tuple[Path, dict[str, str]]:
-    """The drawn pictures and the contents of an undisturbed run."""
+    """The drawn pictures, and the contents of the dataset of an undisturbed run."""
     with made_once("toy") as folder:
         lglm.done("shard", "toy", *TOY, "--root", folder / "raw", "--out", folder / "dataset")
     return folder / "raw", contents(folder / "dataset")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("finished", [0, 2, 5])
-def test_killed_when_so_many_shards_are_there(
+@pytest.mark.parametrize(
+    "finished",
+    [
+        pytest.param(0, marks=pytest.mark.chaos),
+        pytest.param(2, marks=pytest.mark.slow),
+        pytest.param(5, marks=pytest.mark.chaos),
+    ],
+)
+def test_killed_after_some_shards_it_goes_on(
     lglm: Commands, toy: tuple[Path, dict[str, str]], tmp_path: Path, finished: int
 ):
     (raw, expected), out = toy, tmp_path / "out"
@@ -97,7 +99,7 @@ def test_killed_when_so_many_shards_are_there(
 
 
 @pytest.mark.slow
-def test_killed_while_it_draws(lglm: Commands, toy: tuple[Path, dict[str, str]], tmp_path: Path):
+def test_killed_while_it_draws_it_goes_on(lglm: Commands, toy: tuple[Path, dict[str, str]], tmp_path: Path):
     arguments = ("shard", "toy", *TOY, "--root", tmp_path / "raw", "--out", tmp_path / "out")
     with lglm.started(*arguments) as running:
         running.wait_until(lambda: len(list(tmp_path.glob("raw/train2017/*.jpg"))) >= 5)
@@ -108,7 +110,7 @@ def test_killed_while_it_draws(lglm: Commands, toy: tuple[Path, dict[str, str]],
 
 
 @pytest.mark.slow
-def test_killed_again_and_again(lglm: Commands, toy: tuple[Path, dict[str, str]], tmp_path: Path):
+def test_killed_again_and_again_it_goes_on(lglm: Commands, toy: tuple[Path, dict[str, str]], tmp_path: Path):
     (raw, expected), out = toy, tmp_path / "out"
     arguments = ("shard", "toy", *TOY, "--root", raw, "--out", out)
     for finished in (1, 3):

@@ -1,4 +1,4 @@
-"""Tagging what lies in an archive."""
+"""``lglm tag``: pictures in archives, and files that cannot be read."""
 
 import shutil
 from pathlib import Path
@@ -27,8 +27,10 @@ def test_pictures_in_an_archive_get_the_tags_that_they_get_in_a_folder(
         assert found == expected
 
 
-def test_a_secret_address_and_a_failing_disk(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
-    """The row of a file tells where it lies without the password; one that cannot be read is a row too."""
+def test_a_file_that_cannot_be_read_is_a_row_without_the_password_of_the_address(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The uri of a row does not hold the password; a file that cannot be read is a row, too."""
     files = [StoredFile("mem", 10, "")]
     monkeypatch.setattr(
         storage, "join", lambda url, name: f"/proc/self/{name}" if "secret" in url else f"{url}/{name}"

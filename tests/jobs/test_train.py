@@ -1,25 +1,23 @@
-"""What training says of the data that it was given."""
+"""What training warns of and refuses in the data that it is given."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lglm_core import rooms
+from lglm_core.rooms import Room
 from lglm_core.sources.coco import CocoSource
 from lglm_core.sources.source import LabelledImage
-from tests.jobs.commands import COCO_LABELS, Result, make_dataset, write_coco
+from tests.jobs.commands import COCO_LABELS, Here, Result, make_dataset, write_coco
 from tests.jobs.conftest import TINY_RECIPE
 from tests.jobs.test_wrong_input import assert_refused
 
-Here = Callable[..., Result]
 
-
-class OtherwiseCalled(CocoSource):
-    """A COCO whose split ``val`` has the name that many tables give it."""
+class NamedAsInTables(CocoSource):
+    """A COCO whose split ``val`` has the name that it has in many tables."""
 
     def images(self) -> Iterator[LabelledImage]:
         for image in super().images():
@@ -30,8 +28,8 @@ def train(here: Here, dataset: Path, out: Path, *head: object) -> Result:
     return here("train", "--dataset", dataset, *(head or ("--head", "plain")), *TINY_RECIPE, "--out", out)
 
 
-def test_without_a_split_val_it_says_that_nothing_is_measured(here: Here, coco: Path, tmp_path: Path):
-    dataset = make_dataset(OtherwiseCalled(str(coco)), tmp_path / "dataset")
+def test_without_a_split_val_it_warns_that_nothing_is_measured(here: Here, coco: Path, tmp_path: Path):
+    dataset = make_dataset(NamedAsInTables(str(coco)), tmp_path / "dataset")
     result = train(here, dataset, tmp_path / "run")
     assert result.code == 0, result.stderr
     assert result.stderr.splitlines()[0] == (
@@ -39,29 +37,30 @@ def test_without_a_split_val_it_says_that_nothing_is_measured(here: Here, coco: 
     )
 
 
-def test_with_one_it_says_nothing_of_it(here: Here, tiny_dataset: Path, tmp_path: Path):
+def test_with_a_split_val_it_does_not_warn(here: Here, tiny_dataset: Path, tmp_path: Path):
     result = train(here, tiny_dataset, tmp_path / "run")
     assert result.code == 0, result.stderr
     assert "no split 'val'" not in result.stderr
 
 
-def test_a_dataset_that_is_changed_meanwhile_is_refused(
+def test_a_dataset_that_changes_before_the_training_is_refused(
     here: Here, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     dataset = shutil.copytree(tiny_dataset, tmp_path / "dataset")
-    find = rooms.find
+    find = Room.find
 
-    def find_late(*arguments: Any) -> Any:
-        shutil.rmtree(dataset)
-        make_dataset(CocoSource(str(write_coco(tmp_path / "coco", samples=16))), dataset)
-        return find(*arguments)
+    def find_late(room: Room) -> Any:
+        if room.url == str(tmp_path / "run"):
+            shutil.rmtree(dataset)
+            make_dataset(CocoSource(str(write_coco(tmp_path / "coco", samples=16))), dataset)
+        return find(room)
 
-    monkeypatch.setattr(rooms, "find", find_late)
+    monkeypatch.setattr(Room, "find", find_late)
     result = train(here, dataset, tmp_path / "run")
     assert_refused(result, f"{dataset}: another run changed this dataset meanwhile", out=tmp_path / "run")
 
 
-def test_what_is_held_out_must_leave_two_labels(
+def test_held_out_labels_must_leave_two_others(
     here: Here, tiny_dataset: Path, tiny_labels: Path, tmp_path: Path
 ):
     held = ("--label-embeddings", tiny_labels, "--hold-out", *COCO_LABELS[1:])

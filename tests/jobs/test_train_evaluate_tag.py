@@ -1,4 +1,4 @@
-"""A picture's way through real Ray: train on two workers, evaluate, embed, tag, search."""
+"""From pictures to tags: training on two workers, evaluation and tagging on a real Ray."""
 
 import json
 import re
@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import average_precision_score
 
-from tests.jobs.commands import Commands, contents, picture
+from tests.jobs.commands import Commands, Here, contents, done_here, picture
+from tests.servers.ray_in_process import ray_in_process
 
 pytestmark = pytest.mark.timeout(900)  # the first test to ask for a room waits until it is made
 
@@ -22,6 +23,7 @@ RECIPE = (
     *("--lr", "3e-3"),
 )
 EPOCHS = 2
+ON_RAY = ("train", "evaluate", "tag")
 FIELD = {"CP", "CR", "CF1", "OP", "OR", "OF1"}
 
 Rooms = dict[str, Path]
@@ -29,42 +31,43 @@ Again = Callable[[str], tuple[Any, ...]]
 
 
 @pytest.fixture(scope="module")
-def place(made_once: Callable) -> Path:
-    """The folder that all rooms of this module lie in."""
+def base(made_once: Callable) -> Path:
+    """Return the folder of all rooms of this module."""
     with made_once("way") as folder:
         folder.mkdir(exist_ok=True)
     return folder
 
 
 @pytest.fixture(scope="module")
-def again(place: Path) -> Again:
-    """The arguments of every verb, by name: what was run, and may be run again."""
-    model, dataset = ("--model", place / "run" / "model"), ("--dataset", place / "dataset")
+def again(base: Path) -> Again:
+    """Return the arguments of every verb, by name, to run it or to run it again."""
+    model, dataset = ("--model", base / "run" / "model"), ("--dataset", base / "dataset")
     commands: dict[str, tuple[Any, ...]] = {
-        "shard": ("toy", *TOY, "--root", place / "raw"),
+        "shard": ("toy", *TOY, "--root", base / "raw"),
         "label-embeddings": dataset,
         "train": (
-            *(*dataset, "--label-embeddings", place / "labels", *RECIPE),
+            *(*dataset, "--label-embeddings", base / "labels", *RECIPE),
             *("--epochs", EPOCHS, "--num-workers", 2),
         ),
         "evaluate": (*model, *dataset),
         "embed": (*model, *dataset, "--split", "val"),
-        "tag": (*model, "--images", place / "images"),
+        "tag": (*model, "--images", base / "images"),
     }
     rooms = {"shard": "dataset", "label-embeddings": "labels", "train": "run", "tag": "tags"}
     rooms |= {"evaluate": "evaluation", "embed": "embeddings"}
-    return lambda verb: (verb, *commands[verb], "--out", place / rooms[verb])
+    return lambda verb: (verb, *commands[verb], "--out", base / rooms[verb])
 
 
 @pytest.fixture(scope="module")
 def made(lglm: Commands, made_once: Callable, again: Again) -> Callable[[str], Path]:
-    """Run a verb unless it has been, here or in another worker of pytest; returns its room."""
+    """Run a verb, unless it has run here or in another worker of pytest, and return its room."""
 
     def make(verb: str) -> Path:
         arguments = again(verb)
-        with made_once(f"way-{verb}") as report:
+        with made_once(f"way-{verb}") as report, ray_in_process():
             if not report.exists():
-                report.write_text(json.dumps(lglm.done(*arguments)))
+                run = lglm.done if verb in ON_RAY else done_here
+                report.write_text(json.dumps(run(*arguments)))
         return arguments[-1]
 
     return make
@@ -106,9 +109,9 @@ BROKEN = {
 
 
 @pytest.fixture(scope="module")
-def images(made_once: Callable, place: Path) -> Path:
-    """A folder as folders are."""
-    folder = place / "images"
+def images(made_once: Callable, base: Path) -> Path:
+    """Return a folder of pictures, broken files and other files, with names of all kinds."""
+    folder = base / "images"
     with made_once("way-images"):
         if not folder.exists():
             for seed, name in enumerate(GOOD):
@@ -133,7 +136,7 @@ def read_manifest(room: Path) -> dict[str, Any]:
 
 
 def read_rows(room: Path) -> pa.Table:
-    """All parts of a table, in order of their names."""
+    """Return the rows of all parts of a table, in the order of their names."""
     return pa.concat_tables([pq.read_table(path) for path in sorted(room.glob("part-*.parquet"))])
 
 
@@ -245,13 +248,13 @@ def test_embeddings_have_their_schema(embeddings: Path, evaluation: Path, datase
 
 
 def test_a_search_for_a_picture_of_the_split_finds_it(
-    lglm: Commands, embeddings: Path, run: Path, dataset: Path, place: Path, tmp_path: Path
+    here: Here, embeddings: Path, run: Path, dataset: Path, base: Path, tmp_path: Path
 ):
     """A model of two epochs tells pictures apart badly, so this one need not be the very first."""
     keys, page = read_index(dataset).column("key").to_pylist(), tmp_path / "pages" / "page.html"
-    (query,) = place.glob(f"raw/val2017/{keys[3]}.*")
+    (query,) = base.glob(f"raw/val2017/{keys[3]}.*")
     arguments = ("--model", run / "model", "--embeddings", embeddings, "--query", query)
-    result = lglm("search", *arguments, "-k", len(keys), "--out", page, "--json")
+    result = here("search", *arguments, "-k", len(keys), "--out", page, "--json")
     assert result.code == 0, result.stderr
     assert result.object["counts"] == {"neighbours": len(keys)}
     lines = [line.split() for line in result.stdout.splitlines() if line.split()[0][:-1].isdigit()]
@@ -265,10 +268,10 @@ def test_a_search_for_a_picture_of_the_split_finds_it(
 
 
 def test_more_neighbours_than_pictures_are_all_of_them(
-    lglm: Commands, embeddings: Path, run: Path, images: Path, dataset: Path
+    here: Here, embeddings: Path, run: Path, images: Path, dataset: Path
 ):
     arguments = ("--model", run / "model", "--embeddings", embeddings, "--query", images / "a.jpg")
-    assert lglm.done("search", *arguments, "-k", 500)["counts"]["neighbours"] == read_index(dataset).num_rows
+    assert here.done("search", *arguments, "-k", 500)["counts"]["neighbours"] == read_index(dataset).num_rows
 
 
 # --- Tags ---
@@ -297,13 +300,13 @@ def test_every_file_is_one_row_with_its_status(tags: Path, images: Path, run: Pa
 
 
 def test_a_new_file_in_the_folder_is_not_mixed_into_old_tags(
-    lglm: Commands, again: Again, tags: Path, images: Path, made_once: Callable
+    here: Here, again: Again, tags: Path, images: Path, made_once: Callable
 ):
     with made_once("way-tag-again"):  # no other worker of pytest lists the folder meanwhile
         before = contents(tags)
         try:
             picture(images / "new.jpg", 99)
-            result = lglm(*again("tag"))
+            result = here(*again("tag"))
         finally:
             (images / "new.jpg").unlink()
     assert result.code == 2
@@ -316,8 +319,8 @@ def test_a_new_file_in_the_folder_is_not_mixed_into_old_tags(
 # --- Again ---
 
 
-def test_every_verb_run_again_is_complete_already(
-    lglm: Commands,
+def test_every_verb_finds_its_room_complete_when_it_runs_again(
+    here: Here,
     again: Again,
     dataset: Path,
     labels: Path,
@@ -325,13 +328,13 @@ def test_every_verb_run_again_is_complete_already(
     evaluation: Path,
     embeddings: Path,
     tags: Path,
-    place: Path,
+    base: Path,
 ):
     rooms = (dataset, labels, run, evaluation, embeddings, tags)
     before = [contents(room) for room in rooms]
     for verb in ("shard", "label-embeddings", "train", "evaluate", "embed"):
-        first = json.loads((place.parent / f"way-{verb}").read_text())
-        result = lglm.done(*again(verb))
+        first = json.loads((base.parent / f"way-{verb}").read_text())
+        result = here.done(*again(verb))
         assert (first["status"], result["status"]) == ("done", "already complete")
         assert result["counts"] == first["counts"]
         assert result["metrics"] == first["metrics"]
@@ -339,23 +342,23 @@ def test_every_verb_run_again_is_complete_already(
     assert [contents(room) for room in rooms] == before
 
 
-def test_tagging_again_is_complete_already(lglm: Commands, again: Again, tags: Path, made_once: Callable):
+def test_tagging_again_is_complete_already(here: Here, again: Again, tags: Path, made_once: Callable):
     with made_once("way-tag-again"):
-        assert lglm.done(*again("tag"))["status"] == "already complete"
+        assert here.done(*again("tag"))["status"] == "already complete"
 
 
 # --- Interrupted training ---
 
 
 def train_here(dataset: Path, labels: Path, out: Path) -> tuple[Any, ...]:
-    """A training without Ray, whose bytes are the same every time."""
+    """Return the arguments of a training without Ray, whose weights are the same every time."""
     inputs = ("--dataset", dataset, "--label-embeddings", labels, "--out", out)
     return ("train", *inputs, *RECIPE, "--epochs", 4, "--num-workers", 0)
 
 
 @pytest.mark.parametrize("within", [False, True], ids=["after an epoch", "within an epoch"])
 def test_training_that_was_killed_ends_as_if_it_had_not_been(
-    lglm: Commands, dataset: Path, labels: Path, tmp_path: Path, within: bool
+    lglm: Commands, here: Here, dataset: Path, labels: Path, tmp_path: Path, within: bool
 ):
     disturbed, undisturbed = tmp_path / "disturbed", tmp_path / "undisturbed"
     smaller: tuple[Any, ...] = ("--batch-size", 2) if within else ()
@@ -364,13 +367,13 @@ def test_training_that_was_killed_ends_as_if_it_had_not_been(
         running.wait_until((disturbed / "checkpoints/checkpoint.pt").exists)
         running.kill_session()
     assert not (disturbed / "manifest.json").exists()
-    resumed = lglm(*train_here(dataset, labels, disturbed), *smaller)
+    resumed = here(*train_here(dataset, labels, disturbed), *smaller)
     assert resumed.code == 0, resumed.stderr
-    begun = re.search(r"goes on after (\d) of 4 epochs(?: and (\d+) of \d+ steps)?", resumed.stderr)
-    assert begun and (begun[2] is not None) == within
-    told = re.findall(r"^epoch (\d)/4", resumed.stderr, flags=re.MULTILINE)
-    assert told == ["1", "2", "3", "4"][int(begun[1]) :]
-    assert lglm.done(*train_here(dataset, labels, undisturbed), *smaller)["status"] == "done"
+    resumed_at = re.search(r"resumes after (\d) of 4 epochs(?: and (\d+) of \d+ steps)?", resumed.stderr)
+    assert resumed_at and (resumed_at[2] is not None) == within
+    epochs = re.findall(r"^epoch (\d)/4", resumed.stderr, flags=re.MULTILINE)
+    assert epochs == ["1", "2", "3", "4"][int(resumed_at[1]) :]
+    assert here.done(*train_here(dataset, labels, undisturbed), *smaller)["status"] == "done"
     weights = [room / "model" / "model.safetensors" for room in (disturbed, undisturbed)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     manifests = [read_manifest(room)["fingerprint"] for room in (disturbed, undisturbed)]
@@ -397,7 +400,7 @@ def test_training_on_two_workers_that_was_killed_ends_as_if_it_had_not_been(
     if not (out / "manifest.json").exists():
         resumed = lglm(*arguments)
         assert resumed.code == 0, resumed.stderr
-        assert "goes on after " in resumed.stderr
-        assert "epoch 1/" not in resumed.stderr or (often and "goes on after 0 of" in resumed.stderr)
+        assert "resumes after " in resumed.stderr
+        assert "epoch 1/" not in resumed.stderr or (often and "resumes after 0 of" in resumed.stderr)
     ours, theirs = (room / "model" / "model.safetensors" for room in (out, run))
     assert ours.read_bytes() == theirs.read_bytes()

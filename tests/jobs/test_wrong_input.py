@@ -11,10 +11,9 @@ import pytest
 
 from lglm_core import rooms
 from lglm_core.rooms import lease
-from tests.jobs.commands import COCO_LABELS, Result, contents, make_dataset, picture, write_coco
+from tests.jobs.commands import COCO_LABELS, Here, Result, contents, make_dataset, picture, write_coco
 from tests.jobs.conftest import TINY_RECIPE
 
-Here = Callable[..., Result]
 VECTORS = {"person": 1, "dog": 2, "parking": 3, "meter": 4, "cell": 5, "phone": 6}
 
 
@@ -420,15 +419,15 @@ def no_embeddings(tmp_path: Path, tiny_model: Path) -> Callable[[str | None], Pa
 
     def make(model: str | None = None) -> Path:
         room = tmp_path / "embeddings"
-        found = rooms.require(str(tiny_model), "model")
-        manifest = rooms.Manifest(
-            kind="embeddings",
+        found = rooms.require(str(tiny_model), rooms.ModelManifest)
+        manifest = rooms.EmbeddingsManifest(
             fingerprint="0" * 64,
             inputs={"model": model or found.fingerprint, "dataset": "0" * 64},
             options={"split": "val"},
             counts={"images": 1, "width": 1024},
+            dataset_url="",
         )
-        rooms.commit(str(room), manifest)
+        rooms.Room(str(room), manifest.provenance).commit(manifest)
         return room
 
     return make
@@ -550,8 +549,8 @@ def test_a_room_of_another_kind_is_not_written_over(here: Here, tiny_dataset: Pa
 def test_a_room_begun_with_other_options_is_not_gone_on_with(
     here: Here, tiny_dataset: Path, tiny_labels: Path, out: Path
 ):
-    begun = rooms.Provenance("run", {}, {"epochs": 50})
-    rooms.begin(str(out), begun)
+    begun = rooms.Provenance(rooms.RunManifest, {}, {"epochs": 50})
+    rooms.Room(str(out), begun).begin()
     lease.release(str(out))  # as the command that began it does when it is interrupted
     before = contents(out)
     assert_refused(train(here, tiny_dataset, tiny_labels, out), out, "epochs was 50, now 1")

@@ -1,4 +1,4 @@
-"""Small drawn datasets and models that the tests of the core share."""
+"""Small drawn datasets and models that the tests of the core share, and a web server."""
 
 import io
 from collections.abc import Callable, Iterator, Sequence
@@ -12,11 +12,9 @@ import torch
 from PIL import Image
 
 from lglm_core import rooms
-from lglm_core.dataset.commit import commit_dataset
 from lglm_core.dataset.image_policy import ImagePolicy
-from lglm_core.dataset.plan import make_plan
 from lglm_core.dataset.reader import Dataset
-from lglm_core.dataset.shard_writer import write_shard
+from lglm_core.dataset.writer import DatasetWriter, WriteSettings
 from lglm_core.images.transforms import Preprocessing
 from lglm_core.labels.embeddings import LabelEmbeddings
 from lglm_core.labels.vocabulary import LabelVocabulary
@@ -26,7 +24,8 @@ from lglm_core.model.config import LglmConfig
 from lglm_core.model.head import LabelKnowledge
 from lglm_core.model.heads import build_head
 from lglm_core.model.recogniser import Recogniser
-from lglm_core.sources.source import LabelledImage
+from lglm_core.sources.source import LabelledImage, Unlabelled
+from tests.servers.web import Website, website
 
 Encode = Callable[..., bytes]
 
@@ -58,7 +57,7 @@ class ListedSource:
 
     names: tuple[str, ...]
     listed: tuple[LabelledImage, ...]
-    dropped: int = 0
+    unlabelled: Unlabelled = "keep"
     keys_per_split: bool = False
     where: str = "the list"
 
@@ -106,12 +105,11 @@ def write_dataset() -> Callable[..., Dataset]:
                 LabelledImage(f"s{number}", split, str(path), path.name, tuple(present), tuple(unknown))
             )
         source = ListedSource(tuple(labels), tuple(images))
-        plan = make_plan(source, per_shard)
         url = str(folder / "dataset")
-        recipe = rooms.Provenance("dataset", source.inputs(), source.options())
-        rooms.begin(url, recipe)
-        receipts = [write_shard(shard, plan.labels, url, policy or ImagePolicy()) for shard in plan.shards]
-        commit_dataset(url, recipe, plan, receipts)
+        settings = WriteSettings(
+            max_samples_per_shard=per_shard, images=policy or ImagePolicy(), max_rejected=1.0
+        )
+        DatasetWriter(url, settings).write(source)
         return Dataset.open(url)
 
     return write
@@ -211,15 +209,35 @@ def model_room(
 ) -> Path:
     """The model room of ``trained_model``; copy it before changing anything."""
     url = tmp_path_factory.mktemp("model") / "model"
-    recipe = rooms.Provenance("model", {"dataset": "d" * 64}, {"seed": 0})
+    provenance = rooms.Provenance(rooms.ModelManifest, {"dataset": "d" * 64}, {"seed": 0})
     save_bundle(
-        str(url),
+        rooms.Room(str(url), provenance),
         trained_model,
         shape_embeddings.labels,
-        recipe,
         embeddings=shape_embeddings,
         preprocessing=Preprocessing(32),
         facts={"epochs": 3},
-        history=[{}],
     )
     return url
+
+
+@pytest.fixture
+def fresh_web(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Reach web servers without a proxy, retry them at once, and forget those of other tests."""
+    from lglm_core.storage import http_client, retry
+
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(retry, "FIRST_DELAY_S", 0.01)  # otherwise the tests wait most of their time
+    for cached in (http_client.connect, http_client._pool):
+        cached.cache_clear()
+    yield
+    for cached in (http_client.connect, http_client._pool):
+        cached.cache_clear()
+
+
+@pytest.fixture
+def site(fresh_web: None) -> Iterator[Website]:
+    """A web server of the test's own; its ``files`` are what a test puts there."""
+    with website() as served:
+        yield served

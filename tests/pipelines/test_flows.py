@@ -1,4 +1,4 @@
-"""The flows on a real ephemeral Prefect server, starting real jobs."""
+"""The flows on a real ephemeral Prefect server, with real jobs; test_flow_jobs.py starts none."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def finished(tmp_path_factory):
     return out, run_flow(out, TINY)
 
 
-def test_it_goes_through_every_room(finished):
+def test_the_flow_writes_every_room(finished):
     out, process = finished
     assert process.returncode == 0, process.stderr[-2000:]
     kinds = {
@@ -61,7 +61,7 @@ def test_it_goes_through_every_room(finished):
     assert (out / "neighbours.html").exists()
 
 
-def test_it_ends_with_a_table_beside_the_prior_and_the_paths_of_what_it_made(finished):
+def test_it_ends_with_metrics_beside_the_prior_and_the_paths_of_the_rooms(finished):
     out, process = finished
     table = {line.split()[0]: line.split()[1:] for line in process.stdout.splitlines() if line.strip()}
     metrics = json.loads((out / "evaluation" / "metrics.json").read_text())
@@ -70,14 +70,14 @@ def test_it_ends_with_a_table_beside_the_prior_and_the_paths_of_what_it_made(fin
     assert table["report"] == [str(out / "evaluation" / "report.html")]
 
 
-def test_the_state_of_the_embedded_servers_goes_with_the_process(finished):
+def test_the_files_of_the_embedded_servers_are_removed_with_the_process(finished):
     out, _ = finished
     made = {*ROOMS, "raw", "neighbours.html"}
     assert {path.name for path in out.iterdir()} == made
     assert not list(out.parent.glob("tmp/lglm-*"))
 
 
-def test_started_again_by_its_other_name_it_repeats_nothing(finished):
+def test_a_second_run_by_its_other_name_repeats_nothing(finished):
     out, _ = finished
     process = run_flow(out, TINY, module=("pipelines.cli", "flow", "train-lglm"))
     assert process.returncode == 0, process.stderr[-2000:]
@@ -130,7 +130,7 @@ def test_a_source_without_its_folder_is_refused_before_anything_starts(tmp_path)
     assert not (tmp_path / "work").exists()
 
 
-def test_a_server_that_does_not_answer_is_one_line(tmp_path):
+def test_a_server_that_does_not_answer_is_refused_in_one_line(tmp_path):
     command = [
         sys.executable,
         "-m",

@@ -7,14 +7,14 @@ from prefect.utilities.callables import parameter_schema
 
 from jobs.options import MakeLabelEmbeddings
 from lglm_core.errors import InputError
+from pipelines.flow_jobs import Job, training_jobs
 from pipelines.form import with_form
 from pipelines.options import TagBucket, TrainLglm
-from pipelines.train_lglm import _label_embeddings
 
 
 @with_form("tag-bucket", TagBucket)
 def tag(options: TagBucket) -> TagBucket:
-    """Say what was given."""
+    """Return the options."""
     return options
 
 
@@ -41,23 +41,25 @@ def test_the_form_keeps_choices_and_bounds():
     assert fields["batch_size"]["exclusiveMinimum"] == 0
 
 
-def test_what_must_be_given_comes_first_and_what_is_shared_last():
+def test_required_options_come_first_and_shared_ones_last():
     names = list(inspect.signature(with_form("train-lglm", TrainLglm)(tag)).parameters)
     assert names[:2] == ["out", "source"]
     assert names[-2:] == ["ray_address", "code"]
 
 
 def test_a_wrong_value_is_refused_as_on_the_command_line():
-    with pytest.raises(InputError, match=r"^unknown option --imags; see lglm flow tag-bucket --help$"):
+    with pytest.raises(
+        InputError, match=r"^unknown option --imags; did you mean --images\? see lglm flow tag-bucket --help$"
+    ):
         tag(model="m", imags="i", out="o")
 
 
-def test_what_is_said_of_label_vectors_is_handed_on():
-    said = {"glove": "g.zip/g.txt", "alias": ("a=b",), "alias_file": "aliases", "oov": "cooccurrence"}
-    place = {"dataset": "o/dataset", "labels": "o/labels"}
-    for given in (said, {"vectors": "v.csv"}):
-        made = _label_embeddings(TrainLglm(source="toy", out="o", **given), place)
-        assert made == MakeLabelEmbeddings(dataset="o/dataset", out="o/labels", **given)
+def test_options_of_label_vectors_reach_their_job():
+    words = {"glove": "g.zip/g.txt", "alias": ("a=b",), "alias_file": "aliases", "oov": "cooccurrence"}
+    for given in (words, {"vectors": "v.csv"}):
+        _, embed_labels, *_ = training_jobs(TrainLglm(source="toy", out="o", **given))
+        expected = MakeLabelEmbeddings(dataset="o/dataset", out="o/labels", **given)
+        assert embed_labels == Job("label-embeddings", expected)
 
 
 def test_sources_of_label_vectors_that_do_not_go_together_are_refused_before_anything_runs():

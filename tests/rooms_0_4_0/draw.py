@@ -3,7 +3,8 @@
     python -m tests.rooms_0_4_0.draw DRAWN FOLDER      # only draw the inputs, below FOLDER
     python -m tests.rooms_0_4_0.draw MADE FOLDER       # draw them, and run the verbs of the lglm at hand
 
-``rooms.zip`` beside this file was made by ``MADE`` with lglm 0.4.0, from a checkout of that version.
+``rooms.zip`` beside this file was made by ``MADE`` with lglm 0.4.0, from a checkout of that version, where
+``lglm append`` was still ``lglm shard --append``.
 """
 
 import json
@@ -18,11 +19,35 @@ from PIL import Image
 from torchvision.models import shufflenet_v2_x0_5
 
 LABELS = ("bright", "red", "striped")
-LATER = "framed"
+LATER = "framed"  # a label that comes with the pictures added
 WORDS = 12
 PICTURES = 20
 ADDED = 6
 SIDE = 40
+
+TABLE = ("table", "--image-root", "photos", "--max-rejected", "0.5", "--max-samples-per-shard", "8")
+ON_VAL = ("--model", "run/model", "--dataset", "dataset", "--split", "val")
+# The verbs that write rooms, in order, with what they are given; all run in one folder.
+COMMANDS: tuple[tuple[str, ...], ...] = (
+    ("shard", *TABLE, "--table", "labels.csv", "--out", "dataset"),
+    ("shard", *TABLE, "--table", "labels.csv", "--out", "dataset-grown"),
+    ("append", *TABLE, "--table", "more.csv", "--out", "dataset-grown", "--extend-labels"),
+    ("shard", "coco", "--root", "coco", "--out", "dataset-coco"),
+    ("label-embeddings", "--dataset", "dataset", "--out", "labels-ppmi"),
+    ("label-embeddings", "--dataset", "dataset", "--out", "labels", "--glove", "words.txt"),
+    (
+        *("train", "--dataset", "dataset", "--label-embeddings", "labels", "--out", "run"),
+        *("--backbone", "shufflenet_v2_x0_5", "--weights", "weights.pth", "--image-size", "32"),
+        *("--num-workers", "0", "--batch-size", "4", "--epochs", "2", "--freeze-backbone"),
+        *("--head-option", "d_l=8", "graph_width=8", "m=8", "group=2"),
+    ),
+    ("evaluate", *ON_VAL, "--out", "evaluation"),
+    ("embed", *ON_VAL, "--out", "embeddings"),
+    ("tag", "--model", "run/model", "--images", "photos", "--out", "tags"),
+    ("explain", "--model", "run/model", "--image", "photos/p00.jpg", "--out", "explanation"),
+    ("extend", "--model", "run/model", "--label", LATER, "--glove", "words.txt", "--out", "extended"),
+    ("export", "--model", "run/model", "--evaluation", "evaluation", "--out", "exported"),
+)
 
 
 def draw(root: Path) -> None:
@@ -105,39 +130,9 @@ def write_lines(path: Path, lines: Sequence[str]) -> None:
 
 def make(root: Path) -> None:
     """Run every verb that writes a room, below *root*."""
-    table = ("table", "--image-root", "photos", "--max-rejected", "0.5", "--max-samples-per-shard", "8")
-    verb(root, "shard", *table, "--table", "labels.csv", "--out", "dataset")
-    verb(root, "shard", *table, "--table", "labels.csv", "--out", "dataset-grown")
-    verb(
-        root, "shard", *table, "--table", "more.csv", "--out", "dataset-grown", "--append", "--extend-labels"
-    )
-    verb(root, "shard", "coco", "--root", "coco", "--out", "dataset-coco")
-    verb(root, "label-embeddings", "--dataset", "dataset", "--out", "labels-ppmi")
-    verb(root, "label-embeddings", "--dataset", "dataset", "--out", "labels", "--glove", "words.txt")
-    small = ("d_l=8", "graph_width=8", "m=8", "group=2")
-    backbone = ("--backbone", "shufflenet_v2_x0_5", "--weights", "weights.pth", "--image-size", "32")
-    training = ("--num-workers", "0", "--batch-size", "4", "--epochs", "2", "--freeze-backbone")
-    verb(
-        root,
-        *("train", "--dataset", "dataset", "--label-embeddings", "labels", "--out", "run"),
-        *(*backbone, *training, "--head-option", *small),
-    )
-    split = ("--model", "run/model", "--dataset", "dataset", "--split", "val")
-    verb(root, "evaluate", *split, "--out", "evaluation")
-    verb(root, "embed", *split, "--out", "embeddings")
-    verb(root, "tag", "--model", "run/model", "--images", "photos", "--out", "tags")
-    verb(root, "explain", "--model", "run/model", "--image", "photos/p00.jpg", "--out", "explanation")
-    verb(
-        root,
-        *("extend", "--model", "run/model", "--label", LATER, "--glove", "words.txt", "--out", "extended"),
-    )
-    verb(root, "export", "--model", "run/model", "--evaluation", "evaluation", "--out", "exported")
-
-
-def verb(root: Path, name: str, *arguments: str) -> None:
-    """Run one verb in *root*; it has to succeed."""
-    code = f"import sys; from jobs.{name.replace('-', '_')} import main; sys.exit(main())"
-    subprocess.run([sys.executable, "-c", code, *arguments], cwd=root, check=True)
+    for verb, *arguments in COMMANDS:
+        code = f"import sys; from jobs.{verb.replace('-', '_')} import main; sys.exit(main())"
+        subprocess.run([sys.executable, "-c", code, *arguments], cwd=root, check=True)
 
 
 if __name__ == "__main__":

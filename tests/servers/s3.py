@@ -6,7 +6,7 @@ keeps to conditions and knows more of S3, but asks nobody who they are.
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +61,32 @@ class S3Server:
         """Create a bucket; its URL."""
         self.client().create_bucket(Bucket=name)
         return f"s3://{name}"
+
+
+def reaching(server: S3Server, environment: Mapping[str, str], **changed: str | None) -> dict[str, str]:
+    """Return an environment with the settings of a server, and no others of S3; None takes one away."""
+    others = {name: value for name, value in environment.items() if not name.startswith("AWS_")}
+    settings = {**server.environment, **changed}
+    return others | {name: value for name, value in settings.items() if value is not None}
+
+
+def upload(server: S3Server, folder: Path, bucket: str) -> None:
+    """Put every file below a folder into a bucket, by its path in the folder."""
+    client = server.client()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            client.upload_file(str(path), bucket, path.relative_to(folder).as_posix())
+
+
+def download(server: S3Server, bucket: str, prefix: str, folder: Path) -> Path:
+    """Fetch every object of that prefix into a folder, by what follows the prefix; return the folder."""
+    client = server.client()
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    for found in (found for page in pages for found in page.get("Contents", [])):
+        path = folder / found["Key"].removeprefix(prefix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        client.download_file(bucket, found["Key"], str(path))
+    return folder
 
 
 @contextmanager

@@ -1,10 +1,10 @@
-"""Drawn scenes in COCO's own format: a dataset that needs no download.
+"""Writer of the toy dataset: drawn scenes in COCO's format, for a dataset that needs no download.
 
-Objects keep company for a reason (boats with fish, cups with clocks), and colours are drawn at random
-from one palette for all of them, so that a model has to look at shapes.
+Some objects appear together more often than others (boats with fish, cups with clocks). All objects draw
+their colours at random from one palette, so that a model has to recognise shapes.
 
-Inside, a scene is a list of polygons in pixels and each object a list of polygons in a unit box, x to the
-right and y down. What is in a scene is decided without drawing it, hence annotations cost no rendering.
+A scene is a list of polygons in pixels, and each object a list of polygons in a unit box, x to the right and
+y down. A scene's content is decided without drawing it, so annotations need no rendering.
 """
 
 import io
@@ -18,11 +18,11 @@ from lglm_core import storage
 from lglm_core.sources.toy.drawings import DRAWINGS, LABELS
 from lglm_core.sources.toy.scenes import HEIGHT, WIDTH, Scene, Thing, compose
 
-SUPERSAMPLING = 2  # drawn this many times larger, then averaged: smooth edges
+SUPERSAMPLING = 2  # scenes are drawn this many times larger, then averaged, for smooth edges
 JPEG_QUALITY = 90
 TEST_IMAGES = 24  # BROKEN is one of them
 BROKEN = "broken.jpg"
-SCENES_PER_SEED = 1_000_000  # so that no image id, hence no file name, belongs to two seeds
+SCENES_PER_SEED = 1_000_000  # so that two seeds have no image id, and hence no file name, in common
 
 
 def write_toy_coco(
@@ -30,17 +30,21 @@ def write_toy_coco(
 ) -> None:
     """Write the images and annotations of a small COCO; the same arguments give the same bytes.
 
-    Images that are already there are kept, so an interrupted call is completed by calling it again.
+    Images that exist are kept, so a call that was interrupted is completed by the same call.
 
     Args:
-        root: URL of a folder; gets ``train2017`` (80% of the samples), ``val2017`` (20%), ``test2017`` (24
-            images without annotations, of which one, ``broken.jpg``, is cut in half) and ``annotations``.
-        samples: Annotated images, train and val together; at least 5, so that both have some.
-        seed: Different seeds share neither scenes nor file names.
-        progress: Called now and then with the number of images done and their total.
+        root: URL of the folder to write ``train2017`` (80% of the samples), ``val2017`` (20%), ``test2017``
+            (24 images without annotations, one of which, ``broken.jpg``, is cut in half) and ``annotations``
+            into.
+        samples: The number of annotated images, train and val together; at least 5, so that both have some.
+        seed: Different seeds have neither scenes nor file names in common.
+        progress: Called every 50 images and at the end, with the number of images done and their total.
+
+    Raises:
+        ValueError: *samples* is out of range.
     """
     if not 5 <= samples <= SCENES_PER_SEED - TEST_IMAGES:
-        raise ValueError(f"samples is {samples}, expected 5 to {SCENES_PER_SEED - TEST_IMAGES}")
+        raise ValueError(f"`samples` is {samples}, expected 5 to {SCENES_PER_SEED - TEST_IMAGES}")
     first_val = samples * 4 // 5
     splits = {
         "train2017": range(first_val),
@@ -53,17 +57,19 @@ def write_toy_coco(
         for index in indices:
             broken = index == total - 1
             name = BROKEN if broken else _file_name(_image_id(seed, index))
-            _draw_unless_there(storage.join(root, split, name), seed, index, broken)
+            _draw_if_missing(storage.join(root, split, name), seed, index, broken)
             done += 1
             if progress and (done % 50 == 0 or done == total):
                 progress(done, total)
     for split in ("train2017", "val2017"):
-        described = json.dumps(_annotations(seed, splits[split]), sort_keys=True)
-        storage.write_bytes(storage.join(root, "annotations", f"instances_{split}.json"), described.encode())
+        annotations = json.dumps(_annotations(seed, splits[split]), sort_keys=True)
+        storage.write_bytes(
+            storage.join(root, "annotations", f"instances_{split}.json"), annotations.encode()
+        )
 
 
 def render(scene: Scene) -> Image.Image:
-    """Draw a scene, WIDTH by HEIGHT pixels."""
+    """Draw a scene as an RGB image of WIDTH by HEIGHT pixels."""
     large = Image.new("RGB", (WIDTH * SUPERSAMPLING, HEIGHT * SUPERSAMPLING))
     pen = ImageDraw.Draw(large)
     for colour, points in (*scene.backdrop, *(fill for thing in scene.things for fill in thing.fills)):
@@ -71,7 +77,7 @@ def render(scene: Scene) -> Image.Image:
     return large.reduce(SUPERSAMPLING)
 
 
-def _draw_unless_there(url: str, seed: int, index: int, broken: bool) -> None:
+def _draw_if_missing(url: str, seed: int, index: int, broken: bool) -> None:
     if storage.is_file(url):
         return
     encoded = io.BytesIO()
@@ -89,7 +95,7 @@ def _file_name(image_id: int) -> str:
 
 
 def _annotations(seed: int, indices: range) -> dict[str, Any]:
-    """Describe a split as COCO's instances files do."""
+    """Return a split's annotations in the format of COCO's instances files."""
     return {
         "info": {
             "description": f"Drawn scenes, seed {seed}",
@@ -129,7 +135,7 @@ def _image(image_id: int) -> dict[str, Any]:
 
 
 def _instance(image_id: int, number: int, thing: Thing) -> dict[str, Any]:
-    """Describe one object; its outline is its box."""
+    """Return the annotation of one object; its outline is its box."""
     left, top, right, bottom = (round(edge, 2) for edge in thing.box())
     width, height = round(right - left, 2), round(bottom - top, 2)
     return {

@@ -1,4 +1,4 @@
-"""How each of the drawn things looks, as polygons in a unit box."""
+"""The drawings of the toy dataset's objects, as polygons in a unit box."""
 
 from typing import NamedTuple
 
@@ -6,14 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 Points = NDArray[np.float64]
-"""Corners of a polygon, one (x, y) per row."""
+"""The corners of a polygon, one (x, y) per row."""
 
 
 Colour = tuple[int, int, int]
+"""Red, green and blue, 0 to 255."""
 
 
 class Mark(NamedTuple):
-    """One filled polygon, and which of the tones of its object fills it."""
+    """One filled polygon, and the tone of its object that fills it."""
 
     tone: str
     points: Points
@@ -28,39 +29,41 @@ def _rect(tone: str, left: float, top: float, right: float, bottom: float) -> Ma
 
 
 def _oval(tone: str, x: float, y: float, rx: float, ry: float, start: float = 0, end: float = 360) -> Mark:
-    """An ellipse around (x, y), or the part of it between two angles in degrees, clockwise from the right."""
-    return Mark(tone, _arc(x, y, rx, ry, start, end))
+    """Return an ellipse, or its segment between two angles in degrees, clockwise from the right."""
+    return Mark(tone, arc(x, y, rx, ry, start, end))
 
 
 def _band(tone: str, x: float, y: float, rx: float, ry: float, start: float, end: float) -> Mark:
-    """A thick arc, as of a handle or a smile; its inner edge lies at 60% of its radii."""
-    inner = _arc(x, y, 0.6 * rx, 0.6 * ry, start, end)
-    return Mark(tone, np.concatenate([_arc(x, y, rx, ry, start, end), inner[::-1]]))
+    """Return a thick arc, such as a handle or a smile; its inner edge is at 60% of its radii."""
+    inner = arc(x, y, 0.6 * rx, 0.6 * ry, start, end)
+    return Mark(tone, np.concatenate([arc(x, y, rx, ry, start, end), inner[::-1]]))
 
 
-def _arc(x: float, y: float, rx: float, ry: float, start: float, end: float) -> Points:
+def arc(x: float, y: float, rx: float, ry: float, start: float, end: float) -> Points:
+    """Return 25 points of an ellipse, between two angles in degrees, clockwise from the right."""
     angles = np.radians(np.linspace(start, end, 25))
     return np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], axis=1)
 
 
 def _rays(tone: str, x: float, y: float, inner: float, outer: float, count: int) -> Mark:
-    """A star with *count* points between two radii."""
+    """Return a star with *count* points between two radii."""
     angles = np.pi * np.arange(2 * count) / count
     radii = np.where(np.arange(2 * count) % 2, inner, outer)
     return Mark(tone, np.stack([x + radii * np.cos(angles), y + radii * np.sin(angles)], axis=1))
 
 
 class Drawing(NamedTuple):
-    """How one kind of object looks: at the back first, in tones "main", "other", "pale" and "deep"."""
+    """How one kind of object looks, and where it can be in a scene."""
 
     supercategory: str
     aspect: float
-    """Width over height."""
+    """Width divided by height."""
     place: str
-    """Where it belongs: "high", "ground" (it stands), "afloat" or "under" the horizon."""
+    """Its place in a scene: "high", on the "ground", "afloat", or "under" the horizon."""
     heights: tuple[float, float]
-    """Smallest and largest height, as a fraction of the image's height."""
+    """The smallest and largest height, as fractions of the image's height."""
     marks: tuple[Mark, ...]
+    """Its polygons, those at the back first, in the tones "main", "other", "pale" and "deep"."""
 
 
 BOAT = (

@@ -1,7 +1,7 @@
-"""What is in a drawn scene and where, in which colours, and what lies behind it.
+"""The scenes of the toy dataset: which objects are where, in which colours, before which backdrop.
 
-On every object each hue, and each of three levels of lightness, is equally likely. The average colour
-histogram is therefore the same whatever a scene holds: no label has colours of its own.
+On every object, each hue and each of three levels of lightness is equally likely. The average colour
+histogram is therefore the same for all labels: colours do not tell which objects a scene holds.
 """
 
 import itertools
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lglm_core.sources.toy.drawings import DRAWINGS, LABELS, Colour, Drawing, Points, _arc
+from lglm_core.sources.toy.drawings import DRAWINGS, LABELS, Colour, Drawing, Points, arc
 
 WIDTH, HEIGHT = 192, 144  # pixels
 
@@ -39,12 +39,12 @@ LEVELS = ("light", "middle", "dark")
 
 
 class Setting(NamedTuple):
-    """A kind of place: which objects meet there, and where its horizon lies."""
+    """A kind of place: the objects that appear together there, and the position of its horizon."""
 
     companions: dict[str, float]
-    """How readily each label turns up here; only the proportions matter."""
+    """The relative frequency of each label here; only the proportions matter."""
     horizon: tuple[float, float]
-    """Its highest and lowest place, as a fraction of the image's height from the top."""
+    """The horizon's highest and lowest position, as fractions of the image's height from the top."""
 
 
 SETTINGS: dict[str, Setting] = {
@@ -62,16 +62,16 @@ SETTINGS: dict[str, Setting] = {
 }
 
 
-COUNT_CHANCES = (0.01, 0.10, 0.26, 0.34, 0.20, 0.09)  # of a scene with 0, 1, 2, … objects
+COUNT_CHANCES = (0.01, 0.10, 0.26, 0.34, 0.20, 0.09)  # that a scene has 0, 1, 2, … objects
 
 
-GUEST_CHANCE = 0.15  # that one object of a scene has no reason to be there
+GUEST_CHANCE = 0.15  # that one object of a scene is drawn from all labels, not from the setting's
 
 
 TWIN_CHANCE = 0.15  # that the second object is of the same kind as the first
 
 
-TRIES = 16  # places tried for each object; the freest one wins
+TRIES = 16  # positions tried for each object; the one with the least overlap is taken
 
 
 Box = tuple[float, float, float, float]
@@ -79,30 +79,30 @@ Box = tuple[float, float, float, float]
 
 
 class Thing(NamedTuple):
-    """One object of a scene, ready to be drawn."""
+    """One object of a scene, with its position and colours."""
 
     label: str
     fills: tuple[tuple[Colour, Points], ...]
-    """Filled polygons in pixels, at the back first."""
+    """Filled polygons in pixels, those at the back first."""
 
     def box(self) -> Box:
-        """Return what its polygons span, cut at the edge of the image."""
+        """Return the bounding box of its polygons, cut at the edge of the image."""
         corners = np.concatenate([points for _, points in self.fills]).clip(0, (WIDTH, HEIGHT))
         (left, top), (right, bottom) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
         return left, top, right, bottom
 
 
 class Scene(NamedTuple):
-    """Everything that is in one picture, before anything is drawn."""
+    """The content of one image, before it is drawn."""
 
     backdrop: tuple[tuple[Colour, Points], ...]
-    """Filled polygons in pixels, at the back first."""
+    """Filled polygons in pixels, those at the back first."""
     things: tuple[Thing, ...]
-    """The farthest first."""
+    """Objects, the farthest first."""
 
 
 def compose(seed: int, index: int) -> Scene:
-    """Decide what is in scene *index*: a pure function of its arguments."""
+    """Return the scene *index* of a seed: a pure function of its arguments."""
     rng = np.random.default_rng((seed, index))
     name, level = str(rng.choice(list(SETTINGS))), str(rng.choice(LEVELS))
     setting = SETTINGS[name]
@@ -129,7 +129,7 @@ def _choose_labels(rng: np.random.Generator, setting: Setting) -> list[str]:
 
 
 def _find_room(rng: np.random.Generator, drawing: Drawing, horizon: float, taken: list[Box]) -> Box:
-    """Try several places for an object and keep the one where it hides the least of the others."""
+    """Propose several positions for an object and return the one that overlaps the others least."""
     roominess = 1.15 - 0.06 * len(taken)  # the first objects are the large ones
     tries = [_propose(rng, drawing, horizon, roominess) for _ in range(TRIES)]
     return min(tries, key=lambda box: sum(_shared_area(box, other) for other in taken))
@@ -151,20 +151,20 @@ def _propose(rng: np.random.Generator, drawing: Drawing, horizon: float, scale: 
 
 
 def _shared_area(a: Box, b: Box) -> float:
-    """Return in square pixels."""
+    """Return the area that two boxes share, in square pixels."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     return max(0.0, width) * max(0.0, height)
 
 
 def _put(rng: np.random.Generator, label: str, box: Box, level: str) -> Thing:
-    """Fit the drawing of *label* into a box, in colours, a direction and a tilt of its own.
+    """Fit the drawing of *label* into a box, with random colours, direction and tilt.
 
     Args:
-        rng: Where the chances come from.
-        label: What to draw.
-        box: Where; a tilt may reach a little over its edges.
-        level: How light the backdrop is, one of LEVELS.
+        rng: The source of randomness.
+        label: The kind of object.
+        box: The box to fill; a tilted object may extend a little over its edges.
+        level: The lightness of the backdrop, one of LEVELS.
     """
     drawing, tones = DRAWINGS[label], _tones(rng, level)
     middle, size = np.array([box[0] + box[2], box[1] + box[3]]) / 2, (box[2] - box[0], box[3] - box[1])
@@ -178,14 +178,14 @@ def _put(rng: np.random.Generator, label: str, box: Box, level: str) -> Thing:
     return Thing(label, tuple((tones[mark.tone], to_pixels(mark.points)) for mark in drawing.marks))
 
 
-def _mix(a: Colour, b: Colour, share: float) -> Colour:
-    """Return colour *a* with *share* of *b* stirred in, in [0, 1]."""
-    red, green, blue = (round(x + share * (y - x)) for x, y in zip(a, b, strict=True))
+def _mix(a: Colour, b: Colour, fraction: float) -> Colour:
+    """Return a mix of two colours, of which *fraction*, in [0, 1], is *b*."""
+    red, green, blue = (round(x + fraction * (y - x)) for x, y in zip(a, b, strict=True))
     return red, green, blue
 
 
 def _two_colours(rng: np.random.Generator, level: str) -> tuple[Colour, Colour]:
-    """Draw two hues of one lightness."""
+    """Return two random colours of different hue and the same level of lightness."""
     first, second = rng.choice(len(HUES), size=2, replace=False)
     return _shade(rng, HUES[first], level), _shade(rng, HUES[second], level)
 
@@ -199,7 +199,7 @@ def _shade(rng: np.random.Generator, hue: Colour, level: str) -> Colour:
 
 
 def _tones(rng: np.random.Generator, backdrop: str) -> dict[str, Colour]:
-    """Draw the colours of an object that stand out against a backdrop of that level, and each other."""
+    """Return random colours for an object's tones that contrast with the backdrop and with each other."""
     body, detail = rng.permutation([level for level in LEVELS if level != backdrop])
     main, other = _two_colours(rng, body)
     deep, _ = _two_colours(rng, detail)
@@ -208,7 +208,7 @@ def _tones(rng: np.random.Generator, backdrop: str) -> dict[str, Colour]:
 
 
 def _shades(rng: np.random.Generator, colour: Colour) -> Iterator[Colour]:
-    """Yield a colour, then shades of it in even steps, all towards white or all towards ink."""
+    """Yield a colour, then shades of it in even steps, either towards white or towards ink."""
     towards = WHITE if rng.random() < 0.5 else INK
     return (_mix(colour, towards, 0.07 * step) for step in itertools.count())
 
@@ -221,7 +221,7 @@ def _block(left: float, top: float, right: float, bottom: float) -> Points:
 
 
 def _sea(rng: np.random.Generator, horizon: float, above: Colour, below: Colour) -> Fills:
-    """Rows of waves."""
+    """Yield rows of waves."""
     yield above, _block(0, 0, WIDTH, HEIGHT)
     x = np.arange(0, WIDTH + 4, 4.0)
     tops = np.linspace(horizon, HEIGHT, 5)[:-1]
@@ -231,7 +231,7 @@ def _sea(rng: np.random.Generator, horizon: float, above: Colour, below: Colour)
 
 
 def _street(rng: np.random.Generator, horizon: float, above: Colour, below: Colour) -> Fills:
-    """A far skyline, and a road with a dashed line."""
+    """Yield a skyline, and a road with a dashed line."""
     _, far = itertools.islice(_shades(rng, above), 2)
     _, road, line = itertools.islice(_shades(rng, below), 3)
     yield above, _block(0, 0, WIDTH, HEIGHT)
@@ -245,7 +245,7 @@ def _street(rng: np.random.Generator, horizon: float, above: Colour, below: Colo
 
 
 def _kitchen(rng: np.random.Generator, horizon: float, above: Colour, below: Colour) -> Fills:
-    """Striped wallpaper behind a table."""
+    """Yield striped wallpaper behind a table."""
     _, stripe = itertools.islice(_shades(rng, above), 2)
     _, edge = itertools.islice(_shades(rng, below), 2)
     yield above, _block(0, 0, WIDTH, HEIGHT)
@@ -256,18 +256,18 @@ def _kitchen(rng: np.random.Generator, horizon: float, above: Colour, below: Col
 
 
 def _meadow(rng: np.random.Generator, horizon: float, above: Colour, below: Colour) -> Fills:
-    """Rolling hills."""
+    """Yield rolling hills."""
     yield above, _block(0, 0, WIDTH, HEIGHT)
     for colour, drop in zip(_shades(rng, below), (0, 14, 40), strict=False):
-        yield colour, _arc(rng.uniform(0, WIDTH), horizon + drop + 200, 420, 206, 180, 360)
+        yield colour, arc(rng.uniform(0, WIDTH), horizon + drop + 200, 420, 206, 180, 360)
 
 
 def _sky(rng: np.random.Generator, horizon: float, above: Colour, below: Colour) -> Fills:
-    """Broad bands of light over a low hill."""
+    """Yield broad bands of light over a low hill."""
     tops = np.linspace(0, horizon, 5)[:-1]
     for colour, top in zip(_shades(rng, above), tops, strict=False):
         yield colour, _block(0, top, WIDTH, HEIGHT)
-    yield below, _arc(rng.uniform(0, WIDTH), horizon + 100, 300, 100, 180, 360)
+    yield below, arc(rng.uniform(0, WIDTH), horizon + 100, 300, 100, 180, 360)
 
 
 BACKDROPS: dict[str, Callable[[np.random.Generator, float, Colour, Colour], Fills]] = {

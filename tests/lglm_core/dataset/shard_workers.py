@@ -13,11 +13,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from lglm_core import rooms
-from lglm_core.dataset.commit import commit_dataset
+from lglm_core.dataset.commit import Written, commit_dataset
 from lglm_core.dataset.plan import Plan, make_plan
 from lglm_core.dataset.shard_writer import write_shard
 from lglm_core.dataset.tar import TarWriter
+from lglm_core.rooms import DatasetManifest, Provenance, Room
 from lglm_core.sources.table import TableSource
 from lglm_core.storage.disk import DiskLocation
 
@@ -38,13 +38,13 @@ def main(table: str, images: str, out: str, workers: int, moment: int) -> None:
     mortal(DiskLocation, "publish", pass_moment)
     mortal(DiskLocation, "create", pass_moment)
     source = TableSource(table, images)
-    recipe = rooms.Provenance("dataset", source.inputs(), source.options())
-    if rooms.find(out, recipe) is None:
+    room = Room(out, Provenance(DatasetManifest, source.inputs(), source.options()))
+    if room.find() is None:
         plan = make_plan(source, PER_SHARD)
-        rooms.begin(out, recipe)
+        room.begin()
         write_with(workers, plan, out)
         receipts = [write_shard(shard, plan.labels, out) for shard in plan.shards]
-        commit_dataset(out, recipe, plan, receipts)
+        commit_dataset(room, Written(plan, receipts))
     print(passed.value)
 
 

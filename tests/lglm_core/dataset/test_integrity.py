@@ -19,7 +19,7 @@ from lglm_core.dataset.integrity import (
 )
 from lglm_core.dataset.reader import Dataset, shards_with_rows
 from lglm_core.errors import DamageError, InputError
-from lglm_core.rooms.manifest import Manifest, require
+from lglm_core.rooms import DatasetManifest, require
 
 FLIPS_PER_FILE = 25
 
@@ -45,7 +45,7 @@ def copy(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "dataset"))
 
 
-def check_everything(url: str, manifest: Manifest) -> list[Damage]:
+def check_everything(url: str, manifest: DatasetManifest) -> list[Damage]:
     """What ``lglm verify --full`` finds."""
     damages = check_sizes(url, manifest) + check_files(url, manifest, files_beside_shards(manifest))
     for shard, rows in shards_with_rows(url, manifest):
@@ -57,7 +57,7 @@ def read_everything(url: str) -> None:
     """What training reads."""
     dataset = Dataset.open(url)
     dataset.check_files_without_samples()
-    for name in dataset.manifest.details["splits"]:
+    for name in dataset.manifest.splits:
         split = dataset.split(name)
         for row in range(len(split)):
             split.read_image(row)
@@ -75,7 +75,9 @@ FILES = [
 def test_a_whole_dataset_has_no_damage(whole: Path):
     url = str(whole)
     assert (
-        check_everything(url, require(url, "dataset")) == [] == untracked_files(url, require(url, "dataset"))
+        check_everything(url, require(url, DatasetManifest))
+        == []
+        == untracked_files(url, require(url, DatasetManifest))
     )
     read_everything(url)
 
@@ -91,9 +93,9 @@ def test_a_flipped_byte_is_named_whatever_it_is_and_refused_by_training(copy: Pa
         path.write_bytes(flipped)
         if name == "manifest.json":
             with pytest.raises((DamageError, InputError), match=r"manifest\.json"):
-                require(url, "dataset")
+                require(url, DatasetManifest)
         else:
-            assert name in {damage.file for damage in check_everything(url, require(url, "dataset"))}
+            assert name in {damage.file for damage in check_everything(url, require(url, DatasetManifest))}
         with pytest.raises((DamageError, InputError), match=name):
             read_everything(url)
 
@@ -109,9 +111,9 @@ def test_a_cut_is_named_and_refused_by_training(copy: Path, name: str, share: fl
         path.write_bytes(content[:-1] if isinstance(share, str) else content[: int(share * len(content))])
     if name == "manifest.json":
         with pytest.raises((DamageError, InputError), match=r"manifest\.json"):
-            require(url, "dataset")
+            require(url, DatasetManifest)
     else:
-        assert name in {damage.file for damage in check_sizes(url, require(url, "dataset"))}
+        assert name in {damage.file for damage in check_sizes(url, require(url, DatasetManifest))}
     with pytest.raises((DamageError, InputError), match=name):
         read_everything(url)
 
@@ -124,7 +126,7 @@ def test_the_damaged_sample_is_named(copy: Path):
     data = bytearray(path.read_bytes())
     data[train.index["offset"][row].as_py() + 9] ^= 4
     path.write_bytes(data)
-    assert [(d.file, d.sample) for d in check_everything(url, require(url, "dataset"))] == [
+    assert [(d.file, d.sample) for d in check_everything(url, require(url, DatasetManifest))] == [
         ("shards/train/train-000001.tar", train.keys[row])
     ]
 
@@ -139,21 +141,23 @@ def test_a_picture_that_was_taken_by_its_header_and_does_not_decode_is_named(
     good = encode(Image.new("RGB", (4, 4)))
     rows = [("train", good, ["a"], []), ("train", bytes(data), ["a"], [])]
     url = write_dataset(tmp_path, ["a", "b"], rows, policy=ImagePolicy(verify="header")).url
-    (damage,) = check_everything(url, require(url, "dataset"))
+    (damage,) = check_everything(url, require(url, DatasetManifest))
     assert damage.sample == "s1" and "cannot be decoded" in damage.problem
     assert "its bytes are those that were written" in damage.problem
-    assert "shard anew with --verify decode" in damage.problem
+    assert "write a new dataset with `verify` = decode" in damage.problem
 
 
 def test_a_file_that_does_not_belong_there_is_named(copy: Path):
     (copy / "shards/train/train-000009.tar").touch()
-    assert untracked_files(str(copy), require(str(copy), "dataset")) == ["shards/train/train-000009.tar"]
+    assert untracked_files(str(copy), require(str(copy), DatasetManifest)) == [
+        "shards/train/train-000009.tar"
+    ]
 
 
 @pytest.mark.parametrize("name", ["shards/train/train-000000.tar", "receipts/train-000000.json"])
 def test_a_file_that_cannot_be_read_hides_no_other_damage(copy: Path, name: str):
     url = str(copy)
-    manifest = require(url, "dataset")
+    manifest = require(url, DatasetManifest)
     (copy / name).unlink()
     os.mkfifo(copy / name)
     other = copy / "labels.json"

@@ -63,7 +63,7 @@ def test_webdataset(dataset: Dataset, shards: list[str]):
 
 @pytest.fixture
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Hugging Face's reader, as the README tells to use it."""
+    """Hugging Face's reader, as the manual tells to use it."""
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))

@@ -68,6 +68,18 @@ def test_one_picture_listed_twice_is_refused_too(listed_source: Listed):
         make_plan(listed_source(("a", "b"), (*IMAGES, IMAGES[1])), 3)
 
 
+def test_unlabelled_pictures_are_dropped_and_counted_if_the_source_says_so(listed_source: Listed):
+    """Before keys are compared: a dropped picture may have another one's."""
+    unlabelled = (replace(IMAGES[1], labels=()), replace(IMAGES[0], labels=(), key="k10"))
+    unknown = replace(IMAGES[0], labels=(), unknown=("b",), key="k11")
+    images = (*IMAGES, *unlabelled, unknown)
+    plan = make_plan(listed_source(("a", "b"), images, unlabelled="drop"), 3)
+    assert (plan.planned, plan.unlabelled_dropped) == (11, 2)
+    assert plan == replace(make_plan(listed_source(("a", "b"), (*IMAGES, unknown)), 3), unlabelled_dropped=2)
+    kept = make_plan(listed_source(("a", "b"), images[:10] + unlabelled[1:]), 3)
+    assert (kept.planned, kept.unlabelled_dropped) == (11, 0)
+
+
 @pytest.mark.parametrize("images", [(), (replace(IMAGES[0], split="val"),)])
 def test_without_training_pictures_there_is_no_plan(listed_source: Listed, images: tuple[LabelledImage, ...]):
     with pytest.raises(InputError, match=r"^the list: no picture is in the split 'train'"):

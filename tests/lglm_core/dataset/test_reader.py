@@ -2,7 +2,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,13 +10,8 @@ import pytest
 from PIL import Image
 
 from lglm_core import rooms
-from lglm_core.dataset.commit import commit_dataset, refuse_another
-from lglm_core.dataset.plan import make_plan
 from lglm_core.dataset.reader import Dataset
-from lglm_core.dataset.shard_writer import write_shard
 from lglm_core.errors import DamageError, InputError
-from lglm_core.labels.vocabulary import LabelVocabulary
-from lglm_core.sources.source import LabelledImage
 
 Encode = Callable[..., bytes]
 WriteDataset = Callable[..., Dataset]
@@ -88,21 +82,21 @@ def test_rejects_say_which_and_why(dataset: Dataset):
 
 
 def test_the_manifest_counts_each_splits_samples_and_labels(dataset: Dataset):
-    assert dataset.manifest.details["splits"] == {
-        "train": {"samples": 4, "label_counts": [2, 1, 1]},
-        "val": {"samples": 1, "label_counts": [0, 1, 0]},
+    assert dataset.manifest.splits == {
+        "train": rooms.SplitRecord(4, (2, 1, 1)),
+        "val": rooms.SplitRecord(1, (0, 1, 0)),
     }
 
 
 def test_the_shares_of_labels_are_of_the_pictures_where_they_are_known(dataset: Dataset):
-    np.testing.assert_allclose(dataset.training_shares(), [2 / 3, 1 / 3, 1 / 3])
+    np.testing.assert_allclose(dataset.training_prevalence(), [2 / 3, 1 / 3, 1 / 3])
 
 
 def test_the_manifest_lists_every_shard_with_its_digest(dataset: Dataset):
-    for shard in dataset.manifest.details["shards"]:
-        path = Path(dataset.url, "shards", shard["split"], f"{shard['name']}.tar")
-        assert shard["bytes"] == path.stat().st_size
-        assert shard["sha256"] == rooms.digest(path.read_bytes())
+    for shard in dataset.manifest.shards:
+        path = Path(dataset.url, "shards", shard.split, f"{shard.name}.tar")
+        assert shard.bytes == path.stat().st_size
+        assert shard.sha256 == rooms.digest(path.read_bytes())
 
 
 def test_the_fingerprint_does_not_depend_on_where_it_was_made(
@@ -154,85 +148,6 @@ def test_a_split_without_samples_is_none(tmp_path: Path, encode: Encode, write_d
     assert made.split("val").targets.shape == (0, 3)
 
 
-def test_training_pictures_that_cannot_be_read_are_refused_with_the_first_reason(
-    tmp_path: Path, write_dataset: WriteDataset
-):
-    with pytest.raises(
-        InputError, match="no picture of the split 'train' could be read; empty 1, such as s0: 0 bytes"
-    ):
-        write_dataset(tmp_path, NAMES, [("train", b"", ["cat"], [])])
-    assert not (tmp_path / "dataset" / "manifest.json").exists()
-
-
-def test_a_picture_lost_on_the_way_is_damage(
-    tmp_path: Path, encode: Encode, listed_source: Callable[..., object]
-):
-    (tmp_path / "x").write_bytes(encode(Image.new("RGB", (4, 4))))
-    images = tuple(LabelledImage(f"k{n}", "train", f"{tmp_path}/x", "x", ("cat",)) for n in range(2))
-    plan = make_plan(listed_source(tuple(NAMES), tuple(replace(i, source=i.key) for i in images)), 5)
-    url = str(tmp_path / "dataset")
-    receipt = write_shard(plan.shards[0], LabelVocabulary(NAMES), url)
-    lost = replace(receipt, index=receipt.index.slice(0, 1))
-    with pytest.raises(DamageError, match="2 pictures planned, but 1 written and 0 rejected"):
-        commit_dataset(url, rooms.Provenance("dataset", {}, {}), plan, [lost])
-
-
-@pytest.fixture
-def three(tmp_path: Path, encode: Encode, listed_source: Callable[..., object]) -> Any:
-    """A source of three pictures."""
-    images = []
-    for number in range(3):
-        path = tmp_path / f"p{number}"
-        path.write_bytes(encode(Image.new("RGB", (4, 4), (number, 0, 0))))
-        images.append(LabelledImage(path.name, "train", str(path), path.name, ("cat",)))
-    return listed_source(tuple(NAMES), tuple(images))
-
-
-def test_shards_of_another_division_are_removed_and_nothing_else(three: Any, tmp_path: Path):
-    url, recipe = str(tmp_path / "dataset"), rooms.Provenance("dataset", {}, {})
-    for per_shard in (1, 2):  # the first one never came to its end
-        plan = make_plan(three, per_shard)
-        receipts = [write_shard(shard, plan.labels, url) for shard in plan.shards]
-    Path(url, "notes.txt").touch()
-    commit_dataset(url, recipe, plan, receipts)
-    assert len(list(Path(url).glob("shards/*/*.tar"))) == len(list(Path(url).glob("receipts/*"))) == 2
-    assert Path(url, "notes.txt").exists()
-    assert Dataset.open(url).split("train").keys == ["p0", "p1", "p2"]
-
-
-def test_a_shard_that_cannot_be_written_anew_as_it_was_is_named(three: Any, tmp_path: Path):
-    url, plan = str(tmp_path / "dataset"), make_plan(three, 2)
-    receipts = [write_shard(shard, plan.labels, url) for shard in plan.shards]
-    manifest = commit_dataset(url, rooms.Provenance("dataset", {}, {}), plan, receipts)
-    Path(url, "shards/train/train-000001.tar").unlink()
-    again = [write_shard(shard, plan.labels, url) for shard in plan.shards]
-    refuse_another(url, manifest, plan, again)
-    Path(url, "shards/train/train-000001.tar").unlink()
-    (tmp_path / "p2").unlink()
-    again = [write_shard(shard, plan.labels, url) for shard in plan.shards]
-    with pytest.raises(
-        DamageError, match=r"train-000001\.tar cannot be written anew as it was.* missing 1, such"
-    ):
-        refuse_another(url, manifest, plan, again)
-    assert not Path(url, "shards/train/train-000001.tar").exists()  # else taken for what it was
-    assert Path(url, "shards/train/train-000000.tar").exists()
-
-
-def test_a_mended_dataset_is_what_its_manifest_says(three: Any, tmp_path: Path):
-    """Of a picture that was no picture, and is away now, the reason changes and no shard does."""
-    (tmp_path / "p1").write_text("no picture")
-    url, plan = str(tmp_path / "dataset"), make_plan(three, 3)
-    statuses = []
-    for _ in range(2):
-        receipts = [write_shard(shard, plan.labels, url) for shard in plan.shards]
-        manifest = commit_dataset(url, rooms.Provenance("dataset", {}, {}), plan, receipts)
-        assert Dataset.open(url).manifest == manifest
-        statuses += Dataset.open(url).rejects().column("status").to_pylist()
-        Path(url, "shards/train/train-000000.tar").unlink()
-        (tmp_path / "p1").unlink(missing_ok=True)
-    assert statuses == ["not_an_image", "missing"]
-
-
 def test_a_dataset_that_changed_since_it_was_looked_at_is_refused(dataset: Dataset):
     assert Dataset.open(dataset.url, fingerprint=dataset.manifest.fingerprint).manifest == dataset.manifest
     with pytest.raises(InputError, match="another run changed this dataset meanwhile"):
@@ -240,7 +155,7 @@ def test_a_dataset_that_changed_since_it_was_looked_at_is_refused(dataset: Datas
 
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path):
-    with pytest.raises(InputError, match=r"no complete dataset room there.*lglm shard writes one"):
+    with pytest.raises(InputError, match=r"no complete dataset room there \(no manifest\.json\)"):
         Dataset.open(str(tmp_path))
 
 
@@ -257,4 +172,9 @@ def test_without_some_labels_the_others_keep_their_targets(dataset: Dataset):
     kept = dataset.without([first])
     assert list(kept.labels) == rest
     np.testing.assert_array_equal(kept.split("train").targets, dataset.split("train").targets[:, 1:])
-    np.testing.assert_array_equal(kept.training_shares(), dataset.training_shares()[1:])
+    np.testing.assert_array_equal(kept.training_prevalence(), dataset.training_prevalence()[1:])
+
+
+def test_a_dataset_and_a_split_are_shown_in_one_useful_line(dataset: Dataset):
+    assert repr(dataset) == f"Dataset({dataset.url}: train 4, val 1 samples, 3 labels)"
+    assert repr(dataset.split("val")) == f"Split(val: 1 samples, 3 labels, of {dataset.url})"

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from tests.jobs.commands import contents, picture
+from tests.matrix import matrix
+
+pytestmark = pytest.mark.process
 
 PICTURES = 18
 MOMENTS = 20
@@ -54,9 +57,9 @@ def chosen(moments: int, workers: int) -> list[int]:
     return [1, moments, *(rng.choice(moments - 2, MOMENTS - 2, replace=False) + 2).tolist()]
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
 @pytest.mark.parametrize(
-    "which", [pytest.param(n, marks=pytest.mark.slow) if n > 3 else n for n in range(MOMENTS)]
+    ("which", "workers"),
+    matrix(range(MOMENTS), [1, 2, 4], lambda which: [pytest.mark.slow] if which > 3 else []),
 )
 def test_the_bytes_are_the_same(
     raw: Path, undisturbed: tuple[dict[str, str], int], tmp_path: Path, workers: int, which: int

@@ -20,7 +20,7 @@ QUARTERS[:12, :20], QUARTERS[:12, 20:] = (250, 5, 5), (5, 250, 5)
 QUARTERS[12:, :20], QUARTERS[12:, 20:] = (5, 5, 250), (250, 250, 250)
 PICTURE = Image.fromarray(QUARTERS)
 
-# What must be done to the stored pixels so that they stand upright, hence the inverse of what is stored.
+# How an upright picture is stored, by orientation: the inverse of what turns it upright.
 STORED_AS = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -70,12 +70,12 @@ XMP = b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orienta
 
 
 def segment(content: bytes) -> bytes:
-    """A JPEG's APP1."""
+    """Return a JPEG's segment APP1."""
     return b"\xff\xe1" + struct.pack(">H", len(content) + 2) + content
 
 
 def exif(orientation: int, type_: int = 3, order: str = ">") -> bytes:
-    """EXIF data whose one tag is the orientation."""
+    """Return EXIF data whose only tag is the orientation."""
     value = {1: "B3x", 2: "s3x", 3: "H2x", 4: "I", 9: "i", 11: "f"}[type_]
     told = str(orientation).encode() if type_ == 2 else orientation
     start = b"MM" if order == ">" else b"II"
@@ -89,13 +89,13 @@ def xmp(orientation: int) -> bytes:
 
 
 def with_segments(jpeg: bytes, added: bytes, before: bytes) -> bytes:
-    """Put segments before another one."""
+    """Insert segments before another one."""
     at = jpeg.index(before)
     return jpeg[:at] + added + jpeg[at:]
 
 
 FIRST, FRAME_HEADER, SCAN = b"\xff\xe0", b"\xff\xc0", b"\xff\xda"
-# Where and how a JPEG tells its orientation: a marker, and what stands before it.
+# Where and how a JPEG stores its orientation: the marker that follows it, and its segments.
 PLACES: dict[str, tuple[bytes, Callable[[int], bytes]]] = {
     "EXIF": (FIRST, exif),
     "EXIF, little endian": (FIRST, lambda o: exif(o, order="<")),
@@ -113,7 +113,7 @@ PLACES: dict[str, tuple[bytes, Callable[[int], bytes]]] = {
 
 
 def read_in_every_way(jpeg: bytes) -> list[np.ndarray]:
-    """The pixels, once all paths agree on their shape."""
+    """Return the pixels that every reader gives, after a check that they agree on the shape."""
     info = inspect(jpeg)
     assert inspect_header(jpeg) == info
     tensor = decode(jpeg)
@@ -128,7 +128,7 @@ def read_in_every_way(jpeg: bytes) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("orientation", STORED_AS)
 @pytest.mark.parametrize("place", PLACES)
-def test_wherever_a_jpeg_tells_its_orientation_all_paths_turn_it_upright(
+def test_wherever_a_jpeg_stores_its_orientation_all_readers_turn_it_upright(
     encode: Encode, place: str, orientation: int
 ):
     stored = np.ascontiguousarray(STORED_AS[orientation](QUARTERS))
@@ -154,28 +154,26 @@ def test_wherever_a_jpeg_tells_its_orientation_all_paths_turn_it_upright(
     ],
 )
 @pytest.mark.parametrize("marker", [FIRST, SCAN])
-def test_of_an_odd_orientation_all_paths_think_the_same(encode: Encode, marker: bytes, segments: bytes):
+def test_all_readers_treat_an_odd_orientation_alike(encode: Encode, marker: bytes, segments: bytes):
     plain = encode(PICTURE, "JPEG", quality=95, subsampling=0)
     decoded, *others = read_in_every_way(with_segments(plain, segments, marker))
     for other in others:
-        assert np.abs(decoded.astype(int) - other).mean() < 10  # turned otherwise: 80 and more
+        assert np.abs(decoded.astype(int) - other).mean() < 10  # in another orientation it is 80 and more
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_an_upright_picture_is_not_turned_again_by_whom_it_is_handed_to(encode: Encode, format: str):
+def test_an_upright_picture_is_not_turned_a_second_time_by_others(encode: Encode, format: str):
     upright = to_rgb(tagged(encode, format, 6))
     assert ImageOps.exif_transpose(upright).size == upright.size == (40, 24)
 
 
-def test_a_jpeg_that_tells_no_orientation_is_not_opened_by_pillow(
-    encode: Encode, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_jpeg_without_orientation_is_not_opened_by_pillow(encode: Encode, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened"))
     assert decode(encode(PICTURE, "JPEG")).shape == (3, 24, 40)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF"])
-def test_decoded_pixels_lie_channels_last(encode: Encode, format: str):
+def test_decoded_pixels_are_channels_last(encode: Encode, format: str):
     assert decode(encode(PICTURE, format)).stride() == (1, 3 * 40, 3)
 
 
@@ -207,7 +205,7 @@ MODES = [
 def test_every_mode_becomes_rgb(encode: Encode, mode: str, format: str):
     data = encode(PICTURE.convert(mode), format)
     expected = np.asarray(PICTURE.convert(mode).convert("RGB"), int)
-    assert np.abs(pixels(data).astype(int) - expected).mean() < 8  # what JPEG and WebP cost
+    assert np.abs(pixels(data).astype(int) - expected).mean() < 8  # the error of JPEG and WebP
 
 
 @pytest.mark.parametrize(("mode", "format"), MODES)
@@ -234,7 +232,7 @@ def test_sixteen_bits_are_scaled_to_eight(encode: Encode):
 
 
 def tiff(bits: int, samples: bytes, side: int) -> bytes:
-    """A grey, little-endian TIFF whose samples are packed."""
+    """Return a grey, little-endian TIFF with packed samples."""
     tags = {256: side, 257: side, 258: bits, 259: 1, 262: 1, 273: 0, 277: 1, 278: side, 279: len(samples)}
     tags[273] = 8 + 2 + 12 * len(tags) + 4
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
@@ -258,7 +256,7 @@ def test_more_than_eight_bits_are_scaled_to_eight(name: str):
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
 @pytest.mark.parametrize("read", [inspect, inspect_header, decode, to_rgb])
-def test_pixels_of_which_nobody_says_what_is_white_are_refused(
+def test_pixels_without_a_known_value_of_white_are_refused(
     encode: Encode, read: Callable[[bytes], Any], dtype: type
 ):
     data = encode(Image.fromarray(np.full((4, 4), 0.5).astype(dtype)), "TIFF")
@@ -266,10 +264,10 @@ def test_pixels_of_which_nobody_says_what_is_white_are_refused(
 
 
 @pytest.mark.parametrize("read", [inspect, inspect_header, decode, to_rgb])
-def test_bytes_of_a_picture_start_no_other_program(
+def test_the_bytes_of_a_picture_start_no_other_program(
     encode: Encode, read: Callable[[bytes], Any], monkeypatch: pytest.MonkeyPatch
 ):
-    """Pillow has Ghostscript run what is in an EPS."""
+    """Pillow would let Ghostscript run the content of an EPS."""
     Image.init()
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: pytest.fail("started"))
     assert reason(encode(PICTURE, "EPS"), read) == "not_an_image"
@@ -279,11 +277,11 @@ def test_bytes_of_a_picture_start_no_other_program(
 def test_less_usual_formats_are_read_too(encode: Encode, format: str):
     if format == "AVIF" and not features.check("avif"):
         pytest.skip("this Pillow was built without AVIF")
-    data = encode(PICTURE, format, sizes=[PICTURE.size])  # of which ICO alone takes notice
+    data = encode(PICTURE, format, sizes=[PICTURE.size])  # an option of ICO only
     assert np.abs(pixels(data).astype(int) - QUARTERS).mean() < 8
 
 
-def test_of_an_animation_the_first_frame_is_taken(encode: Encode):
+def test_the_first_frame_of_an_animation_is_decoded(encode: Encode):
     frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue")]
     data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert pixels(data)[3, 4].tolist() == [255, 0, 0]
@@ -298,23 +296,23 @@ def test_no_bytes_are_empty(read: Callable[[bytes], Any]):
 @pytest.mark.parametrize(
     "data", [b"Dear Sir or Madam", b"<html></html>", bytes(500), b"\xff\xd8", b"\xff\xd8\xff"]
 )
-def test_other_files_are_no_picture(read: Callable[[bytes], Any], data: bytes):
+def test_other_files_are_not_an_image(read: Callable[[bytes], Any], data: bytes):
     assert reason(data, read) in ("not_an_image", "corrupt")
 
 
 @EVERY_READER
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("fraction", [0.3, 0.6, 0.9])
 def test_a_truncated_picture_is_refused(
-    encode: Encode, read: Callable[[bytes], Any], format: str, share: float
+    encode: Encode, read: Callable[[bytes], Any], format: str, fraction: float
 ):
     rng = np.random.default_rng(0)
     data = encode(Image.fromarray(rng.integers(0, 256, (50, 50, 3), dtype=np.uint8)), format)
-    assert reason(data[: int(share * len(data))], read) in ("corrupt", "not_an_image")
+    assert reason(data[: int(fraction * len(data))], read) in ("corrupt", "not_an_image")
 
 
 def claim(width: int, height: int) -> bytes:
-    """A PNG that says it is huge; the pixels are missing."""
+    """Return a PNG whose header claims a size and whose pixels are missing."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = (b"IHDR" + header, b"IDAT" + zlib.compress(b"few pixels"))
     framed = (struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks)
@@ -342,7 +340,7 @@ def test_one_pixel_too_many_is_too_large(
 
 
 @EVERY_READER
-def test_the_largest_picture_is_still_taken(
+def test_a_picture_of_the_maximum_size_is_accepted(
     encode: Encode, read: Callable[[bytes], Any], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(images, "MAX_PIXELS", 24 * 40)
@@ -351,10 +349,10 @@ def test_the_largest_picture_is_still_taken(
 
 @EVERY_READER
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_broken_exif_data_do_not_make_a_sound_picture_a_crash(
+def test_broken_exif_data_of_a_sound_picture_cause_no_crash(
     encode: Encode, read: Callable[[bytes], Any], format: str
 ):
-    """It is read as it lies, or refused; nothing else may escape."""
+    """It is read as it is stored, or refused; no other exception may escape."""
     data = tagged(encode, format, 6)
     broken = data.replace(b"MM\x00*", b"MX\x00*")
     assert broken != data
@@ -382,7 +380,7 @@ def test_one_wrong_byte_in_the_exif_data_is_read_or_refused(
 
 @EVERY_READER
 @pytest.mark.parametrize("type_", [2, 5, 7, 11], ids=["text", "rational", "bytes", "float"])
-def test_a_tiff_whose_offsets_are_no_whole_numbers_is_refused(
+def test_a_tiff_whose_offsets_are_not_whole_numbers_is_refused(
     encode: Encode, read: Callable[[bytes], Any], type_: int
 ):
     data = encode(PICTURE, "TIFF")
@@ -392,7 +390,7 @@ def test_a_tiff_whose_offsets_are_no_whole_numbers_is_refused(
 
 
 def with_right_checksum(png: bytes) -> bytes:
-    """Write the checksum of the chunk eXIf anew."""
+    """Write the right checksum of the chunk eXIf."""
     start = png.index(b"eXIf")
     end = start + 4 + int.from_bytes(png[start - 4 : start])
     return png[:end] + struct.pack(">I", zlib.crc32(png[start:end])) + png[end + 4 :]
@@ -417,7 +415,7 @@ def test_flipped_bytes_are_read_or_refused_and_nothing_else(encode: Encode, form
 
 
 def test_the_users_own_warnings_are_left_alone(encode: Encode, monkeypatch: pytest.MonkeyPatch):
-    """Pillow's are silenced; what does so for a block of code would do so for all threads, and for good."""
+    """Pillow's are silenced, but not by warnings.catch_warnings, which affects all threads."""
     before = list(warnings.filters)
     monkeypatch.setattr(warnings, "catch_warnings", lambda **_: pytest.fail("silenced for a block of code"))
     for read in (inspect, decode, to_rgb):
@@ -425,8 +423,8 @@ def test_the_users_own_warnings_are_left_alone(encode: Encode, monkeypatch: pyte
     assert warnings.filters == before
 
 
-def test_pillow_warns_nobody_of_what_is_odd_but_sound(encode: Encode):
-    """In processes of their own: pytest has filters of its own."""
+def test_pillow_does_not_warn_about_odd_but_sound_pictures(encode: Encode):
+    """In new processes, because pytest sets filters of its own."""
     palette = encode(PICTURE.convert("P"), "PNG", transparency=bytes([0, 99]))
     ours = "import sys; from lglm_core.images.codec import to_rgb; to_rgb(sys.stdin.buffer.read())"
     plain = "import sys; from PIL import Image; Image.open(sys.stdin.buffer).convert('RGB')"

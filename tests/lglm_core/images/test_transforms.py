@@ -34,7 +34,7 @@ AUGMENTATIONS = [
 
 
 def gradient(height: int, width: int) -> torch.Tensor:
-    """Red tells the row and green the column, in 0 to 250."""
+    """Return a picture whose red encodes the row and green the column, from 0 to 250."""
     rows = torch.linspace(0, 250, height)[:, None].expand(height, width)
     columns = torch.linspace(0, 250, width)[None, :].expand(height, width)
     return torch.stack([rows, columns, torch.zeros(height, width)]).round().to(torch.uint8)
@@ -53,7 +53,7 @@ def test_squashing_agrees_with_pillow():
 
 
 @pytest.mark.parametrize("size", [(37, 51), (1, 1), (1, 40), (40, 1), (16, 16)])
-def test_squashing_is_torchvisions_resize_however_the_pixels_lie(size: tuple[int, int]):
+def test_squashing_is_torchvisions_resize_in_any_memory_format(size: tuple[int, int]):
     height, width = size
     whole = noise(height + 4, width + 6)
     window = whole[:, 2 : 2 + height, 3 : 3 + width]
@@ -70,7 +70,7 @@ def test_squashing_is_torchvisions_resize_however_the_pixels_lie(size: tuple[int
         assert not batch[0].any() and not batch[2].any()
 
 
-def test_a_view_is_put_where_it_belongs():
+def test_a_view_is_written_to_its_place():
     whole = torch.zeros((24, 3, 16, 16), dtype=torch.uint8).to(memory_format=torch.channels_last)
     for number, out in enumerate(whole):
         assert EVERYTHING.view(noise(40, 50), 16, seeds.rng(number), out) is out
@@ -86,12 +86,12 @@ def noise(height: int, width: int, seed: int = 0) -> Tensor:
 
 
 def texture(side: int = 40) -> Tensor:
-    """A smooth picture of many tones, none of them the fill's."""
+    """Return a smooth picture of many tones, none of which is the fill."""
     return squash(noise(5, 5), side).clamp(20, 230)
 
 
 def first_view(image: Tensor, size: int, rng: np.random.Generator) -> Tensor:
-    """The view of the first release, word for word but for its name."""
+    """Return the view that the first release made, with its code unchanged."""
     height, width = image.shape[-2:]
     base = min(height, width)
     first = int(rng.integers(len(CROP_SCALES)))
@@ -109,7 +109,7 @@ def test_by_default_views_are_those_of_the_first_release_byte_for_byte(size: tup
     for number in range(100):
         then, now = seeds.rng("golden", number), seeds.rng("golden", number)
         assert torch.equal(Augmentation().view(image, 32, now), first_view(image, 32, then))
-        assert then.random() == now.random()  # no draw more, and none less
+        assert then.random() == now.random()  # the same number of draws
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
@@ -130,7 +130,7 @@ def test_views_leave_torchs_own_generator_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_views_are_alike_whichever_thread_makes_them():
+def test_views_are_the_same_in_any_thread():
     def view(number: int) -> Tensor:
         return EVERYTHING.view(noise(60, 80), 64, seeds.rng(number))
 
@@ -140,7 +140,7 @@ def test_views_are_alike_whichever_thread_makes_them():
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
 def test_a_view_leaves_its_picture_alone(augmentation: Augmentation):
-    """Even one of the right size already, which squashing hands on as it is."""
+    """Even a picture of the right size, which squashing does not change."""
     image = noise(24, 24)
     before = image.clone()
     for number in range(40):
@@ -164,8 +164,8 @@ def test_without_a_crop_the_whole_picture_is_squashed_and_half_of_the_views_flip
     assert np.mean([torch.equal(view, whole) for view in views]) == pytest.approx(0.5, abs=0.08)
 
 
-def test_further_augmentation_leaves_crop_and_flip_as_they_were():
-    """What the square does not cover is the plain view."""
+def test_further_augmentation_does_not_change_crop_and_flip():
+    """Outside the square, the view is the plain one."""
     for number in range(20):
         plain = Augmentation().view(texture(), 32, seeds.rng(number))
         cut = Augmentation(cutout=0.25).view(texture(), 32, seeds.rng(number))
@@ -174,7 +174,7 @@ def test_further_augmentation_leaves_crop_and_flip_as_they_were():
 
 
 def windows(height: int, width: int, views: int = 400) -> list[tuple[float, float, bool]]:
-    """Height and width of each view's crop in pixels, and whether it was flipped, read off the gradient."""
+    """Return the height and width of each view's crop in pixels, and whether it was flipped."""
     found = []
     for number in range(views):
         view = Augmentation().view(gradient(height, width), 64, seeds.rng("w", number)).float()
@@ -230,7 +230,7 @@ NAMES_IN_TORCHVISION = {
 
 
 def in_torchvision(name: str, image: Tensor, step: int, sign: int) -> Tensor:
-    """torchvision's own operation at *step* of 30, in the given direction if it has two."""
+    """Apply torchvision's operation at *step* of 30, in the given direction if it has two."""
     theirs = v2.RandAugment()
     magnitudes, signed = theirs._AUGMENTATION_SPACE[NAMES_IN_TORCHVISION[name]]
     steps = magnitudes(31, *image.shape[-2:])
@@ -244,7 +244,7 @@ def test_the_operations_are_torchvisions():
     assert {NAMES_IN_TORCHVISION[name] for name in OPERATIONS} == set(v2.RandAugment._AUGMENTATION_SPACE)
 
 
-# Cut to uint8, these may show that torchvision's magnitudes, and its mean for the contrast, are float32.
+# These may differ by 1 in uint8, because torchvision's magnitudes and its mean for the contrast are float32.
 BLENDS = {"brightness", "color", "contrast", "sharpness"}
 
 
@@ -301,7 +301,7 @@ def test_rotating_fills_the_corners():
 
 
 def tones(operation: str, level: float, *values: int) -> list[int]:
-    """What becomes of grey pixels of the given values."""
+    """Apply an operation to grey pixels of the given values."""
     image = torch.tensor(values, dtype=torch.uint8).expand(3, 1, len(values))
     changed = OPERATIONS[operation](image, level)
     assert (changed == changed[:1]).all()
@@ -335,8 +335,8 @@ def test_sharpening_widens_an_edge_and_blurring_narrows_it():
     assert 100 < blurred[2] < blurred[3] < 150
 
 
-def test_contrast_is_alike_on_any_number_of_threads():
-    """torchvision's own is not quite: the last bit of its mean depends on who summed it."""
+def test_contrast_is_the_same_on_any_number_of_threads():
+    """torchvision's is not: the last bit of its mean depends on the number of threads."""
     threads = torch.get_num_threads()
     try:
         found = []
@@ -351,7 +351,7 @@ def test_contrast_is_alike_on_any_number_of_threads():
 
 @pytest.fixture
 def applied(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, float]]:
-    """Counts which operations are applied at which level, instead of applying them."""
+    """Counts the operations and levels that are drawn, instead of applying them."""
     counts: Counter[tuple[str, float]] = Counter()
 
     def counter(name: str) -> Callable[[Tensor, float], Tensor]:
@@ -366,7 +366,7 @@ def applied(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, float]]:
     return counts
 
 
-def test_operations_are_drawn_alike_often_and_in_both_directions(applied: Counter[tuple[str, float]]):
+def test_operations_are_drawn_equally_often_and_in_both_directions(applied: Counter[tuple[str, float]]):
     """2 * 5,600 draws: 400 of each of 14 operations in each of two directions, standard deviation 20."""
     rng = seeds.rng("drawn")
     for _ in range(5600):
@@ -394,15 +394,15 @@ def test_the_operations_follow_one_another():
 
 
 def blanked(image: Tensor) -> np.ndarray:
-    """Where a picture that has the fill nowhere was blanked, bool [S, S]."""
+    """Return where a picture without the fill's colour was blanked, bool [S, S]."""
     return (image == fill()).all(dim=0).numpy()
 
 
-@pytest.mark.parametrize(("share", "side"), [(0.25, 10), (0.5, 20), (0.275, 11), (0.75, 30)])
-def test_cutout_blanks_a_square_that_may_hang_over_the_edge(share: float, side: int):
+@pytest.mark.parametrize(("fraction", "side"), [(0.25, 10), (0.5, 20), (0.275, 11), (0.75, 30)])
+def test_cutout_blanks_a_square_that_may_extend_over_the_edge(fraction: float, side: int):
     rng, found = seeds.rng("cutout"), []
     for _ in range(300):
-        cut = cutout(texture(), share, rng)
+        cut = cutout(texture(), fraction, rng)
         where = blanked(cut)
         rows, columns = np.flatnonzero(where.any(axis=1)), np.flatnonzero(where.any(axis=0))
         assert where.sum() == len(rows) * len(columns)
@@ -415,7 +415,7 @@ def test_cutout_blanks_a_square_that_may_hang_over_the_edge(share: float, side: 
     assert min(rows for rows, _ in found) <= (side + 1) // 2 + 1  # about half of it
 
 
-def test_every_pixel_is_the_squares_centre_alike_often():
+def test_every_pixel_is_the_squares_centre_equally_often():
     """A square of one pixel is its own centre: 64 places, 100 each, standard deviation 10."""
     rng = seeds.rng("centres")
     counts = sum(blanked(cutout(texture(8), 1 / 8, rng)).astype(int) for _ in range(6400))

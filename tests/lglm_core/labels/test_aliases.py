@@ -39,14 +39,14 @@ def test_a_json_object_gives_the_same(tmp_path: Path):
         (b"caf\xe9=coffee", "not UTF-8 text"),
     ],
 )
-def test_what_gives_no_words_is_refused_by_its_place(tmp_path: Path, text: str | bytes, complaint: str):
+def test_an_alias_without_words_is_refused_by_its_place(tmp_path: Path, text: str | bytes, complaint: str):
     (tmp_path / "aliases").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(InputError, match=f"aliases.*{complaint}"):
         read_aliases(f"{tmp_path}/aliases")
 
 
-def test_two_for_one_label_are_refused_on_the_command_line_too():
-    with pytest.raises(InputError, match="--alias: 'tv' is given twice, as 'set' and as 'the screen'; keep"):
+def test_two_pairs_for_one_label_are_refused():
+    with pytest.raises(InputError, match="`alias`: 'tv' is given twice, as 'set' and as 'the screen'; keep"):
         parse_aliases(["tv=set", " tv = the screen"])
 
 
@@ -57,7 +57,7 @@ def test_a_label_may_hold_an_equals_sign_where_the_labels_are_known():
         "a=b=c": "e=f",
     }
     assert parse_aliases(["a=b=cat"]) == {"a": "b=cat"}
-    with pytest.raises(InputError, match="--alias 'a=b=': expected 'label=words'"):
+    with pytest.raises(InputError, match="`alias` 'a=b=': expected 'label=words'"):
         parse_aliases(["a=b="], ["a", "a=b"])
 
 
@@ -69,6 +69,6 @@ def test_a_line_that_begins_with_a_label_is_no_comment(tmp_path: Path):
 
 def test_an_alias_for_no_label_is_refused_by_its_place_with_the_closest_labels():
     names = ["person", "cell phone", "dog", "cat"]
-    refuse_unknown(["dog", "cat"], names, "--alias")
+    refuse_unknown(["dog", "cat"], names, "`alias`")
     with pytest.raises(InputError, match="a file: 'cel phone' is none of the 4 labels; closest: 'cell"):
         refuse_unknown(["dog", "cel phone"], names, "a file")

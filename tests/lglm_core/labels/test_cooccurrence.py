@@ -17,14 +17,14 @@ LABELS = LabelVocabulary("abcd")
 
 
 def test_counts_by_hand():
-    """In how many pictures: on the diagonal a label, beside it two labels; the unknown are not counted."""
+    """The diagonal counts the pictures of one label, the rest those of two; unknown ones do not count."""
     counts = label_counts(TARGETS)
     np.testing.assert_array_equal(counts, [[2, 2, 0, 0], [2, 2, 0, 0], [0, 0, 4, 0], [0, 0, 0, 0]])
     assert counts.dtype == np.int64
 
 
 def test_counts_are_exact_over_many_pictures():
-    """Also beyond 2²⁴, where float32 can count no further."""
+    """Also above 2²⁴, beyond which float32 cannot count."""
     targets = np.zeros((2 * ROWS_AT_ONCE + 3, 3), dtype=np.int8)
     targets[:, 0] = 1
     targets[::2, 1] = 1
@@ -70,7 +70,7 @@ def test_vectors_factorise_the_ppmi():
         0, 2, (300, 6)
     )
     matrix = ppmi(targets)
-    assert (np.linalg.eigvalsh(matrix) > 0).all()  # else a product of vectors with themselves is not it
+    assert (np.linalg.eigvalsh(matrix) > 0).all()  # otherwise no vectors have it as their products
     vectors = cooccurrence_embeddings(LabelVocabulary("abcdef"), targets).vectors
     np.testing.assert_allclose(vectors @ vectors.T, matrix, atol=1e-5)
 
@@ -94,7 +94,7 @@ def test_the_largest_entry_of_every_direction_is_positive():
     assert (vectors[np.abs(vectors).argmax(axis=0), np.arange(5)] >= 0).all()
 
 
-# Twelve pictures: the label e goes together with a in two of them, with c in one, and with d in one.
+# Twelve pictures: the label e occurs with a in two of them, with c in one, and with d in one.
 PICTURES = np.array(
     [[1, 0, 0, 0, 1]] * 2
     + [[0, 0, 1, 0, 1], [0, 0, 0, 1, 1], [0, 1, 0, 0, 0], [-1, 0, 1, 0, -1]]
@@ -103,7 +103,7 @@ PICTURES = np.array(
 
 
 def words_of_three(*lost: str) -> LabelEmbeddings:
-    """Vectors of the labels a to e, without those of *lost*."""
+    """Return vectors of the labels a to e; the labels *lost* have none."""
     labels = LabelVocabulary("abcde")
     vectors = np.array([[1, 0], [0, 1], [4, 4], [0, -2], [5, 5]], np.float32)
     origin = tuple("zero" if name in lost else "glove" for name in labels)
@@ -112,7 +112,7 @@ def words_of_three(*lost: str) -> LabelEmbeddings:
     return LabelEmbeddings(labels, vectors, words, ((),) * 5, origin, "glove")
 
 
-def test_a_label_without_words_is_filled_with_the_mean_of_those_it_goes_with_by_hand():
+def test_a_label_without_words_is_filled_with_the_mean_of_its_companions_by_hand():
     """PPMI with e, in 4 of 12: a log(2·12/(2·4)) = log 3, c log(12/(2·4)) = log 1.5, d log(12/4) = log 3."""
     filled = fill_by_cooccurrence(words_of_three("e"), PICTURES)
     weights = np.log([3, 1.5, 3])
@@ -124,7 +124,7 @@ def test_a_label_without_words_is_filled_with_the_mean_of_those_it_goes_with_by_
 
 
 def test_only_vectors_that_words_gave_are_averaged():
-    """Neither the zeros of another label without words, nor what that one is filled with."""
+    """Another label without words is left out, with its zeros and with the vector that fills it."""
     filled = fill_by_cooccurrence(words_of_three("e", "a"), PICTURES)
     assert filled.words[4] == ("d", "c")
     weights = np.log([1.5, 3])
@@ -133,15 +133,15 @@ def test_only_vectors_that_words_gave_are_averaged():
     )
 
 
-def test_a_label_that_goes_with_none_keeps_its_zeros():
+def test_a_label_that_occurs_with_no_other_keeps_its_zeros():
     filled = fill_by_cooccurrence(words_of_three("b", "e"), PICTURES)
     assert (filled.origin[1], filled.words[1]) == ("zero", ())
     np.testing.assert_array_equal(filled.vectors[1], [0, 0])
     assert np.isfinite(filled.vectors).all()
 
 
-def test_taking_away_a_label_that_a_mean_does_not_name_leaves_the_mean_as_it_is():
-    """So that it may be held out, as if nobody had labelled it."""
+def test_removing_a_label_that_is_not_in_a_mean_does_not_change_the_mean():
+    """So the label can be held out, as if nobody had annotated it."""
     filled = fill_by_cooccurrence(words_of_three("e"), PICTURES)
     unlabelled = PICTURES.copy()
     unlabelled[:, 1] = 0

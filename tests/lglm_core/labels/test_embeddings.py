@@ -28,7 +28,7 @@ def test_saving_and_loading_keeps_everything(embeddings: LabelEmbeddings, tmp_pa
 
 
 @pytest.mark.parametrize("source", ["glove", "ppmi"])
-def test_a_table_of_an_earlier_lglm_is_read_with_the_origin_that_its_source_tells(
+def test_a_table_of_an_earlier_version_has_the_origin_of_its_source(
     embeddings: LabelEmbeddings, tmp_path: Path, source: str
 ):
     path = tmp_path / "e.parquet"
@@ -38,7 +38,7 @@ def test_a_table_of_an_earlier_lglm_is_read_with_the_origin_that_its_source_tell
     assert LabelEmbeddings.load(str(path)).origin == (source, source, "zero")
 
 
-def test_a_part_of_the_labels_keeps_what_is_known_of_them(embeddings: LabelEmbeddings):
+def test_a_subset_of_labels_keeps_their_words_and_origin(embeddings: LabelEmbeddings):
     part = embeddings.only(LabelVocabulary(["yeti", "stop sign"]))
     np.testing.assert_array_equal(part.vectors, embeddings.vectors[[2, 1]])
     assert (part.words, part.missing) == (((), ("stop", "sign")), (("yeti",), ()))
@@ -50,7 +50,7 @@ def test_vectors_of_words_are_learned_from_no_pictures(embeddings: LabelEmbeddin
     assert embeddings.learned_from("cat") is None
 
 
-def test_a_mean_is_learned_from_the_label_itself_and_from_those_it_is_made_of(embeddings: LabelEmbeddings):
+def test_a_mean_is_learned_from_its_own_label_and_from_the_labels_in_it(embeddings: LabelEmbeddings):
     words, origin = (("cat",), ("stop", "sign"), ("cat",)), ("glove", "alias", "cooccurrence")
     filled = replace(embeddings, words=words, origin=origin)
     assert filled.learned_from_pictures
@@ -76,13 +76,14 @@ def test_changed_vectors_are_refused(embeddings: LabelEmbeddings, tmp_path: Path
     order = table.column("vector").take([1, 0, 2])
     changed = table.set_column(3, "vector", order)
     pq.write_table(changed.replace_schema_metadata(table.schema.metadata), path)
-    with pytest.raises(InputError, match=r"e\.parquet: its vectors are not those its digest was made of"):
+    with pytest.raises(InputError, match=r"e\.parquet: its vectors do not match its digest"):
         LabelEmbeddings.load(str(path))
 
 
 def test_another_table_is_refused(tmp_path: Path):
     pq.write_table(pa.table({"label": ["a", "b"]}), tmp_path / "e.parquet")
-    with pytest.raises(InputError, match="not a table of label embeddings"):
+    why = "not a table of label embeddings; found the columns label, expected label, words"
+    with pytest.raises(InputError, match=why):
         LabelEmbeddings.load(f"{tmp_path}/e.parquet")
 
 
@@ -91,10 +92,10 @@ def test_the_same_vocabulary_is_accepted(embeddings: LabelEmbeddings):
 
 
 def test_the_first_label_that_differs_is_named(embeddings: LabelEmbeddings):
-    with pytest.raises(InputError, match="'stop sign' stands where 'yeti' does"):
+    with pytest.raises(InputError, match="'stop sign' is in the place of 'yeti'; make the label embeddings"):
         embeddings.check_labels(LabelVocabulary(["cat", "yeti", "stop sign"]), "e", "d")
 
 
-def test_a_vocabulary_that_goes_on_is_refused_by_its_length(embeddings: LabelEmbeddings):
-    with pytest.raises(InputError, match="3 labels against 4"):
+def test_a_longer_vocabulary_is_refused_by_its_length(embeddings: LabelEmbeddings):
+    with pytest.raises(InputError, match="3 labels instead of 4"):
         embeddings.check_labels(LabelVocabulary([*embeddings.labels, "zebra"]), "e", "d")

@@ -9,6 +9,7 @@ import pytest
 from lglm_core.errors import InputError
 from lglm_core.labels.glove import glove_embeddings, words_of
 from lglm_core.labels.vocabulary import LabelVocabulary
+from tests.servers.web import Website
 
 Form = Literal["NFC", "NFD"]
 LINES = """\
@@ -53,15 +54,15 @@ def test_a_missing_word_is_left_out_of_the_mean_and_reported(glove: Path):
 
 
 def test_an_alias_gives_a_label_other_words(glove: Path):
-    embeddings = glove_embeddings(LabelVocabulary(["cat", "mobile"]), str(glove), aliases={"mobile": "phone"})
+    embeddings = glove_embeddings(LabelVocabulary(["cat", "mobile"]), str(glove), alias={"mobile": "phone"})
     assert embeddings.words == (("cat",), ("phone",))
     assert embeddings.origin == ("glove", "alias")
     assert embeddings.labels.names == ("cat", "mobile")
 
 
 def test_an_alias_for_no_label_is_refused(glove: Path):
-    with pytest.raises(InputError, match="aliases: 'dog' is none of the 2 labels"):
-        glove_embeddings(LabelVocabulary(["cat", "sign"]), str(glove), aliases={"dog": "cat"})
+    with pytest.raises(InputError, match="`alias`: 'dog' is none of the 2 labels"):
+        glove_embeddings(LabelVocabulary(["cat", "sign"]), str(glove), alias={"dog": "cat"})
 
 
 def test_a_label_without_vector_is_refused_with_the_closest_words(glove: Path):
@@ -69,15 +70,15 @@ def test_a_label_without_vector_is_refused_with_the_closest_words(glove: Path):
         glove_embeddings(LabelVocabulary(["cat", "signs"]), str(glove))
 
 
-def test_words_that_stand_in_the_file_as_one_are_named(glove: Path):
-    glove.write_text(LINES + "skiboard 1.0 1.0 1.0\n")  # alike to neither of its halves
+def test_words_that_are_one_word_in_the_file_are_named(glove: Path):
+    glove.write_text(LINES + "skiboard 1.0 1.0 1.0\n")  # similar to neither of its halves
     with pytest.raises(InputError, match=r"holds no word of 'ski board' \(closest: skiboard\)"):
         glove_embeddings(LabelVocabulary(["cat", "ski board"]), str(glove))
 
 
-def test_the_closest_are_those_of_an_alias_where_one_is_given(glove: Path):
+def test_the_closest_words_are_an_alias_s_if_one_is_given(glove: Path):
     with pytest.raises(InputError, match=r"holds no word of 'mobile' \(closest: phone\)"):
-        glove_embeddings(LabelVocabulary(["cat", "mobile"]), str(glove), aliases={"mobile": "phonee"})
+        glove_embeddings(LabelVocabulary(["cat", "mobile"]), str(glove), alias={"mobile": "phonee"})
 
 
 def test_a_label_without_vector_can_be_zero(glove: Path):
@@ -92,7 +93,7 @@ def test_a_file_with_a_word_of_no_label_is_refused_even_then(glove: Path):
         glove_embeddings(LabelVocabulary(["unicorn", "dragon"]), str(glove), oov="zero")
 
 
-def test_five_lost_labels_are_named_and_the_rest_counted(glove: Path):
+def test_five_labels_without_a_vector_are_named_and_the_rest_counted(glove: Path):
     with pytest.raises(InputError, match="'q4' and 2 more labels"):
         glove_embeddings(LabelVocabulary([f"q{n}" for n in range(7)]), str(glove))
 
@@ -108,7 +109,7 @@ def test_a_ragged_line_is_refused_with_its_number(glove: Path, lines: str, numbe
 
 
 @pytest.mark.parametrize("end", ["\n", "\n\n", "\r\n", " \n"])
-def test_empty_lines_at_the_end_say_nothing(glove: Path, end: str):
+def test_empty_lines_at_the_end_are_skipped(glove: Path, end: str):
     glove.write_bytes((LINES + end).encode())
     embeddings = glove_embeddings(LabelVocabulary(["cat", "phone"]), str(glove))
     np.testing.assert_array_equal(embeddings.vectors, np.array([[1, 2, 3], [0.5, 0.5, 0.5]], np.float32))
@@ -134,13 +135,13 @@ def test_a_header_line_is_refused(glove: Path):
         glove_embeddings(LabelVocabulary(["cat", "sign"]), str(glove))
 
 
-def test_another_width_than_the_name_says_is_refused(glove: Path):
+def test_another_width_than_in_the_name_is_refused(glove: Path):
     named = glove.rename(glove.with_name("glove.6B.300d.txt"))
     with pytest.raises(InputError, match="line 1: 3 numbers found, 300 expected by the file's name"):
         glove_embeddings(LabelVocabulary(["cat", "sign"]), str(named))
 
 
-def test_the_width_its_name_says_is_taken(glove: Path):
+def test_the_width_in_the_file_s_name_is_accepted(glove: Path):
     named = glove.rename(glove.with_name("glove.6B.3d.txt"))
     assert glove_embeddings(LabelVocabulary(["cat", "sign"]), str(named)).vectors.shape == (2, 3)
 
@@ -149,7 +150,7 @@ def test_the_width_its_name_says_is_taken(glove: Path):
     ("entry", "complaint"),
     [("x", "not all numbers"), ("nan", "not finite"), ("1e300", "not finite in float32")],
 )
-def test_a_vector_that_is_none_is_refused_with_its_line(glove: Path, entry: str, complaint: str):
+def test_a_malformed_vector_is_refused_with_its_line(glove: Path, entry: str, complaint: str):
     glove.write_text(LINES + f"dog 1.0 2.0 {entry}\n")
     with pytest.raises(InputError, match=f"line 6: the vector of 'dog' is {complaint}"):
         glove_embeddings(LabelVocabulary(["cat", "dog"]), str(glove))
@@ -160,7 +161,7 @@ def test_a_word_given_twice_keeps_its_first_vector(glove: Path):
     assert glove_embeddings(LabelVocabulary(["cat", "sign"]), str(glove)).vectors[0].tolist() == [1, 2, 3]
 
 
-def test_windows_line_ends_are_taken(glove: Path):
+def test_windows_line_ends_are_accepted(glove: Path):
     glove.write_bytes(LINES.replace("\n", "\r\n").encode())
     assert glove_embeddings(LabelVocabulary(["cat", "sign"]), str(glove)).vectors[0].tolist() == [1, 2, 3]
 
@@ -171,8 +172,8 @@ def test_an_empty_file_is_refused(glove: Path):
         glove_embeddings(LabelVocabulary(["cat", "sign"]), str(glove))
 
 
-def test_a_member_of_an_archive_gives_the_vectors_that_its_text_does(glove: Path):
-    """Each of the widths that the official archive holds, by the names that it has there."""
+def test_a_member_of_an_archive_gives_the_same_vectors_as_its_text(glove: Path):
+    """The official archive holds a member per width."""
     labels = LabelVocabulary(["cat", "stop sign"])
     with zipfile.ZipFile(glove.with_name("glove.6B.zip"), "w") as archive:
         for width in (50, 100, 200, 300):
@@ -190,7 +191,7 @@ def test_a_ragged_line_of_an_archive_is_refused_by_member_and_number(glove: Path
         glove_embeddings(LabelVocabulary(["cat", "sign"]), str(glove.with_name("v.zip")))
 
 
-def test_another_width_than_the_only_member_s_name_says_is_refused(glove: Path):
+def test_another_width_than_in_the_only_member_s_name_is_refused(glove: Path):
     with zipfile.ZipFile(glove.with_name("v.zip"), "w") as archive:
         archive.writestr("glove.6B.300d.txt", LINES)
     with pytest.raises(InputError, match="line 1: 3 numbers found, 300 expected by the file's name"):
@@ -200,3 +201,13 @@ def test_another_width_than_the_only_member_s_name_says_is_refused(glove: Path):
 def test_a_missing_file_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match=r"glove\.6B\.50d\.txt: no such file"):
         glove_embeddings(LabelVocabulary(["cat", "sign"]), f"{tmp_path}/glove.6B.50d.txt")
+
+
+def test_word_vectors_may_lie_on_a_web_server(site: Website):
+    site.files["/glove.2d.txt"] = b"dog 1 2\ncat 3 4\n"
+    labels = LabelVocabulary(["cat", "dog"])
+    found = glove_embeddings(labels, f"{site.url}/glove.2d.txt?sig=secret")
+    assert found.vectors.tolist() == [[3, 4], [1, 2]]
+    site.files["/glove.2d.txt"] = b"dog 1 2\ncat 3\n"
+    with pytest.raises(InputError, match=f"^{site.url}/glove.2d.txt, line 2: "):
+        glove_embeddings(labels, f"{site.url}/glove.2d.txt?sig=secret")

@@ -1,4 +1,4 @@
-"""Ready-made vectors go to labels by name, whatever the order of the rows."""
+"""Ready-made vectors are matched to labels by name, whatever the order of the rows."""
 
 import json
 from pathlib import Path
@@ -58,13 +58,13 @@ def test_a_vector_of_zeros_is_reported_as_none(path: Path):
     assert (embeddings.words[2], embeddings.missing[2]) == ((), ("7",))
 
 
-def test_labels_that_are_not_there_are_refused_with_the_closest_names(path: Path):
+def test_labels_without_a_row_are_refused_with_the_closest_names(path: Path):
     labels = LabelVocabulary(["cat", "stop signs", "zebra"])
     with pytest.raises(InputError, match=r"no vector of 'stop signs' \(closest: stop sign\), 'zebra'; every"):
         ready_made_embeddings(labels, write(path))
 
 
-def test_a_name_that_is_given_twice_is_refused_though_no_label_has_it(path: Path):
+def test_a_name_given_twice_is_refused_even_if_no_label_has_it(path: Path):
     rows = [*ROWS.items(), ("of no label", [1.0, 1.0])]
     with pytest.raises(InputError, match=r"'of no label'.*this name is given twice"):
         ready_made_embeddings(LABELS, write(path, rows))
@@ -76,10 +76,10 @@ def test_a_name_that_is_given_twice_is_refused_though_no_label_has_it(path: Path
         ([1.0], r"1 numbers found, 2 expected as in .*\('cat'\)"),
         ([1.0, 2.0, 3.0], "3 numbers found, 2 expected"),
         ([1.0, float("nan")], "not finite"),
-        ([1e39, 0.0], "not finite"),  # it is in float64
+        ([1e39, 0.0], "not finite"),  # but finite in float64
     ],
 )
-def test_a_row_of_other_width_or_without_a_value_is_refused_by_name(
+def test_a_row_of_another_width_or_without_a_value_is_refused_by_name(
     path: Path, vector: list[float], complaint: str
 ):
     with pytest.raises(InputError, match=rf"vectors\.{path.suffix[1:]}.*\('of no label'\): .*{complaint}"):
@@ -128,7 +128,7 @@ def test_a_table_without_its_columns_is_refused(tmp_path: Path, columns: dict[st
         ready_made_embeddings(LABELS, f"{tmp_path}/v.parquet")
 
 
-def test_every_kind_of_list_and_number_is_taken(tmp_path: Path):
+def test_every_kind_of_list_and_number_is_accepted(tmp_path: Path):
     names = pa.array(list(LABELS), pa.large_string())
     for kind in (pa.list_(pa.float32(), 2), pa.large_list(pa.float64()), pa.list_(pa.int8())):
         vectors = pa.array([[1, 2], [3, 4], [5, 6]], kind)
@@ -137,7 +137,7 @@ def test_every_kind_of_list_and_number_is_taken(tmp_path: Path):
         assert embeddings.vectors.tolist() == [[1, 2], [3, 4], [5, 6]]
 
 
-def test_our_own_table_of_word_vectors_is_taken(tmp_path: Path):
+def test_our_own_table_of_word_vectors_is_accepted(tmp_path: Path):
     origin = ("glove", "alias", "zero")
     vectors = np.array([[1, 2], [3, 4], [0, 0]], np.float32)
     before = LabelEmbeddings(LABELS, vectors, (("a",),) * 3, ((),) * 3, origin, "glove")
@@ -146,8 +146,8 @@ def test_our_own_table_of_word_vectors_is_taken(tmp_path: Path):
     assert after.vectors.tolist() == [[3, 4], [1, 2]]
 
 
-def test_our_own_table_of_vectors_from_pictures_is_refused(tmp_path: Path):
-    """They would tell of held-out labels, and nobody could see it any more."""
+def test_our_own_table_of_vectors_learned_from_pictures_is_refused(tmp_path: Path):
+    """They depend on held-out labels, and their table would no longer tell so."""
     targets = np.array([[1, 1, 0], [0, 0, 1], [1, 0, 0]])
     words = (("stop",), ("cat",), ())
     named = LabelEmbeddings(
@@ -159,7 +159,7 @@ def test_our_own_table_of_vectors_from_pictures_is_refused(tmp_path: Path):
             ready_made_embeddings(LABELS, f"{tmp_path}/e.parquet")
 
 
-def test_what_is_secret_in_an_address_is_not_shown_and_does_not_hide_the_suffix(
+def test_secrets_of_an_address_are_not_shown_and_do_not_hide_the_suffix(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(storage, "read_bytes", lambda _: b'{"cat": [1], "cat": [2]}')

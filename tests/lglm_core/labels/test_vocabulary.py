@@ -6,7 +6,7 @@ from lglm_core.errors import InputError
 from lglm_core.labels.vocabulary import LabelVocabulary
 
 
-def test_a_name_stands_in_the_column_where_it_was_given():
+def test_a_name_has_the_column_in_which_it_was_given():
     labels = LabelVocabulary(["dog", "cat", "boat"])
     assert [labels.column(name) for name in labels] == [0, 1, 2]
 
@@ -18,6 +18,13 @@ def test_columns_come_ascending_whatever_the_order_of_the_names():
 def test_a_foreign_name_has_no_column():
     with pytest.raises(KeyError):
         LabelVocabulary(["dog", "cat"]).column("unicorn")
+
+
+def test_its_repr_names_the_first_labels_and_their_number():
+    five, two = LabelVocabulary(["person", "bicycle", "car", "it's", "bus"]), LabelVocabulary("ab")
+    assert repr(five) == "LabelVocabulary(5 labels: 'person', 'bicycle', 'car', …)"
+    assert repr(two) == "LabelVocabulary(2 labels: 'a', 'b')"
+    assert repr(LabelVocabulary(["it's", "b", "c"])) == """LabelVocabulary(3 labels: "it's", 'b', 'c')"""
 
 
 def test_a_name_given_twice_is_refused():

@@ -1,4 +1,4 @@
-"""Reading a file of word vectors keeps little, and finds the words that are most like one it lacks."""
+"""Reading word vectors takes little memory, and finds the words closest to one that the file lacks."""
 
 import difflib
 import random
@@ -28,7 +28,7 @@ def test_only_wanted_words_are_read(tmp_path: Path):
 
 
 def test_memory_does_not_grow_with_the_vocabulary(tmp_path: Path):
-    """Both in reading and in looking for closest words, of which a file of this size has 6 MB."""
+    """Neither for vectors nor for closest words; the words of a file of this size take 6 MB."""
     path = write(tmp_path / "v", [f"dog{number}" for number in range(100_000)])
     tracemalloc.start()
     try:
@@ -64,7 +64,7 @@ def test_the_closest_words_are_those_of_difflib_that_begin_alike(tmp_path: Path)
         np.testing.assert_allclose(*ratios)
 
 
-def test_of_words_as_close_the_earlier_and_thus_more_frequent_one_is_found(tmp_path: Path):
+def test_the_earlier_and_thus_more_frequent_of_equally_close_words_is_found(tmp_path: Path):
     path = write(tmp_path / "v", ["the", "signe", "signa", "signz"])
     assert closest_words(str(path), [["signs"]]) == [["signe", "signa"]]
 

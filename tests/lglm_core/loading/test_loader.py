@@ -30,7 +30,7 @@ def loader(numbered: Dataset) -> Loader:
 
 
 def numbers(batch: Batch) -> torch.Tensor:
-    """The number drawn into each picture's red channel."""
+    """Return the number drawn into each picture's red channel."""
     red = batch.images[:, 0].flatten(1)
     assert (red == red[:, :1]).all()
     return red[:, 0].long()
@@ -62,14 +62,14 @@ def test_an_epoch_shows_every_picture_exactly_once(loader: Loader, world_size: i
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-def test_every_rank_takes_as_many_steps_as_are_announced(loader: Loader, world_size: int):
+def test_every_rank_takes_the_announced_number_of_steps(loader: Loader, world_size: int):
     for rank in range(world_size):
         part = replace(loader, rank=rank, world_size=world_size)
         assert len(list(part.training_epoch(0))) == part.steps == 5
 
 
 @pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation(rand_augment=2, cutout=0.5)])
-def test_an_epoch_is_shown_alike_twice_whatever_the_threads(loader: Loader, augmentation: Augmentation):
+def test_an_epoch_is_the_same_again_with_any_number_of_threads(loader: Loader, augmentation: Augmentation):
     loader = replace(loader, augmentation=augmentation)
     for a, b in zip(loader.training_epoch(1), replace(loader, threads=4).training_epoch(1), strict=True):
         assert torch.equal(a.images, b.images) and torch.equal(a.targets, b.targets)
@@ -93,7 +93,7 @@ def test_a_sample_has_the_same_view_on_any_number_of_workers(learnable: Dataset)
     assert all(torch.equal(alone[row], together[row]) for row in range(10))
 
 
-def test_training_views_change_with_the_epoch_and_those_in_order_do_not(learnable: Dataset):
+def test_training_views_change_with_the_epoch_and_views_in_order_do_not(learnable: Dataset):
     loader = Loader(split=learnable.split("train"), fingerprint="f", image_size=16, batch_size=10)
 
     def sorted_views(batches: Iterator[Batch]) -> torch.Tensor:
@@ -105,7 +105,7 @@ def test_training_views_change_with_the_epoch_and_those_in_order_do_not(learnabl
 
 
 @pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation(False, rand_augment=2, cutout=0.5)])
-def test_training_views_are_the_augmentations_and_those_in_order_are_squashed(
+def test_training_views_are_augmented_and_views_in_order_are_squashed(
     learnable: Dataset, augmentation: Augmentation
 ):
     split = learnable.split("train")
@@ -136,25 +136,25 @@ def test_a_batch_has_the_documented_types(loader: Loader):
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
-        ({"batch_size": -8}, "batch_size -8: 1 or more"),
-        ({"batch_size": 0}, "batch_size 0: 1 or more"),
-        ({"image_size": 0}, "image_size 0: 1 or more"),
-        ({"world_size": 0}, "world_size 0: 1 or more"),
-        ({"threads": 0}, "threads 0: 1 or more"),
-        ({"rank": -1}, "rank -1: .*, ranks are 0 to 0"),
-        ({"rank": 2, "world_size": 2}, "rank 2: with world_size 2, ranks are 0 to 1"),
-        ({"split": "train"}, r"split 'train' is a name; give dataset.split\('train'\)"),
+        ({"batch_size": -8}, "`batch_size` -8: 1 or more"),
+        ({"batch_size": 0}, "`batch_size` 0: 1 or more"),
+        ({"image_size": 0}, "`image_size` 0: 1 or more"),
+        ({"world_size": 0}, "`world_size` 0: 1 or more"),
+        ({"threads": 0}, "`threads` 0: 1 or more"),
+        ({"rank": -1}, "`rank` -1: .*, ranks are 0 to 0"),
+        ({"rank": 2, "world_size": 2}, "`rank` 2: with `world_size` 2, ranks are 0 to 1"),
+        ({"split": "train"}, r"`split` 'train' is a name; give dataset.split\('train'\)"),
     ],
 )
-def test_what_makes_no_sense_is_refused(loader: Loader, given: dict[str, Any], complaint: str):
+def test_a_parameter_out_of_range_is_refused(loader: Loader, given: dict[str, Any], complaint: str):
     with pytest.raises(InputError, match=complaint):
         replace(loader, **given)
 
 
-def test_the_readmes_example_runs_as_it_is_written(
+def test_the_manuals_example_runs_as_it_is_written(
     numbered: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/manual/training.md").read_text(), re.DOTALL)
     (example,) = [block for block in blocks if "Loader(" in block]
     monkeypatch.chdir(Path(numbered.url).parent)
     exec(example, {})
@@ -188,11 +188,11 @@ def test_a_damaged_picture_is_refused_by_name(
         list(loader.training_epoch(0))
 
 
-def test_of_a_picture_that_was_taken_by_its_header_it_is_told_what_to_do(
+def test_a_broken_picture_that_was_checked_by_header_only_is_refused_with_advice(
     tmp_path: Path, encode: Callable[..., bytes], write_dataset: Callable[..., Any]
 ):
     data = bytearray(encode(Image.effect_noise((64, 64), 90).convert("RGB"), "PNG"))
-    data[len(data) // 2] ^= 0xFF  # its checksum tells, to who decodes it
+    data[len(data) // 2] ^= 0xFF  # decoding it fails by its checksum
     rows = [("train", bytes(data), ["a"], ())]
     split = write_dataset(tmp_path, ["a", "b"], rows, policy=ImagePolicy(verify="header")).split("train")
     loader = Loader(split=split, fingerprint="f", image_size=4, batch_size=3)
@@ -206,7 +206,7 @@ def test_of_a_picture_that_was_taken_by_its_header_it_is_told_what_to_do(
 def test_stopped_anywhere_and_resumed_on_any_world_size_every_picture_is_shown_once(
     loader: Loader, before: int, after: int, steps: int
 ):
-    """And with another batch size, too."""
+    """Also with another batch size."""
     seen = []
     for rank in range(before):
         batches = replace(loader, rank=rank, world_size=before).training_epoch(2)
@@ -219,7 +219,7 @@ def test_stopped_anywhere_and_resumed_on_any_world_size_every_picture_is_shown_o
     assert sorted(torch.cat(seen).tolist()) == list(range(23))
 
 
-def test_what_follows_a_state_is_what_would_have_followed(loader: Loader):
+def test_a_resumed_epoch_continues_as_it_would_have_without_a_stop(loader: Loader):
     whole = list(loader.training_epoch(1))
     for steps in range(len(whole) + 1):
         rest = list(loader.resume(loader.state(1, steps)))
@@ -231,5 +231,5 @@ def test_what_follows_a_state_is_what_would_have_followed(loader: Loader):
 
 
 def test_a_state_of_another_dataset_is_refused(loader: Loader):
-    with pytest.raises(InputError, match="the state to go on from is of another dataset"):
+    with pytest.raises(InputError, match="the state to resume from belongs to another dataset"):
         loader.resume(replace(loader.state(0, 1), fingerprint="other"))

@@ -14,7 +14,7 @@ import torch
 from lglm_core.dataset.reader import Dataset
 from lglm_core.loading.cache import with_cache
 from lglm_core.loading.loader import Batch, Loader
-from lglm_core.storage import retry as patience
+from lglm_core.storage import retry
 from lglm_core.storage.s3_client import connect
 from tests.servers.faulty import ALL_KINDS
 from tests.servers.s3 import FaultyServer, faulty, rclone_s3
@@ -25,7 +25,7 @@ WORLDS = (1, 2, 3, 4)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, numbered: Dataset) -> Iterator[FaultyServer]:
-    """A server that holds the numbered pictures; a tenth of its answers go wrong."""
+    """A server that holds the numbered pictures and fails in a tenth of its answers."""
     folder = tmp_path_factory.mktemp("buckets")
     shutil.copytree(numbered.url, folder / "bucket" / "dataset")
     with rclone_s3(folder) as good, faulty(good, share=0.1, seed=3, kinds=ALL_KINDS) as bad:
@@ -38,8 +38,8 @@ def dataset(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[D
         monkeypatch.delenv(name)
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(patience, "FIRST_DELAY_S", 0.01)
-    monkeypatch.setattr(patience, "READ_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(retry, "FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr(retry, "READ_TIMEOUT_S", 0.5)
     connect.cache_clear()
     yield Dataset.open("s3://bucket/dataset")
     connect.cache_clear()
@@ -59,7 +59,7 @@ def loader_of(dataset: Dataset, world_size: int, rank: int) -> Loader:
 
 
 def shown(batches: Iterator[Batch]) -> list[int]:
-    """The numbers of the pictures that count; the labels have to be those of the pictures."""
+    """Return the numbers of the pictures of weight 1, after a check of their labels."""
     seen: list[int] = []
     for batch in batches:
         red = batch.images[:, 0].flatten(1)[:, 0].long()
@@ -100,7 +100,7 @@ def test_stopped_at_a_random_step_and_restarted_on_another_world_size(dataset: D
 
 
 def test_the_connection_was_as_bad_as_it_should_be(dataset: Dataset, server: FaultyServer):
-    """By itself, whichever tests ran here before."""
+    """In this test alone, whichever tests ran before."""
     while server.requests < 200 or (len(server.proxy.faults) < 5 and server.requests < 2000):
         shown(loader_of(dataset, 1, 0).training_epoch(0))
     assert 0.04 < server.faults / server.requests < 0.2

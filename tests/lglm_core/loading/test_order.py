@@ -83,12 +83,12 @@ def test_the_order_changes_with_fingerprint_seed_and_epoch():
 
 
 def test_the_order_stays_what_it_was():
-    """A run resumed by a later version must go on in the same order."""
+    """A run that a later version resumes must continue in the same order."""
     assert epoch_order("fingerprint", 0, 0, 100)[:10].tolist() == [99, 18, 45, 11, 70, 48, 51, 64, 69, 78]
 
 
-def test_every_place_is_equally_likely():
-    """Over 400 epochs sample 0 stands 100 times in each quarter, give or take 4 deviations of 8.7."""
+def test_every_position_is_equally_likely():
+    """Over 400 epochs sample 0 is 100 times in each quarter, within 4 deviations of 8.7."""
     places = [int(np.flatnonzero(epoch_order("f", 0, epoch, 40) == 0)[0]) for epoch in range(400)]
     assert np.abs(np.histogram(places, 4, (0, 40))[0] - 100).max() < 35
 
@@ -99,6 +99,6 @@ def test_generators_of_other_names_are_independent():
 
 
 @pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8])
-def test_numbers_of_numpy_give_the_order_that_plain_ones_do(kind: type[np.integer]):
+def test_numbers_of_numpy_give_the_same_order_as_plain_ones(kind: type[np.integer]):
     ours = epoch_order(np.str_("f"), kind(0), kind(3), 50)
     np.testing.assert_array_equal(ours, epoch_order("f", 0, 3, 50))

@@ -14,7 +14,7 @@ from lglm_core.metrics.multi_label import MultiLabelMetrics, measure
 
 
 def one(scores: list[float], targets: list[int]) -> float:
-    """The average precision of a single label."""
+    """Return the average precision of a single label."""
     return float(average_precisions(np.array([scores]).T, np.array([targets]).T)[0])
 
 
@@ -115,7 +115,7 @@ def test_torchmetrics_itself_divides_in_float32():
 
 @pytest.mark.filterwarnings("ignore:No positive")
 @pytest.mark.usefixtures("double")
-def test_without_positives_others_say_zero_and_we_say_nothing():
+def test_without_positives_others_report_zero_and_we_report_nan():
     """scikit-learn and torchmetrics put 0 into their means; ours are over the labels with positives."""
     scores, targets = random_case(np.random.default_rng(0))
     targets[:, 2] = np.where(targets[:, 2] == 1, 0, -1)
@@ -162,14 +162,14 @@ def test_logits_rank_as_their_probabilities():
     )
 
 
-def test_a_score_that_is_no_number_is_named():
+def test_a_score_that_is_nan_is_named():
     scores, targets = random_case(np.random.default_rng(0))
     scores[7, 4] = np.nan
     with pytest.raises(RunError, match="image 7 for label 4 is NaN"):
         average_precisions(scores, targets)
 
 
-def test_of_other_shapes_nothing_is_measured():
+def test_scores_and_targets_of_different_shapes_are_refused():
     with pytest.raises(ValueError, match=r"\(3, 2\) and targets \(2, 3\)"):
         average_precisions(np.zeros((3, 2)), np.zeros((2, 3)))
 

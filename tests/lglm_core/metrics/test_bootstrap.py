@@ -11,7 +11,7 @@ RESAMPLES = 60
 
 
 def rare_labels(images: int = 80, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Labels from frequent to absent, with ties, unknown entries and two of a single positive."""
+    """Return scores and targets of labels from frequent to absent, with ties and unknown entries."""
     rng = np.random.default_rng(seed)
     targets = (rng.random((images, 7)) < [0.5, 0.3, 0.1, 0.05, 0, 0, 0]).astype(int)
     targets[rng.random(targets.shape) < 0.1] = -1
@@ -21,7 +21,7 @@ def rare_labels(images: int = 80, seed: int = 0) -> tuple[np.ndarray, np.ndarray
 
 
 def naive_maps(scores: np.ndarray, targets: np.ndarray, seed: int) -> np.ndarray:
-    """Draw the images, copy them, sort them again: what the weights stand for."""
+    """Draw the images, copy them and sort them again, which the weights replace."""
     rng = np.random.default_rng(seed)
     drawn = [rng.integers(len(scores), size=len(scores)) for _ in range(RESAMPLES)]
     aps = [average_precisions(scores[rows], targets[rows]) for rows in drawn]
@@ -29,7 +29,7 @@ def naive_maps(scores: np.ndarray, targets: np.ndarray, seed: int) -> np.ndarray
 
 
 def naive_interval(scores: np.ndarray, targets: np.ndarray, seed: int) -> tuple[float, float]:
-    """The middle 95 % of the resamples, moved so that their median is the mAP of the images themselves."""
+    """Return the middle 95 % of the resamples, shifted so that their median is the measured mAP."""
     maps = naive_maps(scores, targets, seed)
     moved = maps - np.median(maps) + np.nanmean(average_precisions(scores, targets))
     low, high = np.quantile(moved, [0.025, 0.975]).clip(0, 1)
@@ -37,7 +37,9 @@ def naive_interval(scores: np.ndarray, targets: np.ndarray, seed: int) -> tuple[
 
 
 @pytest.mark.parametrize("at_once", [1, 700, 1_000_000])  # one resample at a time, eight, all
-def test_the_interval_is_that_of_drawing_and_sorting_anew(at_once: int, monkeypatch: pytest.MonkeyPatch):
+def test_the_interval_equals_the_one_from_drawing_and_sorting_every_resample(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(bootstrap, "WEIGHTS_AT_ONCE", at_once)
     scores, targets = rare_labels()
     found = bootstrap.interval(scores, targets, resamples=RESAMPLES, seed=4)
@@ -54,7 +56,7 @@ def test_ties_are_exact_too(levels: int):
     assert (found.low, found.high) == (pytest.approx(low, abs=1e-12), pytest.approx(high, abs=1e-12))
 
 
-def test_the_comparison_is_that_of_drawing_and_sorting_anew():
+def test_the_comparison_equals_the_one_from_drawing_and_sorting_every_resample():
     first, targets = rare_labels()
     second = first + np.random.default_rng(1).normal(0, 0.05, first.shape)
     found = bootstrap.compare(first, second, targets, resamples=RESAMPLES, seed=4)
@@ -75,7 +77,7 @@ def test_a_model_is_no_better_than_itself():
     assert same == bootstrap.Comparison(difference=0.0, low=0.0, high=0.0, first_better=0.0)
 
 
-def test_turned_round_a_comparison_changes_its_sign():
+def test_a_reversed_comparison_changes_its_sign():
     first, targets = rare_labels()
     second = first + np.random.default_rng(1).normal(0, 0.2, first.shape)
     there = bootstrap.compare(first, second, targets, resamples=RESAMPLES)
@@ -86,8 +88,8 @@ def test_turned_round_a_comparison_changes_its_sign():
     assert back.first_better == pytest.approx(1 - there.first_better)
 
 
-def test_a_pair_is_told_apart_where_two_intervals_overlap():
-    """What both models find hard in a resample cancels in their difference."""
+def test_a_pair_is_distinguished_even_if_two_intervals_overlap():
+    """Images that are hard for both models cancel in their difference."""
     rng = np.random.default_rng(0)
     targets = rng.integers(0, 2, (150, 4))
     better = rng.random((150, 4)) + 0.4 * targets
@@ -98,7 +100,7 @@ def test_a_pair_is_told_apart_where_two_intervals_overlap():
 
 
 def test_a_resample_without_any_positive_is_left_out():
-    """One positive, ranked first: where it is drawn at all, its average precision is 1."""
+    """One positive, ranked first: in every resample that has it, its average precision is 1."""
     scores, targets = np.array([[0.9], [0.5], [0.1]]), np.array([[1], [0], [0]])
     assert bootstrap.interval(scores, targets, resamples=RESAMPLES) == bootstrap.Interval(1.0, 1.0)
     assert np.isnan(naive_maps(scores, targets, seed=0)).any()
@@ -118,8 +120,8 @@ def test_the_interval_narrows_with_the_square_root_of_the_images():
     assert (few.high - few.low) / (many.high - many.low) == pytest.approx(4, rel=0.2)
 
 
-def test_the_interval_holds_the_map_that_was_measured_where_few_positives_lift_resamples():
-    """Some 4 positives a label: resampled mAPs lie above the mAP, and their differences stay near its."""
+def test_the_interval_holds_the_measured_map_even_if_few_positives_bias_resamples():
+    """With about 4 positives per label, resampled mAPs are too high, and their differences are not."""
     rng = np.random.default_rng(0)
     targets = (rng.random((200, 40)) < 0.02).astype(int)
     first, second = (rng.normal(size=targets.shape) + 2 * targets for _ in range(2))
@@ -140,13 +142,13 @@ def test_counts_beyond_what_32_bits_hold_do_not_overflow():
 
 
 def test_without_any_positive_there_is_nothing_to_resample():
-    with pytest.raises(RunError, match="no image carries any label"):
+    with pytest.raises(RunError, match="no image has any label"):
         bootstrap.interval(np.zeros((3, 2)), np.array([[0, -1], [0, 0], [-1, 0]]))
 
 
 @pytest.mark.slow
 def test_a_thousand_resamples_of_coco_take_less_than_a_minute():
-    """40,504 images of 80 labels in no order at all, which takes longest; usually 9 s."""
+    """40,504 images of 80 labels in random order, which takes longest; usually 9 s."""
     rng = np.random.default_rng(0)
     targets = (rng.random((40_504, 80), dtype=np.float32) < 0.036).astype(np.int8)
     scores = rng.random((40_504, 80), dtype=np.float32)

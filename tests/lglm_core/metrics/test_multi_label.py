@@ -26,7 +26,7 @@ from lglm_core.metrics.multi_label import (
     summarise,
 )
 
-# Five pictures, four labels; 0.5 counts as predicted, and the last label is nowhere.
+# Five pictures, four labels; 0.5 counts as predicted, and the last label has no positive.
 SCORES = np.array(
     [
         [0.9, 0.8, 0.7, 0.6],
@@ -48,7 +48,7 @@ TARGETS = np.array(
 
 
 def test_counts_by_hand():
-    """Label 2 is predicted in pictures 0 and 1, rightly in 0; picture 2 does not know it."""
+    """Label 2 is predicted in pictures 0 and 1, correctly in 0; in picture 2 it is unknown."""
     counts = count(SCORES, TARGETS)
     assert counts.hits.tolist() == [2, 1, 1, 0]
     assert counts.predicted.tolist() == [3, 2, 2, 2]
@@ -68,7 +68,7 @@ def test_another_threshold_by_hand(threshold: float, predicted: list[int]):
 
 
 def test_in_float32_a_score_on_the_threshold_is_predicted():
-    """0.3 and float32's nearest to it differ, and yet the score was meant to reach the threshold."""
+    """float32's nearest number to 0.3 is not 0.3, but such a score is meant to reach the threshold."""
     scores = np.full((1, 1), 0.3, dtype=np.float32)
     assert count(scores, np.ones((1, 1)), threshold=0.3).predicted.tolist() == [1]
 
@@ -88,7 +88,7 @@ def test_summary_by_hand():
 
 
 def test_top3_by_hand():
-    """Only picture 0 predicts four labels; its lowest, a false alarm, falls away."""
+    """Only picture 0 predicts four labels; its lowest, a false positive, is left out."""
     counts = count(SCORES, TARGETS, top=3)
     assert counts.hits.tolist() == [2, 1, 1, 0]
     assert counts.predicted.tolist() == [3, 2, 2, 1]
@@ -98,7 +98,7 @@ def test_top3_still_asks_for_probability_one_half():
     assert count(np.array([[0.6, 0.4, 0.3, 0.2]]), np.ones((1, 4), int), top=3).predicted.sum() == 1
 
 
-def test_of_equal_scores_the_first_labels_are_among_the_top():
+def test_the_first_labels_of_equal_scores_are_among_the_top():
     assert count(np.full((2, 5), 0.7), np.ones((2, 5)), top=3).predicted.tolist() == [2, 2, 2, 0, 0]
 
 
@@ -121,7 +121,7 @@ def test_overall_measures_agree_with_scikit_learn():
     assert ours["OF1"] == pytest.approx(100 * f1_score(targets, predicted, average="micro"))
 
 
-def test_nothing_predicted_and_nothing_there_is_zero_and_not_nan():
+def test_nothing_predicted_and_nothing_present_is_zero_and_not_nan():
     summary = summarise(count(np.zeros((3, 2)), np.zeros((3, 2), int)))
     assert set(summary.values()) == {0.0}
 
@@ -149,7 +149,7 @@ def random_scores(seed: int, labels: int = 6) -> tuple[np.ndarray, np.ndarray]:
 
 
 def theirs(metric: type, scores: np.ndarray, targets: np.ndarray, *, average: str = "none") -> np.ndarray:
-    """What torchmetrics says at our threshold: it predicts *above* its own, we *from* ours."""
+    """Return torchmetrics' result at our threshold: it predicts above its threshold, we from ours on."""
     below = np.nextafter(0.5, 0)
     meter = metric(scores.shape[1], average=average, threshold=below, ignore_index=-1)
     return meter(torch.from_numpy(scores), torch.from_numpy(targets)).numpy()
@@ -231,7 +231,7 @@ def test_torchmetrics_has_no_top3_but_counts_the_same_once_the_others_are_silenc
 
 
 def same(first: Measurement, second: Measurement) -> bool:
-    """Whether two measurements agree in every digit."""
+    """Tell whether two measurements agree in every digit."""
 
     def numbers(result: Measurement) -> list[np.ndarray]:
         counts = [(each.hits, each.predicted, each.positives) for each in (result.counts, result.top3)]
@@ -257,7 +257,7 @@ def test_any_division_into_batches_and_workers_in_any_order_measures_the_same(se
         assert same(first.compute(threshold=threshold), measure(scores, targets, threshold=threshold))
 
 
-def test_what_was_measured_can_be_added_to():
+def test_batches_can_be_added_after_a_measurement():
     gathered = MultiLabelMetrics()
     gathered.update(SCORES[:2], TARGETS[:2])
     assert same(gathered.compute(), measure(SCORES[:2], TARGETS[:2]))

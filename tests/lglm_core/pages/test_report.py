@@ -8,7 +8,7 @@ import pytest
 
 from lglm_core.pages.report import (
     BARS_PER_END,
-    EpochRow,
+    EpochRecord,
     Example,
     LabelResult,
     Report,
@@ -66,7 +66,11 @@ def small_report() -> Report:
         ],
         examples=[example("coco_1")],
         hardest=[example("coco_2")],
-        history=[EpochRow(1, 2.5, None, 30.04), EpochRow(2, 1.25, 60.04, 31.0), EpochRow(3, 0.9, 58.8, 31.5)],
+        history=[
+            EpochRecord(1, 2.5, None, 30.04),
+            EpochRecord(2, 1.25, 60.04, 31.0),
+            EpochRecord(3, 0.9, 58.8, 31.5),
+        ],
         graph=[("dog", "person", 0.4321), ("cat", "dog", -0.1234)],
         facts={"Backbone": "ResNet-101", "Fingerprint": "9f2c51ab"},
     )
@@ -181,7 +185,7 @@ def test_a_graph_with_nothing_to_draw_is_left_out(edges):
 
 
 def test_a_diverged_epoch_is_no_point_of_the_curve():
-    history = [EpochRow(1, 2.0, None, 1.0), EpochRow(2, float("nan"), float("nan"), 1.0)]
+    history = [EpochRecord(1, 2.0, None, 1.0), EpochRecord(2, float("nan"), float("nan"), 1.0)]
     html = report_page(replace(small_report(), history=history))
     assert "Training loss: 2.000 at epoch 1, 2.000 at epoch 1, lowest 2.000 at epoch 1." in html
     assert "nan" not in Page(html).text.lower()

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -171,26 +170,26 @@ def test_a_broken_record_is_nobodys(room: Path, content: str):
 
 def test_looking_at_a_room_leaves_it_to_who_writes_there(room: Path):
     """As it is while a complete dataset is written anew: the manifest stands, and so does what was begun."""
-    recipe = rooms.Provenance("dataset", {}, {})
-    manifest = rooms.Manifest("dataset", "f", {}, {}, {})
+    provenance = rooms.Provenance(rooms.TagsManifest, {}, {})
+    manifest = rooms.TagsManifest(fingerprint="f", inputs={}, options={}, counts={}, labels={})
     with another_process(room):
         for name, data in (
             (rooms.MANIFEST, manifest.to_json()),
-            (rooms.UNFINISHED, rooms.to_json(asdict(recipe))),
+            (rooms.UNFINISHED, provenance.to_json()),
         ):
             (room / name).write_bytes(data)
         (room / ".partial-x").mkdir()
         before = sorted(path.name for path in room.iterdir())
-        assert rooms.find(str(room), recipe) == manifest
+        assert rooms.Room(str(room), provenance).find() == manifest
         assert sorted(path.name for path in room.iterdir()) == before
-    rooms.find(str(room), recipe)
+    rooms.Room(str(room), provenance).find()
     assert [path.name for path in room.iterdir()] == [rooms.MANIFEST]
 
 
 def test_a_disk_that_fails_once_is_no_sign_of_another_process(room: Path, monkeypatch: pytest.MonkeyPatch):
     lease.take(str(room))
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "read_bytes", fail)
+        patch.setattr(storage, "read_if_exists", fail)
         with pytest.raises(storage.UnreadableFile, match="cannot be read"):
             lease.confirm(str(room))
     lease.confirm(str(room))

@@ -8,12 +8,8 @@ import pytest
 
 from lglm_core import rooms, storage
 from lglm_core.errors import InputError
-from lglm_core.rooms.canonical import digest
-from lglm_core.rooms.manifest import Manifest, Provenance, read_manifest, require
-from lglm_core.rooms.room import begin, commit, find
-
-RECIPE = Provenance("dataset", {"table": "abc"}, {"source": "table", "share": 0.2})
-MANIFEST = Manifest("dataset", "f" * 64, RECIPE.inputs, RECIPE.options, {"written": 3})
+from lglm_core.rooms import EvaluationManifest, Provenance, Room, TagsManifest, digest, read_manifest, require
+from tests.lglm_core.rooms.samples import MANIFEST, PROVENANCE, complete
 
 
 class KilledError(Exception):
@@ -24,98 +20,93 @@ def names(room: Path) -> set[str]:
     return {path.name for path in room.iterdir()}
 
 
-@pytest.fixture
-def room(tmp_path: Path) -> Path:
-    return tmp_path / "room"
-
-
 def test_a_room_goes_from_begun_to_complete(room: Path):
-    assert find(str(room), RECIPE) is None
-    begin(str(room), RECIPE)
+    assert Room(str(room), PROVENANCE).find() is None
+    Room(str(room), PROVENANCE).begin()
     assert names(room) == {"unfinished.json", "writer.json"}
-    commit(str(room), MANIFEST)
+    Room(str(room), PROVENANCE).commit(MANIFEST)
     assert names(room) == {"manifest.json"}
-    assert find(str(room), RECIPE) == MANIFEST
+    assert Room(str(room), PROVENANCE).find() == MANIFEST
 
 
-def test_a_complete_room_is_begun_again_though_an_addition_to_it_was_begun(room: Path):
-    begin(str(room), RECIPE)
-    commit(str(room), MANIFEST)
-    rooms.begin_addition(str(room), Provenance("dataset", {"table": "def"}, {}), MANIFEST)
-    begin(str(room), RECIPE)
-    assert json.loads((room / "unfinished.json").read_text())["inputs"] == RECIPE.inputs
-    mended = replace(MANIFEST, details={"rejects": "for other reasons"})
-    assert commit(str(room), mended) == mended == read_manifest(str(room))
+def test_a_complete_room_is_begun_again_though_an_append_to_it_was_begun(room: Path):
+    complete(room)
+    Room(str(room), Provenance(TagsManifest, {"table": "def"}, {})).append(MANIFEST, "earlier.json")
+    begun = Room(str(room), PROVENANCE)
+    begun.begin()
+    assert json.loads((room / "unfinished.json").read_text())["inputs"] == PROVENANCE.inputs
+    mended = replace(MANIFEST, labels={"dog": 1})
+    assert begun.commit(mended) == mended == read_manifest(str(room))
     assert names(room) == {"manifest.json"}
 
 
 def test_looking_writes_nothing(room: Path):
-    find(str(room), RECIPE)
+    Room(str(room), PROVENANCE).find()
     assert not room.exists()
     room.mkdir()
-    find(str(room), RECIPE)
+    Room(str(room), PROVENANCE).find()
     assert names(room) == set()
 
 
 def test_an_unfinished_room_is_not_complete(room: Path):
-    begin(str(room), RECIPE)
+    Room(str(room), PROVENANCE).begin()
     assert read_manifest(str(room)) is None
-    with pytest.raises(InputError, match=r"no complete dataset room there.*lglm shard writes one"):
-        require(str(room), "dataset")
+    with pytest.raises(InputError, match=r"no complete tags room there \(no manifest\.json\)"):
+        require(str(room), TagsManifest)
 
 
 def test_the_same_recipe_goes_on_with_an_unfinished_room(room: Path):
-    begin(str(room), RECIPE)
+    Room(str(room), PROVENANCE).begin()
     (room / "shards").mkdir()
-    assert find(str(room), RECIPE) is None
-    begin(str(room), RECIPE)
+    assert Room(str(room), PROVENANCE).find() is None
+    Room(str(room), PROVENANCE).begin()
     assert names(room) == {"unfinished.json", "writer.json", "shards"}
 
 
-OTHER = Provenance("dataset", {"table": "xyz"}, {"source": "table", "share": 0.3})
+OTHER = Provenance(TagsManifest, {"table": "xyz"}, {"source": "table", "share": 0.3})
 
 
 @pytest.mark.parametrize("finish", [False, True], ids=["begun", "complete"])
 def test_a_room_of_another_recipe_is_refused_with_the_differences_by_name(room: Path, finish: bool):
-    begin(str(room), RECIPE)
+    Room(str(room), PROVENANCE).begin()
     if finish:
-        commit(str(room), MANIFEST)
+        Room(str(room), PROVENANCE).commit(MANIFEST)
     with pytest.raises(InputError) as refused:
-        find(str(room), OTHER)
+        Room(str(room), OTHER).find()
     message = str(refused.value)
     assert 'table was "abc", now "xyz"; share was 0.2, now 0.3' in message
     assert "source" not in message and "\n" not in message
 
 
 def test_an_option_that_is_new_or_gone_is_a_difference(room: Path):
-    begin(str(room), RECIPE)
+    Room(str(room), PROVENANCE).begin()
     with pytest.raises(InputError, match=r"share was 0\.2, now null; year was null, now 2017"):
-        find(str(room), Provenance("dataset", RECIPE.inputs, {"source": "table", "year": 2017}))
+        Room(str(room), Provenance(TagsManifest, PROVENANCE.inputs, {"source": "table", "year": 2017})).find()
 
 
 def test_a_room_of_another_kind_is_refused(room: Path):
-    begin(str(room), RECIPE)
-    with pytest.raises(InputError, match="holds a dataset room; a tags room needs a folder of its own"):
-        find(str(room), Provenance("tags", RECIPE.inputs, RECIPE.options))
+    Room(str(room), PROVENANCE).begin()
+    with pytest.raises(InputError, match="holds a tags room; an evaluation room needs a folder of its own"):
+        Room(str(room), Provenance(EvaluationManifest, PROVENANCE.inputs, PROVENANCE.options)).find()
 
 
 def test_options_that_json_writes_alike_are_the_same(room: Path):
     """A manifest has lists where the options had tuples."""
-    begin(str(room), Provenance("dataset", {}, {"widths": (1, 2)}))
-    assert find(str(room), Provenance("dataset", {}, {"widths": (1, 2)})) is None
+    Room(str(room), Provenance(TagsManifest, {}, {"widths": (1, 2)})).begin()
+    assert Room(str(room), Provenance(TagsManifest, {}, {"widths": (1, 2)})).find() is None
 
 
 def test_a_folder_with_foreign_files_is_refused(room: Path):
     room.mkdir()
     (room / "holiday.jpg").touch()
     with pytest.raises(InputError, match="the folder holds other files"):
-        find(str(room), RECIPE)
+        Room(str(room), PROVENANCE).find()
 
 
 def test_a_file_in_place_of_the_folder_is_refused(room: Path):
     room.touch()
     with pytest.raises(InputError, match="a file is there"):
-        find(str(room), RECIPE)
+        Room(str(room), PROVENANCE).find()
 
 
 def test_what_a_killed_writer_left_is_nothing_and_is_cleared_away(room: Path):
@@ -123,47 +114,13 @@ def test_what_a_killed_writer_left_is_nothing_and_is_cleared_away(room: Path):
     (room / ".partial-a").mkdir()
     (room / ".partial-a" / "half").touch()
     (room / "shards" / "whole.tar").touch()
-    begin(str(room), RECIPE)
+    Room(str(room), PROVENANCE).begin()
     assert {path.name for path in room.rglob("*")} == {
         "shards",
         "whole.tar",
         "unfinished.json",
         "writer.json",
     }
-
-
-def test_a_required_room_of_another_kind_is_refused(room: Path):
-    commit(str(room), MANIFEST)
-    with pytest.raises(InputError, match="a dataset room was found where a model room was expected"):
-        require(str(room), "model")
-
-
-def test_a_required_room_is_returned_with_its_manifest(room: Path):
-    commit(str(room), MANIFEST)
-    assert require(str(room), "dataset") == MANIFEST
-
-
-@pytest.mark.parametrize(
-    ("content", "complaint"),
-    [
-        ("{", "not JSON"),
-        ("{}", "not the manifest of an lglm room"),
-        ('{"a": 1}', "not the manifest of an lglm"),
-    ],
-)
-def test_a_manifest_that_is_none_is_refused_by_name(room: Path, content: str, complaint: str):
-    room.mkdir()
-    (room / "manifest.json").write_text(content)
-    with pytest.raises(InputError, match=rf"manifest\.json: {complaint}"):
-        read_manifest(str(room))
-
-
-def test_another_format_version_is_refused(room: Path):
-    commit(str(room), MANIFEST)
-    path = room / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 1}))
-    with pytest.raises(InputError, match="format version 1; this lglm reads version 2"):
-        require(str(room), "dataset")
 
 
 def writes(action: Callable[[], object], monkeypatch: pytest.MonkeyPatch, survive: int) -> bool:
@@ -195,60 +152,88 @@ def test_a_kill_between_any_two_steps_leaves_a_room_that_can_be_completed(
     room: Path, monkeypatch: pytest.MonkeyPatch, survive: int
 ):
     def make() -> None:
-        begin(str(room), RECIPE)
+        Room(str(room), PROVENANCE).begin()
         (room / "shard.tar").touch()
-        commit(str(room), MANIFEST)
+        Room(str(room), PROVENANCE).commit(MANIFEST)
 
     finished = writes(make, monkeypatch, survive)
     assert finished == (survive == 7)
-    found = find(str(room), RECIPE)
+    found = Room(str(room), PROVENANCE).find()
     assert found in (None, MANIFEST)
     if found is None:
         make()
-    assert find(str(room), RECIPE) == MANIFEST
+    assert Room(str(room), PROVENANCE).find() == MANIFEST
 
 
 def test_a_complete_room_whose_note_was_not_cleared_is_complete(room: Path):
-    begin(str(room), RECIPE)
-    commit(str(room), MANIFEST)
-    rooms.storage.write_bytes(f"{room}/unfinished.json", b"{}")
-    assert find(str(room), RECIPE) == MANIFEST
-
-
-def test_the_fingerprint_does_not_depend_on_the_order_of_the_options():
-    turned = Provenance("dataset", {"table": "abc"}, {"share": 0.2, "source": "table"})
-    assert turned.fingerprint == RECIPE.fingerprint
-
-
-def test_digests_stay_what_they_were():
-    """sha256 of the bytes themselves, and of JSON with one space of indent and a line end."""
-    assert digest(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    assert rooms.to_json({"b": 1, "a": "é"}) == '{\n "a": "é",\n "b": 1\n}\n'.encode()
-    assert digest({"a": "é", "b": 1}) == digest('{\n "a": "é",\n "b": 1\n}\n'.encode())
+    Room(str(room), PROVENANCE).begin()
+    Room(str(room), PROVENANCE).commit(MANIFEST)
+    storage.write_bytes(f"{room}/unfinished.json", b"{}")
+    assert Room(str(room), PROVENANCE).find() == MANIFEST
 
 
 def test_what_a_kill_at_the_very_end_left_behind_is_removed_when_the_room_is_found_complete(room: Path):
     """Between the manifest and the removal of unfinished.json, and while the manifest itself was staged."""
-    begin(str(room), RECIPE)
+    Room(str(room), PROVENANCE).begin()
     begun = (room / "unfinished.json").read_bytes()
-    commit(str(room), MANIFEST)
+    Room(str(room), PROVENANCE).commit(MANIFEST)
     (room / "unfinished.json").write_bytes(begun)
     (room / ".partial-killed").mkdir()
-    assert find(str(room), RECIPE) == MANIFEST
+    assert Room(str(room), PROVENANCE).find() == MANIFEST
     assert names(room) == {"manifest.json"}
 
 
-@pytest.mark.parametrize("add", [True, False])
-def test_who_lost_the_room_to_another_process_completes_nothing(room: Path, add: bool):
-    begin(str(room), RECIPE)
-    if add:
-        commit(str(room), MANIFEST)
-        rooms.begin_addition(str(room), RECIPE, MANIFEST)
+@pytest.mark.parametrize("append", [True, False])
+def test_a_process_that_lost_the_room_completes_nothing(room: Path, append: bool):
+    writer = Room(str(room), PROVENANCE)
+    writer.begin()
+    if append:
+        writer.commit(MANIFEST)
+        writer.append(MANIFEST, "earlier.json")
     (room / "writer.json").write_text('{"token": "another"}')
     before = {path.name: path.read_bytes() for path in room.iterdir()}
     with pytest.raises(InputError, match="another run took over this room meanwhile"):
-        if add:
-            rooms.commit_addition(str(room), replace(MANIFEST, counts={}), MANIFEST, "earlier.json")
-        else:
-            commit(str(room), MANIFEST)
+        writer.commit(replace(MANIFEST, counts={}) if append else MANIFEST)
     assert {path.name: path.read_bytes() for path in room.iterdir()} == before
+
+
+def test_an_append_keeps_the_manifest_that_it_replaces(room: Path):
+    complete(room)
+    writer = Room(str(room), PROVENANCE)
+    writer.append(MANIFEST, "earlier.json")
+    grown = replace(MANIFEST, fingerprint="e" * 64, counts={"files": 4})
+    writer.commit(grown)
+    assert (room / "earlier.json").read_bytes() == MANIFEST.to_json()
+    assert read_manifest(str(room)) == grown
+    assert names(room) == {"manifest.json", "earlier.json"}
+
+
+def test_an_append_to_what_has_changed_meanwhile_is_refused(room: Path):
+    complete(room)
+    with pytest.raises(InputError, match="another run changed this room meanwhile"):
+        Room(str(room), PROVENANCE).append(replace(MANIFEST, counts={}), "earlier.json")
+    assert names(room) == {"manifest.json"}
+
+
+def test_an_append_that_is_rolled_back_leaves_the_room_as_it_was(room: Path):
+    complete(room)
+    before = {path.name: path.read_bytes() for path in room.iterdir()}
+    writer = Room(str(room), PROVENANCE)
+    writer.append(MANIFEST, "earlier.json")
+    writer.write("new.tar", b"new")
+    writer.rollback(["new.tar"])
+    assert {path.name: path.read_bytes() for path in room.iterdir()} == before
+
+
+def test_a_room_that_was_never_complete_is_rolled_back_to_nothing(room: Path):
+    writer = Room(str(room), PROVENANCE)
+    writer.begin()
+    writer.write("new.tar", b"new")
+    writer.rollback()
+    assert not room.exists()
+
+
+def test_a_file_of_the_room_is_recorded_as_it_was_written(room: Path):
+    record = Room(str(room), PROVENANCE).write("a/b.txt", b"text")
+    assert (room / "a" / "b.txt").read_bytes() == b"text"
+    assert record == rooms.FileRecord(4, digest(b"text"))

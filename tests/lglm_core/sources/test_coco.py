@@ -68,6 +68,11 @@ def write(tmp_path: Path) -> Write:
     return write
 
 
+def planned(source: CocoSource) -> list[str]:
+    """The last digits of the keys in a plan."""
+    return [image.key[-1] for shard in make_plan(source, 10).shards for image in shard.images]
+
+
 def test_labels_are_the_categories_by_ascending_id(write: Write):
     assert CocoSource(str(write())).labels() == ("person", "cat", "dog")
 
@@ -95,14 +100,14 @@ def test_a_picture_is_found_below_its_split(write: Write):
 def test_unlabelled_pictures_are_kept_by_default(write: Write):
     source = CocoSource(str(write()))
     assert sum(not image.labels for image in source.images()) == 3
-    assert source.dropped == 0
+    assert (planned(source), make_plan(source, 10).unlabelled_dropped) == (["3", "5", "7", "9", "2", "4"], 0)
 
 
 def test_unlabelled_pictures_can_be_dropped_and_are_counted(write: Write):
     source = CocoSource(str(write()), unlabelled="drop")
-    for _ in range(2):  # however often it is gone through
-        assert [image.key[-1] for image in source.images()] == ["5", "9", "2"]
-        assert source.dropped == 3
+    for _ in range(2):  # the count does not depend on how often the source was read
+        assert planned(source) == ["5", "9", "2"]
+        assert make_plan(source, 10).unlabelled_dropped == 3
 
 
 def test_nothing_is_printed(write: Write, capsys: pytest.CaptureFixture[str]):
@@ -116,10 +121,10 @@ def test_the_year_is_found(write: Write):
     assert {image.source.partition("/")[0] for image in source.images()} == {"train2014", "val2014"}
 
 
-def test_two_years_ask_which(write: Write):
+def test_a_root_with_two_years_asks_for_the_year(write: Write):
     write(year="2014")
     root = write(year="2017")
-    with pytest.raises(InputError, match="holds COCO 2014 and 2017; say which with --year"):
+    with pytest.raises(InputError, match="holds COCO 2014 and 2017; choose one with `year`"):
         CocoSource(str(root))
     assert CocoSource(str(root), year="2014").year == "2014"
 
@@ -153,7 +158,7 @@ BROKEN = [
     (TRAIN | {"images": [{"id": 3}]}, r"images\[0\] has no 'file_name'"),
     (
         TRAIN | {"images": [{"id": 3, "file_name": "a\udcff.jpg"}]},
-        r"images\[0\] has a .* that is no text",
+        r"images\[0\] has a .* that is not text",
     ),
     (TRAIN | {"images": [picture(9), "x"]}, r"images\[1\] has no 'id'"),
     (TRAIN | {"annotations": [{"id": 1, "image_id": 9}]}, r"annotations\[0\] has no 'category_id'"),
@@ -184,7 +189,7 @@ def test_the_order_in_which_categories_are_listed_does_not_matter(write: Write):
 
 
 def test_two_pictures_with_one_id_are_refused(write: Write):
-    """Else one of them would be lost without a word."""
+    """Otherwise one of them would be lost silently."""
     twice = TRAIN | {"images": [*TRAIN["images"], picture(9) | {"file_name": "other.jpg"}]}
     source = CocoSource(str(write(train=twice)))
     with pytest.raises(InputError, match=r"instances_train2017\.json: .*\b9\b"):
@@ -192,7 +197,7 @@ def test_two_pictures_with_one_id_are_refused(write: Write):
 
 
 def test_a_file_listed_under_two_ids_is_refused(write: Write):
-    """Their labels would stand beside each other under one key."""
+    """Otherwise one key would have two sets of labels."""
     twice = TRAIN | {"images": [*TRAIN["images"], picture(9) | {"id": 10}]}
     with pytest.raises(InputError, match="000000000009"):
         make_plan(CocoSource(str(write(train=twice))), 10)
@@ -221,12 +226,13 @@ def test_a_key_does_not_depend_on_which_pictures_have_labels(write: Write):
     kept = {image.source: image.key for image in CocoSource(root).images()}
     labelled = [*TRAIN["annotations"], annotation(99, 21, 1)]
     root = str(write(train=TRAIN | {"images": [*TRAIN["images"], *more], "annotations": labelled}))
-    dropped = {image.source: image.key for image in CocoSource(root, unlabelled="drop").images()}
+    plan = make_plan(CocoSource(root, unlabelled="drop"), 100)
+    dropped = {image.source: image.key for shard in plan.shards for image in shard.images}
     assert "train2017/a.png" not in dropped
     assert dropped["train2017/a.jpg"] == kept["train2017/a.jpg"] == key_of("a.jpg")
 
 
-def test_inputs_are_the_digests_of_both_files_without_their_place(write: Write):
+def test_inputs_are_the_digests_of_both_files_without_their_location(write: Write):
     import hashlib
 
     root = write()
@@ -236,7 +242,7 @@ def test_inputs_are_the_digests_of_both_files_without_their_place(write: Write):
     assert CocoSource(str(root)).inputs() == expected
 
 
-def test_what_becomes_of_unlabelled_pictures_is_an_option(write: Write):
+def test_keeping_or_dropping_unlabelled_pictures_is_an_option(write: Write):
     root = str(write())
     assert CocoSource(root).options() != CocoSource(root, unlabelled="drop").options()
 
@@ -259,19 +265,21 @@ def test_small_annotations_may_count_for_nothing(write: Write):
 
 def test_pictures_left_without_an_annotation_that_counts_are_unlabelled(write: Write):
     source = CocoSource(str(write()), crowds="drop", unlabelled="drop")
-    assert [image.key for image in source.images()] == ["000000000009", "000000000002"]
-    assert source.dropped == 4
+    plan = make_plan(source, 10)
+    keys = [image.key for shard in plan.shards for image in shard.images]
+    assert keys == ["000000000009", "000000000002"]
+    assert plan.unlabelled_dropped == 4
 
 
 @pytest.mark.parametrize(("options", "name"), [({"crowds": "drop"}, "iscrowd"), ({"min_area": 1}, "area")])
-def test_what_a_filter_goes_by_must_be_there(write: Write, options: Any, name: str):
+def test_a_field_that_a_filter_needs_must_exist(write: Write, options: Any, name: str):
     without = {key: value for key, value in annotation(7, 9, 18).items() if key != name}
     source = CocoSource(str(write(TRAIN | {"annotations": [without]})), **options)
     with pytest.raises(InputError, match=rf"instances_train2017\.json: annotation 7 has no number '{name}'"):
         list(source.images())
 
 
-def test_packed_annotations_are_the_same_dataset(write: Write):
+def test_compressed_annotations_are_the_same_dataset(write: Write):
     plain = CocoSource(str(write()))
     expected = list(plain.images()), plain.inputs(), plain.options()
     for path in Path(plain.root, "annotations").iterdir():
@@ -282,7 +290,7 @@ def test_packed_annotations_are_the_same_dataset(write: Write):
 
 
 @pytest.mark.parametrize("keep", [5, 10, 60])
-def test_a_packed_file_that_was_cut_is_refused_by_name(write: Write, keep: int):
+def test_a_truncated_compressed_file_is_refused_by_name(write: Write, keep: int):
     root = write()
     path = root / "annotations" / "instances_val2017.json"
     Path(f"{path}.gz").write_bytes(gzip.compress(path.read_bytes())[:keep])
@@ -319,5 +327,5 @@ def test_real_coco_has_80_labels_and_5_pictures_without():
 
 
 @needs_real_coco
-def test_every_picture_of_real_coco_is_there():
+def test_every_picture_of_real_coco_exists():
     assert all(Path(image.uri).is_file() for image in CocoSource(str(REAL)).images())

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from lglm_core.dataset.plan import make_plan
 from lglm_core.errors import InputError
 from lglm_core.sources.mirflickr import POTENTIAL, RELEVANT, MirflickrSource
 
@@ -51,29 +52,32 @@ def test_half_of_the_pictures_train_by_the_seed(root: str):
     assert options[0] != options[1]
 
 
-def test_unlabelled_pictures_may_be_dropped_and_move_no_other(root: str):
+def test_dropping_unlabelled_pictures_moves_no_other_picture(root: str):
     kept, dropped = (MirflickrSource(root, unlabelled=u, images=6) for u in ("keep", "drop"))
     labelled = [image for image in kept.images() if image.labels]
-    assert list(dropped.images()) == labelled
-    assert dropped.dropped == 3
+    plan = make_plan(dropped, 10)
+    planned = [image for shard in plan.shards for image in shard.images]
+    assert sorted(planned, key=lambda image: image.key) == labelled
+    assert plan.unlabelled_dropped == 3
 
 
 @pytest.mark.parametrize("number", ["0", "7", "x", "-1", "1.5"])
-def test_what_is_no_picture_is_refused_by_file_and_entry(root: str, number: str):
+def test_an_entry_that_is_no_picture_is_refused_by_file_and_position(root: str, number: str):
     Path(root, "annotations", "sky.txt").write_text(f"1\n{number}\n")
-    with pytest.raises(InputError, match=rf"sky\.txt, entry 2: '{number}'; the number of a picture, 1 to 6"):
+    why = rf"sky\.txt, entry 2: '{number}' found; the number of a picture, 1 to 6"
+    with pytest.raises(InputError, match=why):
         list(MirflickrSource(root, images=6).images())
 
 
-def test_a_list_that_is_not_there_is_refused_by_name(root: str):
+def test_a_missing_list_is_refused_by_name(root: str):
     Path(root, "annotations", "water.txt").unlink()
     with pytest.raises(InputError, match=r"annotations/water\.txt"):
         list(MirflickrSource(root).images())
 
 
-def test_a_root_that_is_none_is_refused_with_what_is_one(root: str):
+def test_a_wrong_root_is_refused_with_an_example_of_a_right_one(root: str):
     with pytest.raises(
-        InputError, match=r"^.*/annotations: holds no animals\.txt; point --root at the folder"
+        InputError, match=r"^.*/annotations: holds no animals\.txt; point `root` at the folder"
     ):
         MirflickrSource(f"{root}/mirflickr")
 

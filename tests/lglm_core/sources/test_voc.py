@@ -20,7 +20,7 @@ def write(root: Path, name: str, of: str, values: dict[str, str]) -> None:
 
 @pytest.fixture(params=[("trainval", "test"), ("train", "val")], ids=["2007", "2012"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """With lists of the other year's names that belong to no class, as the real folders have them."""
+    """A VOC folder that also holds lists of no class, like the real folders."""
     for name in CLASSES:
         write(tmp_path, name, request.param[0], TRAINED)
         write(tmp_path, name, request.param[1], MEASURED)
@@ -30,14 +30,14 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_yes_is_a_label_and_difficult_is_unknown(root: Path):
+def test_present_is_a_label_and_difficult_is_unknown(root: Path):
     images = {image.key: image for image in VocSource(str(root)).images()}
     assert (images["000005"].labels, images["000005"].unknown) == (("cat",), ())
     assert (images["000007"].labels, images["000007"].unknown) == (("train",), ("cat",))
     assert (images["000001"].labels, images["000001"].unknown) == ((), ())
 
 
-def test_what_is_trained_and_what_is_measured(root: Path):
+def test_each_year_has_its_lists_for_training_and_validation(root: Path):
     splits: dict[str, list[str]] = {"train": [], "val": []}
     for image in VocSource(str(root)).images():
         splits[image.split].append(image.key)
@@ -45,9 +45,9 @@ def test_what_is_trained_and_what_is_measured(root: Path):
     assert splits == {"train": [*TRAINED], "val": [*MEASURED]}
 
 
-def test_a_root_that_is_none_is_refused_with_what_is_one(root: Path):
+def test_a_wrong_root_is_refused_with_an_example_of_a_right_one(root: Path):
     of = VocSource(str(root)).lists["train"]
-    with pytest.raises(InputError, match=r"Main: holds no aeroplane_train\.txt; point --root .*VOC2007"):
+    with pytest.raises(InputError, match=r"Main: holds no aeroplane_train\.txt; point `root` .*VOC2007"):
         VocSource(str(root.parent))
     (root / "ImageSets" / "Main" / f"aeroplane_{of}.txt").unlink()
     with pytest.raises(InputError, match=rf"^{root}/ImageSets/Main: holds no aeroplane_{of}\.txt; point"):
@@ -57,7 +57,8 @@ def test_a_root_that_is_none_is_refused_with_what_is_one(root: Path):
 def test_lists_that_differ_are_refused(root: Path):
     of = VocSource(str(root)).lists["train"]
     write(root, "sofa", of, {"000005": "1"})
-    with pytest.raises(InputError, match=rf"sofa_{of}\.txt: not the pictures that .*_{of}\.txt lists"):
+    why = rf"sofa_{of}\.txt: lists other pictures than .*_{of}\.txt; all classes must list the same"
+    with pytest.raises(InputError, match=why):
         list(VocSource(str(root)).images())
 
 

@@ -1,11 +1,10 @@
 import gc
 import io
 import itertools
-import os
 import pickle
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,10 @@ from pyarrow import fs
 
 from lglm_core import storage
 from lglm_core.errors import InputError
+from lglm_core.storage import files
 from lglm_core.storage.arrow_filesystem import storage_filesystem
-from lglm_core.storage.s3_client import connect
-from tests.servers.s3 import S3Server, moto_s3
 
-BUCKET = "bucket"
 numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[S3Server]:
-    with moto_s3() as server:
-        server.put_bucket(BUCKET)
-        yield server
 
 
 @dataclass(frozen=True)
@@ -44,21 +34,21 @@ class Rooted:
         return storage_filesystem(self.root)
 
     def path(self, name: str) -> str:
-        """As the filesystem calls it."""
+        """Return the path that the filesystem has for a file."""
         return f"{self.base}/{name}"
 
     def url(self, name: str) -> str:
-        """As storage calls it."""
+        """Return the URL that storage has for a file."""
         return f"{self.root}{self.base}/{name}"
 
     def put(self, **contents: bytes) -> None:
-        """Write files past the filesystem; ``__`` is a slash in their names."""
+        """Write files without the filesystem; ``__`` is a slash in their names."""
         for name, content in contents.items():
             storage.write_bytes(self.url(name.replace("__", "/")), content)
 
     @property
     def files(self) -> dict[str, bytes]:
-        """All there is, read past the filesystem."""
+        """All files in the folder, read without the filesystem."""
         folder = self.url("").rstrip("/")
         found = storage.list_files(folder) if storage.is_folder(folder) else []
         return {file.name: storage.read_bytes(self.url(file.name)) for file in found}
@@ -66,7 +56,7 @@ class Rooted:
 
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary files go."""
+    """The folder for temporary files."""
     folder = tmp_path / "scratch"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -75,29 +65,23 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(params=["disk", "bucket", "s3://"])
 def rooted(
-    request: pytest.FixtureRequest, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Rooted]:
+    request: pytest.FixtureRequest, tmp_path: Path, scratch: Path, connect_to: Callable[..., None]
+) -> Rooted:
     """On a disk, in one bucket, and over all buckets, as Ray Train gets it."""
     if request.param == "disk":
-        yield Rooted(f"{tmp_path}/", "disk")
-        return
-    server: S3Server = request.getfixturevalue("moto")
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    connect.cache_clear()
-    folder = str(next(numbers))
-    in_bucket = Rooted(f"s3://{BUCKET}/", folder)
-    yield in_bucket if request.param == "bucket" else Rooted("s3://", f"{BUCKET}/{folder}")
-    connect.cache_clear()
+        return Rooted(f"{tmp_path}/", "disk")
+    connect_to(request.getfixturevalue("moto"))
+    folder = f"arrow-{next(numbers)}"
+    if request.param == "bucket":
+        return Rooted("s3://bucket/", folder)
+    return Rooted("s3://", f"bucket/{folder}")
 
 
 def kinds(found: list[fs.FileInfo]) -> dict[str, fs.FileType]:
     return {info.path: info.type for info in found}
 
 
-# --- Looking ---
+# --- Listing ---
 
 
 def test_it_knows_files_and_folders_and_what_is_neither(rooted: Rooted):
@@ -126,7 +110,7 @@ def test_a_listing_without_depth_stops_at_the_folders(rooted: Rooted):
     assert kinds(found) == {rooted.path("a"): fs.FileType.Directory, rooted.path("z"): fs.FileType.File}
 
 
-def test_a_folder_that_is_not_there_is_refused_unless_it_may_be_missing(rooted: Rooted):
+def test_a_missing_folder_is_refused_unless_it_may_be_missing(rooted: Rooted):
     rooted.put(x=b"")
     for missing in (rooted.path("none"), rooted.path("x")):
         with pytest.raises(FileNotFoundError, match=missing):
@@ -137,7 +121,7 @@ def test_a_folder_that_is_not_there_is_refused_unless_it_may_be_missing(rooted: 
 # --- Writing ---
 
 
-def test_what_is_written_appears_when_it_is_closed_and_not_before(rooted: Rooted, scratch: Path):
+def test_a_written_file_appears_when_it_is_closed_and_not_before(rooted: Rooted, scratch: Path):
     rooted.put(x=b"old")
     stream = rooted.filesystem.open_output_stream(rooted.path("x"))
     stream.write(b"new and ")
@@ -150,7 +134,7 @@ def test_what_is_written_appears_when_it_is_closed_and_not_before(rooted: Rooted
     assert list(scratch.iterdir()) == []
 
 
-def test_what_cannot_be_published_is_not_kept(tmp_path: Path, scratch: Path):
+def test_a_file_that_cannot_be_published_is_not_kept(tmp_path: Path, scratch: Path):
     (tmp_path / "file").touch()
     stream = storage_filesystem("").open_output_stream(f"{tmp_path}/file/below")
     stream.write(b"x")
@@ -159,7 +143,7 @@ def test_what_cannot_be_published_is_not_kept(tmp_path: Path, scratch: Path):
     assert list(scratch.iterdir()) == []
 
 
-def test_what_is_dropped_instead_is_not_published(rooted: Rooted, scratch: Path):
+def test_a_stream_that_is_dropped_is_not_published(rooted: Rooted, scratch: Path):
     stream = rooted.filesystem.open_output_stream(rooted.path("x"))
     stream.write(b"half")
     del stream
@@ -206,7 +190,7 @@ def test_a_file_that_is_missing_is_refused_by_its_address(rooted: Rooted):
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> tuple[Path, dict[str, bytes]]:
-    """A local folder like those that Ray Train uploads, and what lies in it."""
+    """A local folder like those that Ray Train uploads, and its contents by name."""
     body = random.Random(0).randbytes(9 << 20)
     contents = {"checkpoint.pt": body, "deep/er/shard": body[:12345], "empty": b""}
     for name, content in contents.items():
@@ -244,7 +228,7 @@ def test_a_folder_is_copied_within_it(rooted: Rooted):
 
 
 class BreaksOff(io.RawIOBase):
-    """Gives some bytes, then fails."""
+    """A stream that gives some bytes, then fails."""
 
     given = False
 
@@ -265,7 +249,7 @@ def test_a_copy_that_fails_half_way_publishes_nothing(
     rooted.put(x=b"half and half")
     ours = rooted.filesystem
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "open_stream", lambda url: BreaksOff())
+        patch.setattr(files, "open_stream", lambda url: BreaksOff())
         with pytest.raises(storage.UnreadableFile, match="broken off"):
             fs.copy_files(
                 rooted.path("x"), rooted.path("y"), source_filesystem=ours, destination_filesystem=ours
@@ -304,7 +288,7 @@ def test_a_folder_is_deleted_and_no_other(rooted: Rooted):
     assert rooted.files == {}
 
 
-def test_all_there_is_is_not_deleted_in_one_go(rooted: Rooted):
+def test_the_root_is_not_deleted(rooted: Rooted):
     rooted.put(x=b"")
     with pytest.raises(NotImplementedError):
         rooted.filesystem.delete_dir_contents("/", accept_root_dir=True)

@@ -16,7 +16,7 @@ FILES = 5 * READERS
 
 @pytest.fixture
 def urls(tmp_path: Path) -> list[str]:
-    """As many on disk as in an archive, taking turns; number n holds n bytes."""
+    """Files on disk and in an archive in turn; file number n has n bytes."""
     with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
         for number in range(0, FILES, 2):
             archive.writestr(str(number), bytes(number))
@@ -25,11 +25,11 @@ def urls(tmp_path: Path) -> list[str]:
     return [str(tmp_path / ("" if number % 2 else "packed.zip") / str(number)) for number in range(FILES)]
 
 
-def test_in_order_from_anywhere(urls: list[str]):
+def test_files_come_in_order_from_disk_and_archive(urls: list[str]):
     assert list(read_ahead(urls)) == [bytes(number) for number in range(FILES)]
 
 
-def test_in_place_of_what_cannot_be_read_there_is_the_reason(urls: list[str], tmp_path: Path):
+def test_an_unreadable_file_is_replaced_by_its_error(urls: list[str], tmp_path: Path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     missing = [str(tmp_path / name) for name in ("missing", "packed.zip/missing")]
@@ -42,20 +42,20 @@ def test_in_place_of_what_cannot_be_read_there_is_the_reason(urls: list[str], tm
 
 
 @pytest.mark.parametrize("name", ["n" * 300, "a\0b", "\ud800", "http://[oops/x.jpg", "ftp://host/x", "//[x"])
-def test_an_impossible_name_is_a_reason_as_well(urls: list[str], tmp_path: Path, name: str):
+def test_an_invalid_name_is_one_unreadable_file(urls: list[str], tmp_path: Path, name: str):
     url = name if "//" in name else f"{tmp_path}/{name}"
     first, reason, last = read_ahead([urls[3], url, urls[4]])
     assert (first, last) == (bytes(3), bytes(4))
     assert isinstance(reason, UnreadableFile) and str(reason)
 
 
-def test_a_failing_disk_is_a_reason_as_well():
-    """Of this file the first bytes cannot be read, as of a bad sector."""
+def test_a_failing_disk_makes_a_file_unreadable():
+    """The first bytes of this file cannot be read, like a bad sector."""
     (reason,) = read_ahead(["/proc/self/mem"])
     assert isinstance(reason, UnreadableFile) and "cannot be read" in str(reason)
 
 
-def test_who_stops_reading_leaves_no_thread(urls: list[str]):
+def test_stopping_early_leaves_no_thread(urls: list[str]):
     before = threading.active_count()
     reading = read_ahead(urls)
     next(reading)
@@ -66,7 +66,7 @@ def test_who_stops_reading_leaves_no_thread(urls: list[str]):
     assert threading.active_count() == before
 
 
-def test_what_is_larger_than_asked_for_is_not_read_whole(urls: list[str]):
+def test_a_file_larger_than_the_limit_is_not_read_whole(urls: list[str]):
     found = list(read_ahead(urls[:8], max_bytes=5))
     assert found[:6] == [bytes(number) for number in range(6)]
     assert all(isinstance(reason, UnreadableFile) and reason.too_large for reason in found[6:])

@@ -53,7 +53,7 @@ def vectors() -> Tensor:
     """Vectors of COCO's names, or without the file random ones with similar norms and similarities."""
     if GLOVE.exists():
         aliases = {"cell phone": "phone", "parking meter": "street sign"}
-        embeddings = glove_embeddings(LabelVocabulary(COCO), str(GLOVE), aliases=aliases, oov="zero")
+        embeddings = glove_embeddings(LabelVocabulary(COCO), str(GLOVE), alias=aliases, oov="zero")
         return torch.from_numpy(embeddings.vectors)
     rng = torch.Generator().manual_seed(0)
     common, individual = torch.randn(1, 300, generator=rng), torch.randn(LABELS, 300, generator=rng)
