@@ -16,7 +16,7 @@ from lglm_core.pages.report_data import EDGES_SHOWN, EXAMPLES, SCORES_SHOWN, gat
 from lglm_core.training.recipe import TrainingRecipe
 from lglm_core.training.run import build_model
 
-HISTORY = [{"epoch": 1, "loss": 2.0, "val_map": None, "seconds": 1.0}]
+HISTORY = (rooms.EpochRecord(epoch=1, loss=2.0, val_map=None, seconds=1.0),)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,17 @@ def scores(learnable: Dataset) -> np.ndarray:
 @pytest.fixture(scope="module")
 def report(bundle: Bundle, learnable: Dataset, scores: np.ndarray) -> Report:
     split = learnable.split("val")
-    model = rooms.Manifest("model", "f" * 64, {}, {}, {"parameters": 1_234_567}, {"history": HISTORY})
+    model = rooms.ModelManifest(
+        fingerprint="f" * 64,
+        inputs={},
+        options={},
+        counts={"parameters": 1_234_567},
+        head="lglm",
+        weights="w" * 64,
+        labels=learnable.labels.digest,
+        names=tuple(learnable.labels),
+        history=HISTORY,
+    )
     per_label = per_label_table(scores, split.targets, learnable.labels)
     return gather_report(bundle, model, learnable, split, scores, {"mAP": 50.0}, per_label)
 
