@@ -20,6 +20,7 @@ from lglm_core.errors import DamageError, InputError, RunError
 
 IMAGES_PER_PART = 1000
 IMAGES_PER_BATCH = 32
+PROVENANCE_KEY = b"recipe"  # in the metadata of part files; earlier versions read it, too
 ERRORS: dict[str, type[Exception]] = {
     kind.__name__: kind for kind in (InputError, storage.UnreadableFile, DamageError, RunError)
 }
@@ -67,7 +68,7 @@ class _PartWriter:
         table = self.make().table(part.start, part.stop)
         if table.num_rows != part.stop - part.start:
             raise DamageError(f"{part.url}: {part.stop - part.start} rows expected, {table.num_rows} made")
-        storage.write_parquet(part.url, table.replace_schema_metadata({"recipe": self.provenance}))
+        storage.write_parquet(part.url, table.replace_schema_metadata({PROVENANCE_KEY: self.provenance}))
 
 
 def write_parts(
@@ -170,7 +171,7 @@ def written_parts(folder: str, parts: Sequence[Part], provenance: str) -> set[in
             footer = storage.read_parquet_footer(part.url, sizes[part.url])
         except InputError:  # it is broken, so it is written again
             return False
-        found = (footer.metadata or {}).get(b"recipe")
+        found = (footer.metadata or {}).get(PROVENANCE_KEY)
         return found == provenance.encode() and footer.num_rows == part.stop - part.start
 
     with ThreadPoolExecutor(storage.READERS, thread_name_prefix="footers") as pool:

@@ -22,7 +22,7 @@ MANIFEST = "manifest.json"
 class MissingRoom(InputError):
     """No complete room of the kind *missing_kind* is there."""
 
-    def __init__(self, message: str, missing_kind: str) -> None:
+    def __init__(self, message: str, *, missing_kind: str = "") -> None:
         super().__init__(message)
         self.missing_kind = missing_kind
 
@@ -127,7 +127,9 @@ def require(room: str, kind: type[M]) -> M:
     """
     manifest = read_manifest(room)
     if manifest is None:
-        raise MissingRoom(f"{room}: no complete {kind.kind} room there (no {MANIFEST})", kind.kind)
+        raise MissingRoom(
+            f"{room}: no complete {kind.kind} room there (no {MANIFEST})", missing_kind=kind.kind
+        )
     if not isinstance(manifest, kind):
         raise InputError(
             f"{room}: {a_kind(manifest.kind)} room was found where {a_kind(kind.kind)} room was expected"

@@ -3,7 +3,7 @@
 import random
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, Union, get_args, get_origin
 
@@ -14,14 +14,15 @@ from pydantic import ValidationError, model_validator
 from jobs import command_line, options
 from jobs.arguments import flag, parse, to_arguments, validate, with_flags
 from jobs.command_line import Outcome
-from jobs.options import SOURCES, Options
+from jobs.options import APPEND, RETRY, SHARD, Options
 from lglm_core.errors import InputError
 from pipelines.cli import FLOWS, JOBS
 from pipelines.options import JOB_OPTIONS, Sharding, TagBucket, TrainLglm
 from tests.jobs.commands import Here, Result
 
+BY_SOURCE: dict[str, Mapping[str, type[Options]]] = {"shard": SHARD, "append": APPEND, "retry": RETRY}
 KINDS: dict[tuple[str, ...], type[Options]] = {
-    **{("shard", source): kind for source, kind in SOURCES.items()},
+    **{(verb, source): kind for verb, kinds in BY_SOURCE.items() for source, kind in kinds.items()},
     ("dataset",): options.DescribeDataset,
     ("label-embeddings",): options.MakeLabelEmbeddings,
     ("train",): options.Train,
@@ -166,10 +167,11 @@ def test_help_of_every_verb_shows_each_option(
     assert "--json" in result.stdout
 
 
-def test_help_of_shard_lists_the_sources(cli: Here):
-    result = cli("shard", "--help")
+@pytest.mark.parametrize("verb", BY_SOURCE)
+def test_help_of_a_verb_with_sources_lists_them(cli: Here, verb: str):
+    result = cli(verb, "--help")
     assert result.code == 0, result.stderr
-    for source, kind in SOURCES.items():
+    for source, kind in BY_SOURCE[verb].items():
         assert f"  {source}" in result.stdout
         assert str(kind.__doc__) in result.stdout
 
@@ -202,6 +204,7 @@ def test_help_names_the_required_options_first_and_without_brackets(cli: Here, n
             ["train", *TRAIN, "--frobnicate", "--epoch=3"],
             "unknown option --frobnicate; see lglm train",
         ),
+        (["append", "mirflikr"], "lglm append: unknown source 'mirflikr'; did you mean mirflickr? see"),
         (["shard", "cocoo"], "lglm shard: unknown source 'cocoo'; did you mean coco? see lglm shard --help"),
         (
             ["shard", "--out", "o", "toy"],
@@ -271,7 +274,7 @@ def test_a_list_in_the_config_file_is_a_repeated_option(tmp_path: Path):
 def test_the_config_file_serves_the_kinds_of_source_too(tmp_path: Path):
     config = tmp_path / "toy.yaml"
     config.write_text("out: o\nmax-samples-per-shard: 5\n")
-    code, seen = run_recorded(SOURCES, "toy", "--config", config)
+    code, seen = run_recorded(SHARD, "toy", "--config", config)
     assert code == 0
     assert seen == [options.ShardToy(out="o", max_samples_per_shard=5)]
 
@@ -356,7 +359,7 @@ def random_options(kind: type[Options], rng: random.Random, *, every: bool = Tru
         if "head_option" in kind.model_fields:  # which must suit the head
             values |= {"head": "lglm", "head_option": ("pooling=average", "feature_dropout=0.25")}
         if kind is TrainLglm:  # whose source takes only some of the options
-            others = {*Sharding.model_fields} - {"source", *JOB_OPTIONS[SOURCES[values["source"]]]}
+            others = {*Sharding.model_fields} - {"source", *JOB_OPTIONS[SHARD[values["source"]]]}
             values = {name: value for name, value in values.items() if name not in others}
         try:
             return kind(**values)
@@ -367,8 +370,8 @@ def random_options(kind: type[Options], rng: random.Random, *, every: bool = Tru
 @pytest.mark.parametrize("name", KINDS, ids=NAMES)
 def test_options_survive_the_way_through_their_arguments(name: tuple[str, ...]):
     kind, rng = KINDS[name], random.Random(f"{name}")
-    given: Any = SOURCES if name[0] == "shard" else kind
-    choice = [name[1]] if name[0] == "shard" else []
+    given: Any = BY_SOURCE.get(name[0], kind)
+    choice = [name[1]] if name[0] in BY_SOURCE else []
     for _ in range(50):
         wanted = random_options(kind, rng)
         parsed, as_json = parse(name[0], given, [*choice, *to_arguments(wanted)])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lglm_core import rooms
+from lglm_core.rooms import Room
 from lglm_core.sources.coco import CocoSource
 from lglm_core.sources.source import LabelledImage
 from tests.jobs.commands import COCO_LABELS, Here, Result, make_dataset, write_coco
@@ -47,14 +47,15 @@ def test_a_dataset_that_changes_before_the_training_is_refused(
     here: Here, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     dataset = shutil.copytree(tiny_dataset, tmp_path / "dataset")
-    find = rooms.find
+    find = Room.find
 
-    def find_late(*arguments: Any) -> Any:
-        shutil.rmtree(dataset)
-        make_dataset(CocoSource(str(write_coco(tmp_path / "coco", samples=16))), dataset)
-        return find(*arguments)
+    def find_late(room: Room) -> Any:
+        if room.url == str(tmp_path / "run"):
+            shutil.rmtree(dataset)
+            make_dataset(CocoSource(str(write_coco(tmp_path / "coco", samples=16))), dataset)
+        return find(room)
 
-    monkeypatch.setattr(rooms, "find", find_late)
+    monkeypatch.setattr(Room, "find", find_late)
     result = train(here, dataset, tmp_path / "run")
     assert_refused(result, f"{dataset}: another run changed this dataset meanwhile", out=tmp_path / "run")
 

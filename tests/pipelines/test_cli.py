@@ -27,7 +27,7 @@ def test_help_lists_every_verb_and_flow(capsys: pytest.CaptureFixture[str], argu
         ),
         (["flow", "nope"], "lglm: unknown flow 'nope'; the flows are train-lglm, tag-bucket"),
         (["flow"], "lglm: no flow named; the flows are train-lglm, tag-bucket"),
-        (["frobnicate"], "lglm: unknown verb 'frobnicate'; the verbs are shard, verify, "),
+        (["frobnicate"], "lglm: unknown verb 'frobnicate'; the verbs are shard, append, retry, "),
         (["--frobnicate"], "lglm: unknown verb '--frobnicate'; the verbs are "),
     ],
 )

@@ -3,12 +3,16 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from lglm_core.dataset.reader import Dataset
+from lglm_core.dataset.receipt import Receipt
+from lglm_core.dataset.shard_writer import write_shard
 from lglm_core.sources.source import LabelledImage
 from tests.lglm_core.conftest import ListedSource
+from tests.lglm_core.dataset.samples import GOOD, LABELS, plan_of
 
 COUNTED = ("planned", "written", "rejected")
 Encode = Callable[..., bytes]
@@ -43,3 +47,31 @@ def listed(first: Dataset, encode: Encode, listed_source: Listed) -> Listed:
         return listed_source(tuple(labels), tuple(images))
 
     return source
+
+
+@pytest.fixture
+def raw(tmp_path: Path, encode: Encode) -> Path:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (30, 20, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    (folder / "good.jpg").write_bytes(encode(noise, "JPEG"))
+    (folder / "rotated.jpg").write_bytes(encode(noise, "JPEG", exif=exif))
+    (folder / "really-a-png.jpg").write_bytes(encode(noise, "PNG"))
+    (folder / "empty.jpg").touch()
+    (folder / "truncated.jpg").write_bytes((folder / "good.jpg").read_bytes()[:400])
+    (folder / "letter.jpg").write_text("Dear Sir or Madam")
+    (folder / "folder.jpg").mkdir()
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "dataset"
+
+
+@pytest.fixture
+def receipt(raw: Path, out: Path) -> Receipt:
+    return write_shard(plan_of(raw, GOOD), LABELS, str(out))

@@ -2,19 +2,26 @@
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 from PIL import Image
 
 from lglm_core.dataset.append import (
     ImagesToAppend,
 )
+from lglm_core.dataset.plan import ShardPlan
 from lglm_core.dataset.reader import Dataset
 from lglm_core.dataset.writer import DatasetWriter, WriteSettings
+from lglm_core.labels.vocabulary import LabelVocabulary
+from lglm_core.sources.source import LabelledImage
 from tests.lglm_core.conftest import ListedSource
 
 COUNTED = ("planned", "written", "rejected")
 Encode = Callable[..., bytes]
 Listed = Callable[..., ListedSource]
+
+LABELS = LabelVocabulary(["cat", "dog", "boat"])
+GOOD = ["good", "rotated", "really-a-png"]
 
 
 def writer_of(dataset: Dataset, max_rejected: float = 1.0) -> DatasetWriter:
@@ -40,3 +47,15 @@ def drawn(width: int, height: int) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (width, height)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def plan_of(raw: Path, names: list[str], fingerprint: str = "f1") -> ShardPlan:
+    images = tuple(
+        LabelledImage(name, "train", f"{raw}/{name}.jpg", f"{name}.jpg", ("dog", "cat"), ("boat",))
+        for name in names
+    )
+    return ShardPlan("train", 0, images, fingerprint)
+
+
+def shard(out: Path) -> Path:
+    return out / "shards" / "train" / "train-000000.tar"

@@ -34,7 +34,7 @@ Randomise = Callable[..., None]
 
 
 def recogniser(backbone: str, randomise: Randomise, variant: str = "lglm") -> Recogniser:
-    """A model as if trained: one batch sets the statistics, and activations stay in range."""
+    """Return a model as if trained; one batch sets the statistics, so that activations stay in range."""
     torch.manual_seed(0)
     network = Backbone(backbone)
     model = Recogniser(network, small_head(variant, network.width, draw_knowledge(3, 8)))
@@ -47,16 +47,16 @@ def recogniser(backbone: str, randomise: Randomise, variant: str = "lglm") -> Re
     with torch.no_grad():
         for name, parameter in model.head.named_parameters():
             if "score" in name:
-                parameter *= 0.3  # logits of a few units, as trained ones are
+                parameter *= 0.3  # logits of a few units, as of a trained model
     return model.eval()
 
 
 def pictures(count: int, seed: int = 0) -> Tensor:
-    """Uint8, black and white ones among them."""
+    """Return random uint8 pictures; the first is half black and half white."""
     rng = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(0, 256, (count, 3, SIZE, SIZE), dtype=torch.uint8, generator=rng)
-    drawn[0, :, : SIZE // 2], drawn[0, :, SIZE // 2 :] = 0, 255
-    return drawn
+    random = torch.randint(0, 256, (count, 3, SIZE, SIZE), dtype=torch.uint8, generator=rng)
+    random[0, :, : SIZE // 2], random[0, :, SIZE // 2 :] = 0, 255
+    return random
 
 
 def as_onnx(model: Recogniser) -> dict[str, bytes]:
@@ -95,7 +95,7 @@ def test_a_folded_model_gives_the_logits_of_the_model(randomise: Randomise, vari
 
 @pytest.mark.parametrize("name", [name for name in BUILDERS if HEADS[name].foldable and name != "folded"])
 def test_a_folded_model_tags_as_the_model_does(randomise: Randomise, name: str):
-    """That is, it also pools as the head did."""
+    """So it also pools as the head did."""
     model = recogniser("shufflenet_v2_x0_5", randomise, name)
     png = io.BytesIO()
     Image.fromarray(pictures(1)[0].permute(1, 2, 0).numpy()).save(png, "PNG")
@@ -136,7 +136,7 @@ def test_a_head_that_does_not_fold_is_refused(randomise: Randomise, name: str):
 
 
 def assert_agrees(model: Recogniser, run: Callable[[np.ndarray], Any]) -> None:
-    """Elsewhere and here: the same logits of the unfolded model, and the same features."""
+    """Assert that *run* gives the unfolded model's logits and features."""
     for count in (1, 2, 7):
         with torch.no_grad():
             maps = model.backbone(model.backbone.preprocessing(SIZE).normalise(pictures(count)))
@@ -155,7 +155,7 @@ def test_onnx_gives_the_logits_of_the_model(randomise: Randomise, name: str):
     assert_agrees(model, lambda images: session(data).run(["logits", "features"], {"images": images}))
 
 
-def test_the_graph_says_what_it_takes_and_gives(resnet18: Recogniser, graph: bytes):
+def test_the_graph_declares_its_inputs_and_outputs(resnet18: Recogniser, graph: bytes):
     running = session(graph)
     assert_agrees(resnet18, lambda images: running.run(["logits", "features"], {"images": images}))
     assert [(v.name, v.type, v.shape) for v in (*running.get_inputs(), *running.get_outputs())] == [
@@ -167,7 +167,7 @@ def test_the_graph_says_what_it_takes_and_gives(resnet18: Recogniser, graph: byt
 
 
 def test_the_graph_normalises_by_itself(randomise: Randomise):
-    """Another normalisation than ImageNet's, of one backbone."""
+    """The normalisation is the model's, here another than ImageNet's."""
     model = folded_model(recogniser("shufflenet_v2_x0_5", randomise))
     preprocessing = Preprocessing(SIZE, (0.5, 0.4, 0.3), (0.25, 0.5, 1.0))
     (data,) = to_onnx(model, preprocessing, LABELS, THRESHOLDS).values()
@@ -186,14 +186,16 @@ def test_labels_thresholds_and_size_are_in_the_metadata(graph: bytes):
     assert metadata["image_size"] == str(SIZE)
 
 
-def test_the_same_model_gives_the_same_bytes_and_nothing_of_this_machine(resnet18: Recogniser, graph: bytes):
+def test_the_same_model_gives_the_same_bytes_without_paths_of_this_machine(
+    resnet18: Recogniser, graph: bytes
+):
     assert as_onnx(resnet18) == {"model.onnx": graph}
     parsed = onnx.load_from_string(graph)
     assert str(Path(export.__file__).parents[2]).encode() not in graph
     assert not any(node.metadata_props or node.doc_string for node in parsed.graph.node)
 
 
-def test_weights_beyond_one_file_lie_beside_it(
+def test_large_weights_are_in_a_second_file(
     resnet18: Recogniser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(export, "ONE_FILE_BYTES", 1000)
@@ -206,7 +208,7 @@ def test_weights_beyond_one_file_lie_beside_it(
     assert_agrees(resnet18, lambda images: running.run(["logits", "features"], {"images": images}))
 
 
-def test_the_exporter_is_not_heard(randomise: Randomise, capfd: pytest.CaptureFixture[str]):
+def test_the_export_prints_nothing(randomise: Randomise, capfd: pytest.CaptureFixture[str]):
     model = recogniser("squeezenet1_1", randomise)
     capfd.readouterr()
     as_onnx(model)
@@ -218,7 +220,7 @@ class Untraceable(torch.nn.Module):
         return images if images.sum() > 0 else -images
 
 
-def test_a_backbone_that_onnx_cannot_say_is_one_line(randomise: Randomise):
+def test_a_backbone_that_onnx_cannot_express_is_refused_in_one_line(randomise: Randomise):
     model = folded_model(recogniser("shufflenet_v2_x0_5", randomise))
     model.backbone.cnn = Untraceable()
     with pytest.raises(RunError, match="shufflenet_v2_x0_5 cannot be written as ONNX") as caught:

@@ -4,14 +4,14 @@ import pytest
 from lglm_core.inference.retrieval import nearest
 
 
-def drawn(n: int = 200, d: int = 16) -> tuple[np.ndarray, np.ndarray]:
+def random_features(n: int = 200, d: int = 16) -> tuple[np.ndarray, np.ndarray]:
     features = np.random.default_rng(0).normal(size=(n, d)).astype(np.float32)
     return features, np.linalg.norm(features, axis=1)
 
 
 @pytest.mark.parametrize("k", [1, 2, 17, 200])
-def test_it_agrees_with_brute_force(k: int):
-    features, norms = drawn()
+def test_the_nearest_rows_are_those_of_a_brute_force_search(k: int):
+    features, norms = random_features()
     query = np.random.default_rng(1).normal(size=16)
     cosines = [
         float(query @ row / np.linalg.norm(query) / np.linalg.norm(row)) for row in features.astype(float)
@@ -23,28 +23,28 @@ def test_it_agrees_with_brute_force(k: int):
 
 
 def test_a_row_is_most_similar_to_itself():
-    features, norms = drawn()
+    features, norms = random_features()
     hit = nearest(features[42], features, norms, 1)[0]
     assert (hit.row, hit.similarity) == (42, pytest.approx(1.0, abs=1e-6))
 
 
 def test_features_stored_as_float16_need_no_normalisation():
-    features, norms = drawn()
+    features, norms = random_features()
     stored = (features * 30).astype(np.float16)
     hits = nearest(features[7], stored, norms * 30, 3)
     assert hits[0].row == 7 and hits[0].similarity == pytest.approx(1.0, abs=1e-3)
 
 
-def test_fewer_rows_come_back_if_there_are_fewer():
-    features, norms = drawn(n=3)
+def test_fewer_rows_are_returned_if_there_are_fewer():
+    features, norms = random_features(n=3)
     assert sorted(hit.row for hit in nearest(features[0], features, norms, 10)) == [0, 1, 2]
 
 
-def test_nothing_comes_back_from_nothing():
+def test_an_empty_table_has_no_neighbours():
     assert nearest(np.ones(4), np.empty((0, 4), np.float32), np.empty(0, np.float32), 3) == []
 
 
-def test_equal_similarities_come_in_order_of_their_rows():
+def test_equal_similarities_are_ordered_by_row():
     features = np.array([[1, 0], [0, 1], [2, 0], [0, 3], [1, 0]], np.float32)
     hits = nearest(np.array([1.0, 0.0]), features, np.linalg.norm(features, axis=1), 5)
     assert [hit.row for hit in hits] == [0, 2, 4, 1, 3]
@@ -58,12 +58,12 @@ def test_of_equal_similarities_at_the_cut_the_first_rows_are_taken():
 
 
 def test_a_row_of_length_zero_is_similar_to_nothing():
-    features, norms = drawn(n=5)
+    features, norms = random_features(n=5)
     features[2], norms[2] = 0, 0
     similarity = {hit.row: hit.similarity for hit in nearest(features[0], features, norms, 5)}
     assert similarity[2] == 0
 
 
 def test_a_query_of_length_zero_is_similar_to_nothing():
-    features, norms = drawn(n=5)
+    features, norms = random_features(n=5)
     assert {hit.similarity for hit in nearest(np.zeros(16), features, norms, 5)} == {0.0}

@@ -31,7 +31,7 @@ def tagger(model_room: Path) -> Tagger:
 
 @pytest.fixture(scope="module")
 def pictures(encode: Callable[..., bytes]) -> list[bytes]:
-    """Of 32 pixels, so that nothing is resized, and without loss."""
+    """Lossless pictures of the model's size, so that nothing is resized."""
     rng = np.random.default_rng(0)
     return [encode(Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))) for _ in range(5)]
 
@@ -46,7 +46,7 @@ def normalised(
     return torch.from_numpy(standardised).permute(0, 3, 1, 2)
 
 
-def test_scores_are_those_of_the_unfolded_model(
+def test_scores_equal_those_of_the_unfolded_model(
     tagger: Tagger, trained_model: Recogniser, pictures: list[bytes]
 ):
     with torch.no_grad():
@@ -66,7 +66,7 @@ def test_features_are_the_maxima_of_the_backbones_map(
 
 @pytest.fixture(scope="module")
 def squeezenet() -> Backbone:
-    """Its map has four cells for 48 pixels, so that poolings differ."""
+    """A backbone whose map has four cells for 48 pixels, so that poolings differ."""
     torch.manual_seed(0)
     return Backbone("squeezenet1_1")
 
@@ -74,8 +74,8 @@ def squeezenet() -> Backbone:
 def bundle_of(
     variant: str, backbone: Backbone, embeddings: LabelEmbeddings, randomise: Callable[..., None]
 ) -> Bundle:
-    """A model as if trained, with every label's threshold at one half."""
-    vectors = torch.from_numpy(embeddings.vectors) / 30  # so that no score is 0 or 1 in float32
+    """Return a model as if trained, with a threshold of one half for every label."""
+    vectors = torch.from_numpy(embeddings.vectors) / 30  # smaller, so that no score is 0 or 1 in float32
     counts = torch.tensor([[9, 1, 7], [1, 3, 0], [7, 0, 8]])
     head = small_head(variant, backbone.width, LabelKnowledge(3, vectors, counts))
     randomise(head)
@@ -91,7 +91,7 @@ def test_every_head_scores_pictures_as_its_whole_model_does(
     randomise: Callable[..., None],
     encode: Callable[..., bytes],
 ):
-    """Whether it folds or not, and however it pools."""
+    """This includes heads that do not fold, and all poolings."""
     bundle = bundle_of(variant, squeezenet, shape_embeddings, randomise)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (3, 48, 48, 3), dtype=np.uint8)
@@ -132,9 +132,9 @@ def test_pictures_are_prepared_as_the_model_says(model_room: Path, pictures: lis
 def test_an_unreadable_picture_among_good_ones_is_reported_at_its_position(
     tagger: Tagger, pictures: list[bytes]
 ):
-    recognition = tagger.predict([pictures[0], b"", pictures[1], b"a letter", pictures[2][:60]])
-    assert recognition.read == (0, 2)
-    assert {position: error.reason for position, error in recognition.errors.items()} == {
+    predictions = tagger.predict([pictures[0], b"", pictures[1], b"a letter", pictures[2][:60]])
+    assert predictions.read == (0, 2)
+    assert {position: error.reason for position, error in predictions.errors.items()} == {
         1: "empty",
         3: "not_an_image",
         4: "corrupt",
@@ -142,8 +142,8 @@ def test_an_unreadable_picture_among_good_ones_is_reported_at_its_position(
 
 
 def test_unreadable_neighbours_change_no_score(tagger: Tagger, pictures: list[bytes]):
-    recognition = tagger.predict([b"", pictures[0], b"", pictures[1]])
-    np.testing.assert_allclose(recognition.scores, tagger.predict(pictures[:2]).scores, rtol=0, atol=1e-6)
+    predictions = tagger.predict([b"", pictures[0], b"", pictures[1]])
+    np.testing.assert_allclose(predictions.scores, tagger.predict(pictures[:2]).scores, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_unreadable_neighbours_change_no_score(tagger: Tagger, pictures: list[by
         ([None], "NoneType in it$"),
     ],
 )
-def test_what_is_no_list_of_encoded_pictures_is_refused(tagger: Tagger, images: Any, found: str):
+def test_anything_but_a_list_of_encoded_pictures_is_refused(tagger: Tagger, images: Any, found: str):
     with pytest.raises(
         TypeError, match=rf"a list of encoded pictures was expected, such as \[.*; found .*{found}"
     ):
@@ -164,10 +164,12 @@ def test_what_is_no_list_of_encoded_pictures_is_refused(tagger: Tagger, images: 
 
 
 @pytest.mark.parametrize("images", [[], [b"", b"x"]])
-def test_where_nothing_can_be_read_the_tables_are_empty_but_wide(tagger: Tagger, images: list[bytes]):
-    recognition = tagger.predict(images)
-    assert (recognition.features.shape, recognition.scores.shape) == ((0, 576), (0, 3))
-    assert len(recognition.errors) == len(images)
+def test_without_readable_pictures_the_arrays_are_empty_and_keep_their_widths(
+    tagger: Tagger, images: list[bytes]
+):
+    predictions = tagger.predict(images)
+    assert (predictions.features.shape, predictions.scores.shape) == ((0, 576), (0, 3))
+    assert len(predictions.errors) == len(images)
 
 
 def test_other_sizes_and_modes_are_squashed_to_the_square(tagger: Tagger, encode: Callable[..., bytes]):
@@ -190,5 +192,9 @@ def test_a_score_at_its_threshold_counts(model_room: Path):
     assert with_thresholds(model_room, 0.3, 0.3, 0.3).tags(np.full((1, 3), 0.3, np.float32)) == [[0, 1, 2]]
 
 
-def test_labels_come_in_column_order(tagger: Tagger, shape_embeddings: LabelEmbeddings):
+def test_labels_are_in_column_order(tagger: Tagger, shape_embeddings: LabelEmbeddings):
     assert tagger.labels == shape_embeddings.labels == LabelVocabulary(("bright", "red", "striped"))
+
+
+def test_a_tagger_shows_head_backbone_labels_size_and_device(tagger: Tagger):
+    assert repr(tagger) == "Tagger(lglm on mobilenet_v3_small, 3 labels, 32 × 32, cpu)"

@@ -15,6 +15,7 @@ from lglm_core import storage
 from lglm_core.dataset.reader import Dataset, Split
 from lglm_core.errors import DamageError, InputError
 from lglm_core.loading.cache import ShardCache, with_cache
+from lglm_core.rooms import ReceiptRecord, ShardRecord
 
 PICTURES = 12
 
@@ -67,7 +68,7 @@ def test_every_picture_is_fetched_once(dataset: Dataset, tmp_path: Path, reads: 
 
 
 def test_the_copies_take_up_at_most_the_given_bytes(dataset: Dataset, tmp_path: Path, reads: list[str]):
-    sizes = [shard["bytes"] for shard in dataset.manifest.details["shards"]]
+    sizes = [shard.bytes for shard in dataset.manifest.shards]
     bound = sizes[0] + sizes[1] + sizes[2] // 2
     split = with_cache(dataset, str(tmp_path / "cache"), bound).split("train")
     assert read_all(split) == read_all(split)
@@ -83,7 +84,7 @@ def test_copies_of_other_shards_are_removed_the_oldest_first(dataset: Dataset, t
         path = folder / copy_of(name)
         path.write_bytes(os.urandom(1 << 20))
         os.utime(path, (10**9 - age, 10**9 - age))
-    own = sum(shard["bytes"] for shard in dataset.manifest.details["shards"])
+    own = sum(shard.bytes for shard in dataset.manifest.shards)
     with_cache(dataset, str(folder), own + (5 << 19))
     assert {path.name for path in folder.iterdir()} == {copy_of("newest"), copy_of("newer")}
 
@@ -98,7 +99,8 @@ def test_a_file_that_is_no_copy_is_never_removed(dataset: Dataset, tmp_path: Pat
 
 @pytest.mark.parametrize("digest", ["../escaped", "/tmp/escaped", "a" * 63, ""])
 def test_a_manifest_cannot_name_a_path_outside_the_folder(tmp_path: Path, digest: str):
-    shard = {"name": "train-000000", "sha256": digest, "bytes": 10}
+    receipt = ReceiptRecord(bytes=10, sha256="0" * 64, name="receipts/train-000000.json")
+    shard = ShardRecord(10, digest, "train-000000", "train", 1, receipt)
     assert ShardCache.create([shard], str(tmp_path), 100).copies == {}
 
 
@@ -191,10 +193,10 @@ def test_two_datasets_at_once_may_fill_the_limit_each_and_the_next_makes_room(
     (tmp_path / "other").mkdir()
     other = write_dataset(tmp_path / "other", ["a", "b"], [("train", picture, ["a"], [])])
     folder = tmp_path / "cache"
-    ours = sum(shard["bytes"] for shard in dataset.manifest.details["shards"])
+    ours = sum(shard.bytes for shard in dataset.manifest.shards)
     splits = [with_cache(one, str(folder), ours).split("train") for one in (dataset, other)]
     for split in splits:
         read_all(split)
     assert taken_up(folder) > ours
     with_cache(dataset, str(folder), ours)
-    assert len(list(folder.iterdir())) == len(dataset.manifest.details["shards"])
+    assert len(list(folder.iterdir())) == len(dataset.manifest.shards)

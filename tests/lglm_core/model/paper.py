@@ -1,11 +1,11 @@
-"""LGLM in NumPy and double precision, from its equations: what lglm_core is compared with.
+"""LGLM in NumPy and double precision, written from its equations, as a reference for lglm_core.
 
-Written from Xie et al. 2022, section 3, not from lglm_core: label by label, as the text has it, with Eq. 8's
-missing minus sign. Beside the text stand the other readings that lglm_core offers.
+It is written from section 3 of Xie et al. 2022 and not from lglm_core: label by label, as in the text, with
+the minus sign that is missing in Eq. 8. The variants that lglm_core offers are included.
 
-Everything here works on complex numbers too, and is analytic between its kinks. So slopes come by a complex
-step, Im f(x + ih) / h (Squire and Trapp, 1998): nothing is subtracted, and with h = 1e-30 they are exact to
-rounding.
+All functions accept complex numbers and are analytic between their kinks. So gradients are computed by a
+complex step, Im f(x + ih) / h (Squire and Trapp, 1998): nothing is subtracted, and with h = 1e-30 they are
+exact to rounding.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ import numpy as np
 
 Parameters = Mapping[str, np.ndarray]
 STEP = 1e-30
-EPSILON = 1e-5  # of both normalisations, torch's default
+EPSILON = 1e-5  # torch's default, for both normalisations
 
 
 def relu(x: np.ndarray) -> np.ndarray:
@@ -40,7 +40,7 @@ def standardise(x: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> np.nda
 
 
 def moments(x: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and (biased) variance; np.var would take the modulus of a complex number."""
+    """Return the mean and the (biased) variance; np.var would take the modulus of complex numbers."""
     mean = x.mean(axis, keepdims=True)
     return mean, ((x - mean) ** 2).mean(axis, keepdims=True)
 
@@ -50,13 +50,13 @@ def fc(x: np.ndarray, p: Parameters, name: str) -> np.ndarray:
 
 
 def global_max_pooling(maps: np.ndarray) -> np.ndarray:
-    """Eq. 2: feature maps [B, D, h, w] → F [B, D]."""
+    """Return F [B, D] of feature maps [B, D, h, w] (Eq. 2)."""
     cells = maps.reshape(*maps.shape[:2], -1)
     return np.take_along_axis(cells, cells.real.argmax(axis=2)[:, :, None], axis=2)[:, :, 0]
 
 
 def correlation(L: np.ndarray, p: Parameters, *, squashed: bool) -> np.ndarray:
-    """Eq. 3; *squashed*: with the public code's sigmoid behind both branches."""
+    """Return A of Eq. 3; *squashed* adds the public code's sigmoid behind both branches."""
     L1, L2 = fc(L, p, "alpha"), fc(L, p, "beta")
     if squashed:
         L1, L2 = sigmoid(L1), sigmoid(L2)
@@ -64,7 +64,7 @@ def correlation(L: np.ndarray, p: Parameters, *, squashed: bool) -> np.ndarray:
 
 
 def normalised(A: np.ndarray, *, by_absolute_values: bool) -> np.ndarray:
-    """Eq. 4; or with the degrees Σ|Ã|, at least 0.01."""
+    """Return Â of Eq. 4, or with the degrees Σ|Ã|, at least 0.01."""
     a_tilde = A + np.eye(len(A))
     if by_absolute_values:
         degrees = absolute(a_tilde).sum(axis=1)
@@ -77,9 +77,9 @@ def normalised(A: np.ndarray, *, by_absolute_values: bool) -> np.ndarray:
 
 
 def counted_graph(counts: np.ndarray, threshold: float, reweighting: float) -> np.ndarray:
-    """ML-GCN's graph, from how often two labels are together (its Eqs. 6–8 and its code's normalisation).
+    """Return ML-GCN's graph from counts of label pairs (its Eqs. 6–8 and its code's normalisation).
 
-    The published code divides by zero for a label that never occurs; here it has no edges.
+    The published code divides by zero for a label that never occurs; here such a label has no edges.
     """
     labels = range(len(counts))
     edge = np.zeros(counts.shape)
@@ -95,7 +95,7 @@ def counted_graph(counts: np.ndarray, threshold: float, reweighting: float) -> n
 
 
 def gcn(L: np.ndarray, graph: np.ndarray, p: Parameters, *, leaky: bool) -> np.ndarray:
-    """Eq. 5; *leaky*: with the public code's LeakyReLU between the layers and nothing behind the last."""
+    """Return W of Eq. 5; *leaky* takes the public code's LeakyReLU, behind all layers but the last."""
     layers = [name for name in sorted(p) if name.startswith("U")]
     for name in layers:
         L = graph @ L @ p[name]
@@ -107,7 +107,7 @@ def gcn(L: np.ndarray, graph: np.ndarray, p: Parameters, *, leaky: bool) -> np.n
 
 
 def graph_loss(graph: np.ndarray, reduction: str) -> np.ndarray:
-    """Eq. 6 as the Frobenius norm that it prints; or sum or mean of absolute values."""
+    """Return L_A of Eq. 6 as the printed Frobenius norm, or as the sum or mean of absolute values."""
     difference = graph - np.eye(len(graph))
     if reduction == "frobenius":
         return np.sqrt((difference**2).sum())
@@ -115,9 +115,9 @@ def graph_loss(graph: np.ndarray, reduction: str) -> np.ndarray:
 
 
 def mfc(F: np.ndarray, W: np.ndarray, p: Parameters, g: int, *, conditioned: bool) -> np.ndarray:
-    """Eq. 7: C times fusion with F, then one fc for all labels, whose bias comes later.
+    """Return Y of Eq. 7: the fusion of every label with F, then one fc for all labels, without its bias.
 
-    Conditioned: LayerNorm on M2.
+    *conditioned* adds LayerNorm on M2.
     """
     Y = []
     for W_i in W:
@@ -131,7 +131,7 @@ def mfc(F: np.ndarray, W: np.ndarray, p: Parameters, g: int, *, conditioned: boo
 
 
 def dot(F: np.ndarray, W: np.ndarray, p: Parameters, *, conditioned: bool) -> np.ndarray:
-    """LGLM without MFC; *conditioned*: LayerNorm on W, and a weight per dimension."""
+    """Return Y of LGLM without MFC; *conditioned* adds LayerNorm on W and a weight per dimension."""
     if not conditioned:
         return F @ W.T
     W = standardise(W, *moments(W, axis=1)) * p["norm.weight"] + p["norm.bias"]
@@ -139,7 +139,7 @@ def dot(F: np.ndarray, W: np.ndarray, p: Parameters, *, conditioned: bool) -> np
 
 
 def residual_weights(vectors: np.ndarray, R: np.ndarray) -> np.ndarray:
-    """Not in the paper: a label's own weights, and 0.75 of others' by the squared similarity of words."""
+    """Return each label's residual weights plus 0.75 of others' by squared similarity (not in the paper)."""
     words = vectors / np.sqrt((vectors**2).sum(axis=1, keepdims=True))
     words = words - words.mean(axis=0)
     size = np.sqrt((words**2).sum(axis=1))
@@ -153,13 +153,13 @@ def residual_weights(vectors: np.ndarray, R: np.ndarray) -> np.ndarray:
 
 
 def label_loss(Y: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Eq. 8 with its minus sign, averaged over images."""
+    """Return L_M of Eq. 8 with its minus sign, averaged over images."""
     present = sigmoid(Y)
     return -(targets * np.log(present) + (1 - targets) * np.log(1 - present)).sum(axis=1).mean()
 
 
 class Result(NamedTuple):
-    """What one batch comes to: Y, Â, L_M, L_A and L_total."""
+    """The results of one batch: Y, Â, L_M, L_A and L_total."""
 
     logits: np.ndarray
     graph: np.ndarray
@@ -170,10 +170,10 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Lglm:
-    """LGLM; what is not given is as the text has it.
+    """LGLM; the defaults are the text's.
 
-    ``counts``, threshold and share: ML-GCN's graph in place of Eqs. 3 and 4. ``running``: mean and variance
-    of the conditioned feature in eval mode; None: the batch's own.
+    ``counts`` (with threshold and reweighting) selects ML-GCN's graph in place of Eqs. 3 and 4. ``running``
+    is the mean and variance of the conditioned feature in eval mode; None takes the batch's own.
     """
 
     vectors: np.ndarray
@@ -207,7 +207,7 @@ class Lglm:
             Y = mfc(F, W, p, self.g, conditioned=self.conditioned)
         else:
             Y = dot(F, W, p, conditioned=self.conditioned)
-        if self.residual:  # beside which the fusion is divided by the root of its width
+        if self.residual:  # the fusion is then divided by the root of its width
             width = len(p["fc1.bias"]) if self.fusion == "mfc" else F.shape[1]
             Y = Y / np.sqrt(width) + F @ residual_weights(self.vectors, p["R"]).T
         Y = Y + p.get("bias", 0)  # the text has one for all labels, and none without MFC
@@ -216,7 +216,7 @@ class Lglm:
 
 
 def gradient(function: Callable[[Parameters], np.ndarray], p: Parameters, name: str) -> np.ndarray:
-    """Slopes of a real function by every entry of parameter *name*."""
+    """Return the gradient of a real function with respect to the parameter *name*."""
     slopes = np.empty(p[name].shape)
     for index in np.ndindex(slopes.shape):
         shifted = p[name].astype(complex)

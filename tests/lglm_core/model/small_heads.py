@@ -1,4 +1,4 @@
-"""Every head, small enough for tests, and the variants of them that compute something else."""
+"""Every head, small enough for tests, and variants of heads that compute something else."""
 
 from typing import Any
 
@@ -42,14 +42,14 @@ FOLDABLE = [variant for variant, (name, _) in VARIANTS.items() if HEADS[name].fo
 
 
 def draw_knowledge(labels: int, vector_width: int, seed: int = 0) -> LabelKnowledge:
-    """Draw label vectors and counts in which some labels imply others."""
+    """Draw random label vectors, and counts in which some labels imply others."""
     rng = torch.Generator().manual_seed(seed)
     present = (torch.rand(60, labels, generator=rng) < torch.linspace(0.2, 0.8, labels)).long()
     return LabelKnowledge(labels, torch.randn(labels, vector_width, generator=rng), present.T @ present)
 
 
 def small_head(variant: str, feature_width: int, knowledge: LabelKnowledge, **options: Any) -> Head:
-    """Build one of :data:`VARIANTS`, always with the same weights."""
-    name, own = VARIANTS[variant]
+    """Build one of :data:`VARIANTS`; the same arguments give the same weights."""
+    name, variant_options = VARIANTS[variant]
     torch.manual_seed(0)
-    return build_head(name, head_config(name, {**own, **options}), feature_width, knowledge)
+    return build_head(name, head_config(name, {**variant_options, **options}), feature_width, knowledge)

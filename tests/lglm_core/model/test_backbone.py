@@ -42,7 +42,7 @@ def network_of(name: str) -> nn.Module:
 
 @torch.no_grad()
 def with_statistics(network: nn.Module) -> nn.Module:
-    """Let every normalisation see some pictures: without, a new network's map is nearly zero in eval mode."""
+    """Set batch statistics from some pictures; a new network's map is nearly zero in eval mode without."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
@@ -61,7 +61,9 @@ def test_width_and_stride_are_measured(backbones: dict[str, Backbone], name: str
 
 
 @pytest.mark.parametrize("name", MAPS)
-def test_it_gives_the_networks_last_feature_map(backbones: dict[str, Backbone], name: str, tmp_path: Path):
+def test_a_backbone_returns_the_networks_last_feature_map(
+    backbones: dict[str, Backbone], name: str, tmp_path: Path
+):
     network, last_map = with_statistics(network_of(name)), MAPS[name][1]
     torch.save(network.state_dict(), tmp_path / "weights.pth")
     backbone = backbones[name].eval()
@@ -81,13 +83,13 @@ def test_a_map_behind_a_functional_relu_is_found():
     assert _last_feature_map(network) == "relu"
 
 
-def test_every_size_above_the_stride_is_taken(backbones: dict[str, Backbone]):
+def test_any_size_above_the_stride_is_accepted(backbones: dict[str, Backbone]):
     with torch.no_grad():
         assert backbones["resnet18"].eval()(torch.zeros(1, 3, 33, 131)).shape == (1, 512, 2, 5)
 
 
 @pytest.mark.parametrize("write", [torch.save, save_file], ids=["torch", "safetensors"])
-def test_weights_come_back_from_a_file_of_torchvisions_naming(
+def test_weights_are_loaded_from_a_file_with_torchvisions_names(
     backbones: dict[str, Backbone], tmp_path: Path, write: Callable[..., None]
 ):
     state = network_of("shufflenet_v2_x0_5").state_dict()
@@ -104,7 +106,7 @@ def test_a_state_dict_of_a_data_parallel_checkpoint_is_unwrapped(tmp_path: Path)
     assert set(read_weights(f"{tmp_path}/w.pth")) == {"a", "b"}
 
 
-def test_none_leaves_the_weights_as_they_are(backbones: dict[str, Backbone]):
+def test_none_does_not_change_the_weights(backbones: dict[str, Backbone]):
     backbone = backbones["shufflenet_v2_x0_5"]
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     backbone.load_weights("none")
@@ -144,14 +146,14 @@ def test_a_refused_file_changes_nothing(backbones: dict[str, Backbone], tmp_path
     assert torch.equal(backbone.cnn.state_dict()["conv1.0.weight"], before)
 
 
-class Innocent:
+class Payload:
     def __reduce__(self) -> tuple[Callable[..., None], tuple[str]]:
         return Path.touch, (Path("pwned"),)  # type: ignore[return-value]
 
 
 def test_a_pickle_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    torch.save({"conv1.weight": Innocent()}, tmp_path / "w.pth")
+    torch.save({"conv1.weight": Payload()}, tmp_path / "w.pth")
     with pytest.raises(InputError, match=r"w\.pth: cannot be read as weights"):
         read_weights("w.pth")
     assert not Path("pwned").exists()
@@ -182,20 +184,20 @@ def test_an_unknown_name_is_refused_with_the_closest():
 
 
 @pytest.mark.parametrize("name", ["vit_b_16", "swin_t", "maxvit_t", "fasterrcnn_resnet50_fpn", "r3d_18"])
-def test_what_is_no_classification_cnn_is_refused(name: str):
+def test_a_network_that_is_no_classification_cnn_is_refused(name: str):
     with pytest.raises(InputError, match=f"'{name}' is no torchvision classification CNN"):
         Backbone(name)
 
 
-def test_a_new_backbone_is_in_training_mode_with_untouched_statistics(backbones: dict[str, Backbone]):
-    """Its feature map is measured by a probe, which must leave no trace."""
+def test_a_new_backbone_is_in_training_mode_with_initial_statistics():
+    """The probe that measures its feature map must not change the statistics."""
     fresh = Backbone("mobilenet_v3_small")
     assert all(module.training for module in fresh.modules())
     assert all(not t.any() for name, t in fresh.state_dict().items() if name.endswith("running_mean"))
 
 
 @pytest.mark.parametrize(("name", "stride"), [("alexnet", 32), ("squeezenet1_1", 16)])
-def test_the_stride_is_exact_where_padding_makes_the_map_smaller(name: str, stride: int):
+def test_the_stride_is_exact_where_missing_padding_makes_the_map_smaller(name: str, stride: int):
     """224 pixels give 6 and 13 cells, not 7 and 14."""
     assert Backbone(name).stride == stride
 
@@ -229,20 +231,20 @@ def timm_backbone() -> Backbone:
 
 
 @pytest.mark.parametrize("name", TIMM_MAPS)
-def test_width_and_stride_of_timms_networks_are_measured_too(name: str):
+def test_width_and_stride_of_timms_networks_are_measured(name: str):
     backbone = Backbone(name)
     assert (backbone.width, backbone.stride) == (TIMM_MAPS[name], 32)
 
 
-def test_a_network_of_timms_gives_the_map_in_front_of_its_pooling(timm_backbone: Backbone):
+def test_a_network_of_timm_returns_the_map_before_its_pooling(timm_backbone: Backbone):
     network = with_statistics(timm.create_model("test_resnet", pretrained=False))
-    own = timm_backbone.eval()
-    own.cnn.load_state_dict(network.state_dict(), strict=False)
+    backbone = timm_backbone.eval()
+    backbone.cnn.load_state_dict(network.state_dict(), strict=False)
     images = torch.randn(2, 3, 96, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = network.forward_features(images)
         assert expected.shape == (2, 96, 3, 2) and expected.std() > 0.05
-        torch.testing.assert_close(own(images), expected)
+        torch.testing.assert_close(backbone(images), expected)
 
 
 def test_pictures_are_prepared_as_timms_weights_expect(timm_backbone: Backbone):
@@ -250,10 +252,10 @@ def test_pictures_are_prepared_as_timms_weights_expect(timm_backbone: Backbone):
 
 
 @pytest.mark.parametrize("write", [torch.save, save_file], ids=["torch", "safetensors"])
-def test_weights_come_back_from_a_file_of_timms_naming(
+def test_weights_are_loaded_from_a_file_with_timms_names(
     timm_backbone: Backbone, tmp_path: Path, write: Callable[..., None]
 ):
-    """Such a file holds a classifier, which is of no use here."""
+    """Such a file also holds a classifier, which is ignored."""
     torch.manual_seed(1)
     state = timm.create_model("test_resnet", pretrained=False).state_dict()
     path = tmp_path / ("w.safetensors" if write is save_file else "w.pth")
@@ -263,24 +265,24 @@ def test_weights_come_back_from_a_file_of_timms_naming(
     assert all(torch.equal(tensor, state[name]) for name, tensor in timm_backbone.cnn.state_dict().items())
 
 
-def test_weights_of_another_network_of_timms_are_refused(timm_backbone: Backbone, tmp_path: Path):
+def test_weights_of_another_network_of_timm_are_refused(timm_backbone: Backbone, tmp_path: Path):
     torch.save(timm.create_model("lcnet_050", pretrained=False).state_dict(), tmp_path / "w.pth")
     with pytest.raises(InputError, match=r"w\.pth: not weights of timm/test_resnet: it holds no 'conv1"):
         timm_backbone.load_weights(f"{tmp_path}/w.pth")
 
 
-def test_imagenet_means_timms_own_weights(timm_backbone: Backbone, monkeypatch: pytest.MonkeyPatch):
+def test_imagenet_stands_for_timms_own_weights(timm_backbone: Backbone, monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(2)
     trained = timm.create_model("test_resnet", pretrained=False, num_classes=0)
-    asked: list[tuple[str, bool]] = []
+    calls: list[tuple[str, bool]] = []
 
     def create_model(name: str, *, pretrained: bool, **_: object) -> nn.Module:
-        asked.append((name, pretrained))
+        calls.append((name, pretrained))
         return trained
 
     monkeypatch.setattr(timm, "create_model", create_model)
     timm_backbone.load_weights("imagenet")
-    assert asked == [("test_resnet", True)]
+    assert calls == [("test_resnet", True)]
     assert torch.equal(
         timm_backbone.cnn.state_dict()["conv1.0.weight"], trained.state_dict()["conv1.0.weight"]
     )
@@ -309,12 +311,12 @@ def test_a_name_unknown_to_timm_is_refused_with_the_closest(name: str, closest: 
 
 
 @pytest.mark.parametrize("name", ["timm/@@@@", "timm/", "@@@@", ""])
-def test_there_is_a_closest_name_to_anything(name: str):
+def test_every_unknown_name_has_closest_names(name: str):
     with pytest.raises(InputError, match=r"the closest are \S+, \S+, \S+$"):
         check_backbone(name)
 
 
-def test_weights_that_timm_does_not_know_of_a_network_are_refused_with_those_it_does():
+def test_weights_unknown_to_timm_are_refused_with_the_known_ones():
     with pytest.raises(InputError, match=r"no weights 'mine' of timm/resnet18; it has a1_in1k, a2_in1k"):
         Backbone("timm/resnet18.mine")
 
@@ -323,7 +325,7 @@ def test_weights_that_timm_does_not_know_of_a_network_are_refused_with_those_it_
     "name",
     ["timm/test_vit", "timm/swin_tiny_patch4_window7_224", "timm/inception_next_atto", "timm/coat_tiny"],
 )
-def test_a_network_of_timms_without_feature_map_is_refused(name: str):
+def test_a_network_of_timm_without_a_feature_map_is_refused(name: str):
     with pytest.raises(InputError, match=f"'{name}' gives no feature map"):
         Backbone(name)
 

@@ -19,12 +19,12 @@ from lglm_core.model.head import LabelKnowledge
 from lglm_core.model.recogniser import Recogniser
 from tests.lglm_core.model.small_heads import VARIANTS, small_head
 
-RECIPE = rooms.Provenance("model", {"dataset": "d" * 64}, {"seed": 0})
+PROVENANCE = rooms.Provenance("model", {"dataset": "d" * 64}, {"seed": 0})
 
 
 @pytest.fixture
 def room(model_room: Path, tmp_path: Path) -> Path:
-    """A copy that a test may damage."""
+    """A copy of the model room that a test may damage."""
     return Path(shutil.copytree(model_room, tmp_path / "model"))
 
 
@@ -45,7 +45,7 @@ def test_a_loaded_model_gives_the_same_logits_and_the_same_graph(model_room: Pat
 def save_small(
     variant: str, url: Path, embeddings: LabelEmbeddings, randomise: Callable[..., None]
 ) -> Recogniser:
-    """Save a variant of a head on a network of timm's, with weights as if trained."""
+    """Save a variant of a head on a network of timm, with weights as if trained."""
     config = HEADS[VARIANTS[variant][0]]
     vectors = torch.from_numpy(embeddings.vectors.copy()) if config.needs_vectors else None
     counts = torch.tensor([[9, 1, 7], [1, 3, 0], [7, 0, 8]]) if config.needs_counts else None
@@ -58,7 +58,7 @@ def save_small(
         str(url),
         model,
         embeddings.labels,
-        RECIPE,
+        PROVENANCE,
         embeddings=embeddings if config.needs_vectors else None,
         preprocessing=backbone.preprocessing(32),
         facts={},
@@ -67,7 +67,7 @@ def save_small(
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_head_comes_back_as_it_was(
+def test_every_head_is_loaded_as_it_was_saved(
     variant: str, tmp_path: Path, shape_embeddings: LabelEmbeddings, randomise: Callable[..., None]
 ):
     saved = save_small(variant, tmp_path / "model", shape_embeddings, randomise)
@@ -81,7 +81,7 @@ def test_every_head_comes_back_as_it_was(
     assert not loaded.training
 
 
-def test_the_counted_graph_comes_with_the_weights(
+def test_the_counted_graph_is_saved_with_the_weights(
     tmp_path: Path, shape_embeddings: LabelEmbeddings, randomise: Callable[..., None]
 ):
     saved = save_small("ml-gcn", tmp_path / "model", shape_embeddings, randomise).head.label_weights()
@@ -90,7 +90,7 @@ def test_the_counted_graph_comes_with_the_weights(
     assert saved.graph[0, 2] > 0 and torch.equal(loaded.graph, saved.graph)
 
 
-def test_a_head_without_label_vectors_has_none_in_its_room(
+def test_the_room_of_a_head_without_label_vectors_holds_none(
     tmp_path: Path, shape_embeddings: LabelEmbeddings, randomise: Callable[..., None]
 ):
     save_small("plain", tmp_path / "model", shape_embeddings, randomise)
@@ -98,7 +98,7 @@ def test_a_head_without_label_vectors_has_none_in_its_room(
     assert load_bundle(f"{tmp_path}/model").embeddings is None
 
 
-def test_mean_and_deviation_of_the_networks_own_come_along(
+def test_the_networks_own_mean_and_deviation_are_saved(
     tmp_path: Path, shape_embeddings: LabelEmbeddings, randomise: Callable[..., None]
 ):
     save_small("plain", tmp_path / "model", shape_embeddings, randomise)
@@ -106,7 +106,7 @@ def test_mean_and_deviation_of_the_networks_own_come_along(
     assert load_bundle(f"{tmp_path}/model").preprocessing == expected
 
 
-def test_labels_vectors_thresholds_and_size_come_along(model_room: Path, shape_embeddings: LabelEmbeddings):
+def test_labels_vectors_thresholds_and_size_are_saved(model_room: Path, shape_embeddings: LabelEmbeddings):
     bundle = load_bundle(str(model_room))
     assert bundle.labels == shape_embeddings.labels
     assert bundle.embeddings is not None
@@ -188,16 +188,14 @@ def test_a_config_of_another_head_is_refused_by_name(room: Path):
         ({"head_config": {"m": 13, "group": 2}}, "g = 2 does not divide m = 13"),
     ],
 )
-def test_a_head_that_cannot_be_is_refused_by_file_and_reason(
-    room: Path, changes: dict[str, object], reason: str
-):
+def test_an_invalid_head_is_refused_by_file_and_reason(room: Path, changes: dict[str, object], reason: str):
     edit(room / "config.json", **changes)
     with pytest.raises(InputError, match=f"config\\.json: .*{reason}"):
         load_bundle(str(room))
 
 
 @pytest.mark.parametrize("name", ["head", "head_config", "backbone", "preprocessing", "untrained_labels"])
-def test_a_config_without_a_part_is_refused_by_name(room: Path, name: str):
+def test_a_config_without_a_field_is_refused_by_name(room: Path, name: str):
     config = json.loads((room / "config.json").read_text())
     del config[name]
     (room / "config.json").write_text(json.dumps(config))
@@ -223,3 +221,9 @@ def test_a_folder_without_manifest_is_no_model(room: Path):
 def test_another_preprocessing_is_read_as_it_was_written(room: Path):
     edit(room / "config.json", preprocessing={"image_size": 64, "mean": [0.5] * 3, "std": [0.25] * 3})
     assert load_bundle(str(room)).preprocessing == Preprocessing(64, (0.5,) * 3, (0.25,) * 3)
+
+
+def test_the_model_card_is_saved_beside_the_weights(model_room: Path):
+    card = (model_room / "README.md").read_text()
+    assert "| epochs | 3 |" in card
+    assert 'tagger = Tagger.load(".")' in card

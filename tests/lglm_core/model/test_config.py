@@ -16,14 +16,14 @@ from lglm_core.model.config import (
 )
 
 
-def test_options_come_by_name_or_as_text():
+def test_options_are_given_by_name_or_as_text():
     expected = LglmConfig(m=12, group=3, fusion="dot", graph_weight=0.5)
     assert head_config("lglm", {"m": 12, "group": 3, "fusion": "dot", "graph_weight": 0.5}) == expected
     assert head_config("lglm", ["m=12", "group=3", "fusion=dot", "graph_weight=0.5"]) == expected
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_a_configuration_comes_back_from_what_a_model_room_keeps_of_it(name: str):
+def test_a_configuration_is_restored_from_the_record_in_a_model_room(name: str):
     config = head_config(name)
     assert head_config(name, config.model_dump()) == config
 
@@ -44,7 +44,7 @@ def test_an_unknown_head_is_refused_with_those_that_can_be_trained():
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_an_unknown_option_is_refused_with_all_there_are_and_their_defaults(name: str):
+def test_an_unknown_option_is_refused_with_the_list_of_options_and_defaults(name: str):
     with pytest.raises(InputError, match=f"^the head {name} has no option 'grop'; ") as refusal:
         head_config(name, ["grop=3"])
     listed = str(refusal.value).partition("defaults: ")[2].split(", ")
@@ -53,7 +53,7 @@ def test_an_unknown_option_is_refused_with_all_there_are_and_their_defaults(name
 
 
 @pytest.mark.parametrize("option", ["m", "m=", "=3", ""])
-def test_an_option_without_name_or_value_is_refused_with_those_there_are(option: str):
+def test_an_option_without_name_or_value_is_refused_with_the_list_of_options(option: str):
     with pytest.raises(InputError, match=rf"^'{option}': NAME=VALUE was expected; .* group \(2\)"):
         head_config("lglm", [option])
 
@@ -68,7 +68,7 @@ def test_an_option_without_name_or_value_is_refused_with_those_there_are(option:
         ("plain", "pooling=mean", "head plain: pooling=mean was given; input should be 'max' or 'average'"),
     ],
 )
-def test_a_value_that_cannot_be_is_refused_with_what_could(name: str, option: str, reason: str):
+def test_an_invalid_value_is_refused_with_the_valid_ones(name: str, option: str, reason: str):
     with pytest.raises(InputError) as refusal:
         head_config(name, [option])
     assert reason in str(refusal.value) and "\n" not in str(refusal.value)
@@ -89,10 +89,10 @@ def test_lambda_keeps_its_balance_with_a_loss_averaged_over_labels(config: Any):
     "config",
     [LglmConfig(graph_weight=0.3), AGcnConfig(graph_weight=0.3), VacitConfig(consistency_weight=0.3)],
 )
-def test_a_lambda_that_is_given_is_taken_as_it_is(config: Any):
+def test_a_given_lambda_is_used_unchanged(config: Any):
     assert config.penalty_weight("mean", 80) == config.penalty_weight("sum", 80) == 0.3
 
 
 @pytest.mark.parametrize("config", [PlainConfig(), RidgeConfig(), MlGcnConfig()])
-def test_a_head_without_a_loss_of_its_own_has_lambda_nought(config: Any):
+def test_a_head_without_a_penalty_has_lambda_zero(config: Any):
     assert config.penalty_weight("sum", 80) == 0

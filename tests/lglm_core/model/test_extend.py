@@ -52,11 +52,11 @@ def logits(model: Recogniser) -> Tensor:
         return fold(model.head)(features)
 
 
-def test_the_trained_labels_logits_stay_as_they_are(model: Recogniser):
+def test_the_trained_labels_logits_do_not_change(model: Recogniser):
     torch.testing.assert_close(logits(extend(model, vectors(3, seed=2)))[:, :5], logits(model))
 
 
-def test_a_label_does_not_depend_on_what_else_is_added(model: Recogniser):
+def test_an_added_label_does_not_depend_on_the_other_added_labels(model: Recogniser):
     added = vectors(3, seed=2)
     together = logits(extend(model, added))[:, 5:]
     alone = torch.cat([logits(extend(model, added[[number]]))[:, 5:] for number in range(3)], dim=1)
@@ -74,7 +74,9 @@ def test_different_vectors_give_different_scores(model: Recogniser):
     assert (scores[:, 5] - scores[:, 6]).std() > 1e-3
 
 
-def test_its_bias_is_the_mean_of_the_trained_ones(backbone: Backbone, randomise: Callable[..., None]):
+def test_the_bias_of_an_added_label_is_the_mean_of_the_trained_ones(
+    backbone: Backbone, randomise: Callable[..., None]
+):
     name, config = CONFIGS["lglm"]
     head = build_head(name, config, backbone.width, LabelKnowledge(5, vectors(5, seed=1)))
     head.image_side.start_at_prior(torch.tensor([-5.0, -4.0, -3.0, -2.0, -1.0]))
@@ -83,35 +85,35 @@ def test_its_bias_is_the_mean_of_the_trained_ones(backbone: Backbone, randomise:
 
 
 def test_a_graph_that_is_not_finite_for_an_added_label_is_refused(backbone: Backbone):
-    """The text's degrees are sums of terms of both signs, which may be negative."""
+    """The text's degrees are sums with terms of both signs, which may be negative."""
     config = LglmConfig(**SMALL, m=12, group=3, normalisation="text", conditioning="text")
     refusals = 0
     for seed in range(20):
         torch.manual_seed(seed)
         head = build_head("lglm", config, backbone.width, LabelKnowledge(5, vectors(5, seed=1)))
-        sound = head.label_weights().weights.isfinite().all()
+        is_finite = head.label_weights().weights.isfinite().all()
         for added in range(20):
             try:
                 extended = extend(Recogniser(backbone, head), vectors(1, seed=added))
             except InputError as error:
                 assert "normalisation=absolute" in str(error)
-                refusals += bool(sound)
+                refusals += bool(is_finite)
             else:
                 assert extended.head.label_weights().weights.isfinite().all()
     assert refusals
 
 
 @pytest.mark.parametrize(
-    ("name", "config", "why"),
+    ("name", "config", "reason"),
     [
         ("probe", ProbeConfig(), "it reads no label vectors"),
         ("ml-gcn", MlGcnConfig(graph_width=12), "its label graph is counted from labelled pictures"),
     ],
 )
 def test_a_head_whose_scores_do_not_come_from_vectors_is_refused(
-    backbone: Backbone, name: str, config: HeadConfig, why: str
+    backbone: Backbone, name: str, config: HeadConfig, reason: str
 ):
     knowledge = LabelKnowledge(5, vectors(5, seed=1), torch.eye(5, dtype=torch.int64))
     model = Recogniser(backbone, build_head(name, config, backbone.width, knowledge))
-    with pytest.raises(InputError, match=f"{name} cannot take labels by name: {why}"):
+    with pytest.raises(InputError, match=f"{name} cannot take labels by name: {reason}"):
         extend(model, vectors(1, seed=2))

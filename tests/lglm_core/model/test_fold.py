@@ -42,26 +42,26 @@ def test_the_folded_layer_gives_the_logits_of_the_head_in_eval_mode(
 ):
     head = head_of(variant, randomise, seed).eval()
     expected = head(maps(seed)).logits
-    assert expected.std(dim=0).min() > 0.1  # not a constant that anything would match
+    assert expected.std(dim=0).min() > 0.1  # not a constant
     scale = expected.abs().max().item()
     torch.testing.assert_close(folded_logits(head, maps(seed)), expected, rtol=1e-5, atol=1e-5 * scale)
 
 
 @pytest.mark.parametrize("group", [1, 2, 12])
-def test_every_group_folds(randomise: Callable[..., None], group: int):
+def test_a_head_folds_with_every_group_size(randomise: Callable[..., None], group: int):
     head = head_of("lglm", randomise, group=group).eval()
     torch.testing.assert_close(folded_logits(head, maps(0)), head(maps(0)).logits, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("variant", ["lglm", "plain", "probe", "a-gcn"])
-def test_dropout_does_not_hinder_folding(randomise: Callable[..., None], variant: str):
+def test_a_head_with_dropout_folds(randomise: Callable[..., None], variant: str):
     head = head_of(variant, randomise, feature_dropout=0.5)
     expected = head.eval()(maps(0)).logits
     torch.testing.assert_close(folded_logits(head.train(), maps(0)), expected, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("variant", STANDARDISED)
-def test_features_that_hardly_vary_fold_too(randomise: Callable[..., None], variant: str):
+def test_a_head_folds_where_features_hardly_vary(randomise: Callable[..., None], variant: str):
     head = head_of(variant, randomise).eval()
     assert isinstance(head.image_side, PooledSide)
     norm = head.image_side.norm.norm
@@ -73,7 +73,7 @@ def test_features_that_hardly_vary_fold_too(randomise: Callable[..., None], vari
 
 
 @pytest.mark.parametrize("variant", STANDARDISED)
-def test_a_conditioned_head_as_it_starts_folds_to_its_biases(variant: str):
+def test_an_untrained_conditioned_head_folds_to_its_biases(variant: str):
     head = small_head(variant, 64, KNOWLEDGE)
     head.image_side.start_at_prior(torch.linspace(-3, 0, 9))
     folded = fold(head)
@@ -82,7 +82,7 @@ def test_a_conditioned_head_as_it_starts_folds_to_its_biases(variant: str):
 
 
 @pytest.mark.parametrize("variant", FOLDABLE)
-def test_folding_leaves_the_head_alone_and_needs_no_gradient(randomise: Callable[..., None], variant: str):
+def test_folding_does_not_change_the_head_and_has_no_gradient(randomise: Callable[..., None], variant: str):
     head = head_of(variant, randomise)
     before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
     folded = fold(head)
@@ -91,7 +91,7 @@ def test_folding_leaves_the_head_alone_and_needs_no_gradient(randomise: Callable
 
 
 @pytest.mark.parametrize("variant", NOT_FOLDABLE)
-def test_a_head_whose_graph_is_made_from_the_picture_is_refused(variant: str):
+def test_a_head_that_does_not_fold_is_refused(variant: str):
     with pytest.raises(InputError, match=f"the head {VARIANTS[variant][0]} does not fold: its scores are no"):
         fold(small_head(variant, 64, KNOWLEDGE))
 

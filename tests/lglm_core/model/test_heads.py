@@ -1,4 +1,4 @@
-"""What holds for every head, whatever its name."""
+"""Properties that every head has."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +14,11 @@ from lglm_core.model.heads import BUILDERS, build_head
 from lglm_core.model.losses import multi_label_loss
 from tests.lglm_core.model.small_heads import VARIANTS, draw_knowledge, small_head
 
-C, D, VECTOR_WIDTH = 7, 20, 9  # C unlike any other width, so that it tells which dimensions are the labels'
+C, D, VECTOR_WIDTH = (
+    7,
+    20,
+    9,
+)  # C differs from every other width, so that it identifies the labels' dimensions
 KNOWLEDGE = draw_knowledge(C, VECTOR_WIDTH)
 CONDITIONED = [
     variant
@@ -22,7 +26,7 @@ CONDITIONED = [
     if name not in ("plain", "ridge") and options.get("conditioning") != "text"
 ]
 GRAPHS = [variant for variant, (_, options) in VARIANTS.items() if "graph_width" in options]
-DROPPING = [name for name in BUILDERS if "feature_dropout" in HEADS[name].model_fields]
+WITH_DROPOUT = [name for name in BUILDERS if "feature_dropout" in HEADS[name].model_fields]
 
 
 def maps(batch: int = 6, seed: int = 0) -> Tensor:
@@ -30,14 +34,14 @@ def maps(batch: int = 6, seed: int = 0) -> Tensor:
 
 
 def trained(variant: str, randomise: Callable[..., None], knowledge: LabelKnowledge = KNOWLEDGE) -> Head:
-    """Drawn weights in the place of learned ones, in float64."""
+    """Return a head in float64, with random weights in place of learned ones."""
     head = small_head(variant, D, knowledge)
     randomise(head)
     return head.double()
 
 
-def shown(head: Head, feature_maps: Tensor) -> Tensor:
-    """The maps as the head takes them in training."""
+def training_input(head: Head, feature_maps: Tensor) -> Tensor:
+    """Return the maps that the head gets in training."""
     if head.image_side.wants_mirror:
         return torch.cat([feature_maps, feature_maps.flip(-1) + 0.1])
     return feature_maps
@@ -66,14 +70,14 @@ def test_a_head_without_the_label_counts_it_needs_is_refused(name: str):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_head_needs_no_more_than_it_says(variant: str):
+def test_a_head_needs_no_more_than_its_configuration_says(variant: str):
     config = HEADS[VARIANTS[variant][0]]
-    least = LabelKnowledge(
+    minimal = LabelKnowledge(
         C,
         KNOWLEDGE.vectors if config.needs_vectors else None,
         KNOWLEDGE.counts if config.needs_counts else None,
     )
-    head = small_head(variant, D, least).eval()
+    head = small_head(variant, D, minimal).eval()
     assert head(maps().float()).logits.shape == (6, C)
 
 
@@ -94,7 +98,9 @@ def test_a_head_as_published_does_not_start_at_the_prior(variant: str):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_pictures_in_one_batch_do_not_meet_in_eval_mode(variant: str, randomise: Callable[..., None]):
+def test_the_score_of_a_picture_does_not_depend_on_its_batch_in_eval_mode(
+    variant: str, randomise: Callable[..., None]
+):
     head = trained(variant, randomise).eval()
     together = head(maps()).logits
     apart = torch.cat([head(one[None]).logits for one in maps()])
@@ -104,37 +110,37 @@ def test_pictures_in_one_batch_do_not_meet_in_eval_mode(variant: str, randomise:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_parameter_is_learned(variant: str, randomise: Callable[..., None]):
-    """The public code has fusion weights that no optimiser ever saw; a dead one would not show either."""
+    """The public code has fusion weights that its optimiser does not know, which is easily missed."""
     head = trained(variant, randomise)
-    prediction: HeadOutput = head(shown(head, maps()))
+    output: HeadOutput = head(training_input(head, maps()))
     side = head.label_weights()
-    loss = prediction.logits.square().sum() + (side.penalty if side else 0.0)
-    (loss + (0.0 if prediction.penalty is None else prediction.penalty.sum())).backward()
-    dead = [name for name, parameter in head.named_parameters() if parameter.grad is None]
-    assert dead == []
+    loss = output.logits.square().sum() + (side.penalty if side else 0.0)
+    (loss + (0.0 if output.penalty is None else output.penalty.sum())).backward()
+    unused = [name for name, parameter in head.named_parameters() if parameter.grad is None]
+    assert unused == []
     assert [name for name, parameter in head.named_parameters() if not parameter.grad.any()] == []
 
 
 def reversed_labels(tensor: Tensor) -> Tensor:
-    """The same tensor with the labels the other way round, in every dimension that is theirs."""
+    """Return the tensor with the labels in reverse order, in every dimension of labels."""
     return tensor.flip([dim for dim, size in enumerate(tensor.shape) if size == C])
 
 
 def losses(head: Head, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits, and the whole loss, in training mode."""
+    """Return the logits and the whole loss in training mode."""
     side = head.label_weights()
-    prediction: HeadOutput = head.image_side(shown(head, maps()), side.weights if side else None)
-    views = len(prediction.logits) // len(targets)
-    loss = multi_label_loss(prediction.logits, targets.repeat(views, 1)).mean()
+    output: HeadOutput = head.image_side(training_input(head, maps()), side.weights if side else None)
+    views = len(output.logits) // len(targets)
+    loss = multi_label_loss(output.logits, targets.repeat(views, 1)).mean()
     loss = loss + (side.penalty if side else 0.0)
-    return prediction.logits, loss if prediction.penalty is None else loss + prediction.penalty.mean()
+    return output.logits, loss if output.penalty is None else loss + output.penalty.mean()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_order_of_the_labels_is_that_of_the_logits_and_nothing_else(
+def test_the_order_of_the_labels_changes_only_the_order_of_the_logits(
     variant: str, randomise: Callable[..., None]
 ):
-    """Vectors, counts, targets and what each label has of its own reversed: so are logits and gradients."""
+    """With vectors, counts, targets and weights of labels reversed, logits and gradients are reversed."""
     head = trained(variant, randomise)
     assert KNOWLEDGE.vectors is not None and KNOWLEDGE.counts is not None
     other = trained(
@@ -143,7 +149,7 @@ def test_the_order_of_the_labels_is_that_of_the_logits_and_nothing_else(
     with torch.no_grad():
         for ours, theirs in zip(head.parameters(), other.parameters(), strict=True):
             theirs.copy_(reversed_labels(ours))
-        for name, buffer in other.named_buffers():  # made anew from the reversed knowledge, or of no label
+        for name, buffer in other.named_buffers():  # computed from the reversed knowledge, or not of labels
             torch.testing.assert_close(buffer, reversed_labels(dict(head.named_buffers())[name]))
     targets = torch.randint(-1, 2, (6, C), generator=torch.Generator().manual_seed(1))
     logits, loss = losses(head, targets)
@@ -160,8 +166,8 @@ def test_the_order_of_the_labels_is_that_of_the_logits_and_nothing_else(
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_buffer_can_be_sent_from_gpu_to_gpu(variant: str):
-    """NCCL refuses tensors that are not contiguous; gloo, which tests use, takes them."""
+def test_every_buffer_is_contiguous(variant: str):
+    """NCCL refuses tensors that are not contiguous; gloo, which the tests use, accepts them."""
     head = small_head(variant, D, KNOWLEDGE)
     assert [name for name, buffer in head.named_buffers() if not buffer.is_contiguous()] == []
 
@@ -178,12 +184,12 @@ def test_a_label_side_stays_in_full_precision_under_autocast(variant: str, rando
     assert torch.equal(autocast.graph, side.graph)
 
 
-@pytest.mark.parametrize("variant", DROPPING)
-def test_feature_dropout_acts_in_training_alone(variant: str, randomise: Callable[..., None]):
+@pytest.mark.parametrize("variant", WITH_DROPOUT)
+def test_feature_dropout_is_active_only_in_training(variant: str, randomise: Callable[..., None]):
     head = small_head(variant, D, KNOWLEDGE, feature_dropout=0.5)
     randomise(head)
     feature_maps = maps().float()
     torch.manual_seed(0)
-    first, second = (head.train()(shown(head, feature_maps)).logits for _ in range(2))
+    first, second = (head.train()(training_input(head, feature_maps)).logits for _ in range(2))
     assert not torch.allclose(first, second)
     assert torch.equal(head.eval()(feature_maps).logits, head(feature_maps).logits)

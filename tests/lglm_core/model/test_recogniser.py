@@ -22,8 +22,8 @@ def new_model(variant: str = "lglm", *, frozen: bool = False) -> Recogniser:
     return Recogniser(backbone, small_head(variant, backbone.width, KNOWLEDGE), frozen=frozen)
 
 
-def test_at_the_start_every_logit_is_the_log_odds_of_its_label():
-    """(k + ½) / (n + 1) of the n that are known, so that labels in none or all of them stay finite."""
+def test_every_first_logit_is_the_log_odds_of_its_label():
+    """They are of (k + ½) / (n + 1) for n known samples, and so finite for k = 0 and k = n."""
     model = new_model()
     targets = np.tile(np.array([0, 0, 1], np.int8), (100, 1))
     targets[:25, 1] = 1
@@ -34,7 +34,7 @@ def test_at_the_start_every_logit_is_the_log_odds_of_its_label():
     np.testing.assert_allclose(logits.detach().numpy(), np.tile(np.log(odds), (2, 1)), rtol=1e-5, atol=1e-6)
 
 
-def test_pictures_in_one_batch_do_not_meet_in_eval_mode(trained_model: Recogniser):
+def test_the_score_of_a_picture_does_not_depend_on_its_batch_in_eval_mode(trained_model: Recogniser):
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         together = trained_model(images).logits
@@ -59,7 +59,7 @@ def test_a_backbone_that_is_not_frozen_trains():
 
 
 @pytest.mark.parametrize("variant", ["lglm", "plain"])
-def test_the_image_path_with_the_label_sides_weights_is_the_whole_model(variant: str):
+def test_the_image_path_with_the_label_weights_is_the_whole_model(variant: str):
     model = new_model(variant).eval()
     path = ImagePath(model).eval()
     side = model.head.label_weights()
@@ -68,7 +68,7 @@ def test_the_image_path_with_the_label_sides_weights_is_the_whole_model(variant:
         assert torch.equal(logits, model(pixels()).logits)
 
 
-def test_the_image_path_shares_its_parameters_with_the_model_and_has_none_of_the_label_side():
+def test_the_image_path_has_the_models_parameters_but_those_of_the_label_side():
     model = new_model()
     assert model.head.label_side is not None
     whole = {id(parameter) for parameter in model.parameters()}
@@ -76,15 +76,15 @@ def test_the_image_path_shares_its_parameters_with_the_model_and_has_none_of_the
     assert {id(parameter) for parameter in ImagePath(model).parameters()} == whole - label_side
 
 
-class Corners(nn.Module):
-    """A backbone whose map is the picture itself."""
+class Identity(nn.Module):
+    """A backbone whose feature map is the picture."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images
 
 
-class Shown(ImageSide):
-    """Answers with what it was shown."""
+class Echo(ImageSide):
+    """Returns its feature map as logits."""
 
     wants_mirror = True
 
@@ -93,7 +93,7 @@ class Shown(ImageSide):
 
 
 def test_a_head_that_wants_mirror_images_gets_them_behind_the_pictures_in_training_alone():
-    model = Recogniser(Corners(), Head("shown", PlainConfig(), Shown()))
+    model = Recogniser(Identity(), Head("echo", PlainConfig(), Echo()))
     path = ImagePath(model)
     images = torch.arange(12.0).view(2, 1, 2, 3)
     assert torch.equal(path.train()(images, None).logits, torch.cat([images, images.flip(3)]))

@@ -1,4 +1,4 @@
-"""The model in double precision against the paper's equations: scores, graph, losses, and every slope."""
+"""The model in double precision against the paper's equations: scores, graph, losses and all gradients."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -36,7 +36,7 @@ NAMES = {
     "bias": "image_side.bias",
     "R": "label_side.residual",
 }
-"""The paper's parameters and lglm_core's, where they have the same shape."""
+"""The paper's names of parameters and those of lglm_core, where both have the same shape."""
 
 TEXT = {"conditioning": "text", "normalisation": "text", "graph_loss": "frobenius"}
 
@@ -81,7 +81,7 @@ def make_case(randomise: Callable[..., None]) -> Callable[..., "Case"]:
 
 
 class Case:
-    """A head, and the same by the equations, before one batch."""
+    """A head and its reference, with one batch."""
 
     def __init__(self, head: Head, vectors: Tensor, targets: Tensor, maps: Tensor, weight: float) -> None:
         self.head, self.targets, self.maps, self.weight = head, targets, maps.requires_grad_(), weight
@@ -108,7 +108,7 @@ class Case:
             self.reference = replace(self.reference, running=(mean, var))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that has slopes, by the paper's names."""
+        """Return everything that has a gradient, by the paper's names."""
         theirs = dict(self.head.named_parameters())
         tensors = {name: theirs.pop(ours) for name, ours in NAMES.items() if ours in theirs}
         for name in list(theirs):
@@ -119,8 +119,8 @@ class Case:
         assert not theirs, "parameters that the equations do not have"
         return tensors | {"maps": self.maps}
 
-    def check(self, *, slopes: Callable[["Case"], None] | None = None) -> paper.Result:
-        """Compare all outputs, and the slopes of the total loss by every entry of every parameter."""
+    def check(self, *, backward: Callable[["Case"], None] | None = None) -> paper.Result:
+        """Compare all outputs, and the gradients of the total loss with respect to every parameter."""
         side = self.head.label_weights()
         assert side is not None
         logits = self.head(self.maps).logits
@@ -131,18 +131,18 @@ class Case:
         targets = self.targets.numpy()
         expected = self.reference(p, targets)
         ours = paper.Result(*map(array, (logits, side.graph, label_loss, side.penalty, total)))
-        for what, value in ours._asdict().items():
+        for field, value in ours._asdict().items():
             assert value.dtype == np.float64
-            assert_close(value, getattr(expected, what), what)
-        if slopes is None:
+            assert_close(value, getattr(expected, field), field)
+        if backward is None:
             total.backward()
         else:
-            slopes(self)
+            backward(self)
         for name, tensor in tensors.items():
-            slope = paper.gradient(lambda shifted: self.reference(shifted, targets).total, p, name)
-            assert np.abs(slope).max() > 1e-6, f"{name} has no slope: nothing is compared with nothing"
+            gradient = paper.gradient(lambda shifted: self.reference(shifted, targets).total, p, name)
+            assert np.abs(gradient).max() > 1e-6, f"the gradient of {name} is zero, which compares nothing"
             assert tensor.grad is not None
-            assert_close(as_in_paper(name, tensor.grad), slope, f"slope by {name}")
+            assert_close(as_in_paper(name, tensor.grad), gradient, f"gradient of {name}")
         return expected
 
 
@@ -151,15 +151,15 @@ def array(tensor: Tensor) -> np.ndarray:
 
 
 def as_in_paper(name: str, tensor: Tensor) -> np.ndarray:
-    """The text's U_l stands right of L_l; its last fc has one row."""
+    """Return the text's layout: U_l is to the right of L_l, and the last fc has one row."""
     if name == "fc.weight":
         return array(tensor).ravel()
     return array(tensor).T if name.startswith("U") else array(tensor)
 
 
-def assert_close(ours: np.ndarray, expected: np.ndarray, what: str) -> None:
+def assert_close(ours: np.ndarray, expected: np.ndarray, name: str) -> None:
     scale = np.abs(expected).max()
-    np.testing.assert_allclose(ours, expected, rtol=TOLERANCE, atol=TOLERANCE * scale, err_msg=what)
+    np.testing.assert_allclose(ours, expected, rtol=TOLERANCE, atol=TOLERANCE * scale, err_msg=name)
 
 
 SIZES = [
@@ -173,7 +173,7 @@ SIZES = [
 
 
 @pytest.mark.parametrize(("labels", "images", "d_l", "m", "group", "layers", "weight"), SIZES)
-def test_as_the_text_has_it(
+def test_the_texts_form(
     make_case: Callable[..., Case],
     labels: int,
     images: int,
@@ -191,7 +191,7 @@ def test_as_the_text_has_it(
 
 @pytest.mark.parametrize("training", [False, True], ids=["running", "batch"])
 @pytest.mark.parametrize(("labels", "images", "d_l", "m", "group", "layers", "weight"), SIZES[1:])
-def test_as_it_trains(
+def test_the_conditioned_form(
     make_case: Callable[..., Case],
     labels: int,
     images: int,
@@ -202,7 +202,7 @@ def test_as_it_trains(
     weight: float,
     training: bool,
 ):
-    """Unit vectors, degrees Σ|Ã|, standardised feature, centred W, LayerNorm on M2, a bias per label."""
+    """Unit vectors, degrees Σ|Ã|, a standardised feature, a centred W, LayerNorm on M2, a bias per label."""
     options = {"d_l": d_l, "m": m, "group": group, "layers": layers, "graph_width": 7}
     make_case("lglm", options, labels=labels, images=images, weight=weight, training=training).check()
 
@@ -224,7 +224,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", OTHERS)
-def test_the_other_readings(make_case: Callable[..., Case], case: str):
+def test_the_other_forms(make_case: Callable[..., Case], case: str):
     name, options = OTHERS[case]
     small = {"d_l": 3, "graph_width": 5} | ({"m": 6, "group": 3} if name == "lglm" else {})
     make_case(name, small | options, weight=0.5).check()
@@ -236,7 +236,7 @@ def test_one_cell_and_one_column_of_cells(make_case: Callable[..., Case], pooled
 
 
 COUNTS = np.array([[10, 4, 3, 0, 1], [4, 5, 2, 0, 0], [3, 2, 20, 0, 8], [0, 0, 0, 0, 0], [1, 0, 8, 0, 9]])
-"""How often labels are together; the fourth never occurs, and P(1 | 0) is exactly the threshold."""
+"""Counts of label pairs; the fourth label never occurs, and P(1 | 0) is exactly the threshold."""
 
 
 @pytest.mark.parametrize("conditioning", ["conditioned", "text"])
@@ -248,11 +248,11 @@ def test_ml_gcn(make_case: Callable[..., Case], conditioning: str, threshold: fl
     assert isinstance(case.head.config, MlGcnConfig)
     case.reference = replace(case.reference, counts=(COUNTS, threshold, reweighting))
     graph = case.check().graph
-    assert graph[3].tolist() == [0, 0, 0, 1, 0]  # a label that never occurs is alone
+    assert graph[3].tolist() == [0, 0, 0, 1, 0]  # a label that never occurs has no edges
 
 
 def test_ml_gcns_graph_by_hand():
-    """P(1|0) = 4/10 and P(0|1) = 4/4 are edges; each column gives away 0.2 beside its 1."""
+    """P(1|0) = 4/10 and P(0|1) = 4/4 are edges; each column has 0.2 beside its 1."""
     graph = CountedGraph(torch.tensor([[10, 4], [4, 4]]), threshold=0.4, reweighting=0.2)
     torch.testing.assert_close(graph.graph, torch.tensor([[1, 0.2], [0.2, 1]]) / 1.2, rtol=1e-6, atol=0)
     alone = CountedGraph(torch.tensor([[10, 4], [4, 4]]), threshold=0.41, reweighting=0.2)
@@ -262,7 +262,7 @@ def test_ml_gcns_graph_by_hand():
 
 
 def test_a_degree_is_held_at_a_hundredth():
-    """Label 0 has Ã_00 = 0.003 and Σ|Ã_0j| = 0.006, so Â_00 is 0.003 / 0.01; slopes are the equations'."""
+    """Label 0 has Ã_00 = 0.003 and Σ|Ã_0j| = 0.006, so Â_00 is 0.003 / 0.01."""
     A = np.array([[-0.997, 0.001, -0.002], [0.1, 0.3, -0.4], [-0.2, 0.1, 0.2]])
     graph = LearnedGraph(3, 3, "absolute")
     with torch.no_grad():  # L_1 = 3A and L_2 = I for label vectors I
@@ -288,13 +288,13 @@ def test_a_degree_is_held_at_a_hundredth():
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("options", [TEXT, {}], ids=["text", "conditioned"])
-def test_the_training_loop_takes_these_slopes(
+def test_the_training_loop_computes_these_gradients(
     make_case: Callable[..., Case], options: dict[str, Any], accumulate: int
 ):
-    """It runs the label side once, and goes back through it once, for all parts of a batch."""
+    """It runs the label side forward once and backward once for all micro-batches."""
     case = make_case("lglm", options | {"d_l": 3, "graph_width": 5, "m": 6}, images=4, weight=0.3)
 
-    def slopes(case: Case) -> None:
+    def backward(case: Case) -> None:
         recipe = TrainingRecipe(accumulate=accumulate).filled_in()
         model = torch.nn.Module()
         model.head = case.head
@@ -313,11 +313,11 @@ def test_the_training_loop_takes_these_slopes(
         for _ in trainer.fit(iter([Batch(case.maps, case.targets, torch.ones(4), 4, rows)])):
             pass
 
-    case.check(slopes=slopes)
+    case.check(backward=backward)
 
 
-def test_a_model_turned_to_double_precision_stays_there():
-    """And half precision is promoted: statistics of it would be rough."""
+def test_a_model_in_double_precision_gives_double_precision():
+    """Half precision is promoted, because it is too coarse for statistics."""
     torch.set_default_dtype(torch.float32)
     config = head_config("lglm", {"d_l": 3, "graph_width": 5, "m": 6})
     single = build_head("lglm", config, 6, LabelKnowledge(5, torch.randn(5, WIDTH))).eval()

@@ -7,17 +7,9 @@ from typing import Any
 import pytest
 
 from lglm_core import rooms, storage
-from lglm_core.errors import DamageError, InputError
+from lglm_core.errors import InputError
 from lglm_core.rooms import EvaluationManifest, Provenance, Room, TagsManifest, digest, read_manifest, require
-
-PROVENANCE = Provenance(TagsManifest, {"table": "abc"}, {"source": "table", "share": 0.2})
-MANIFEST = TagsManifest(
-    fingerprint="f" * 64,
-    inputs=PROVENANCE.inputs,
-    options=PROVENANCE.options,
-    counts={"files": 3},
-    labels={"dog": 2},
-)
+from tests.lglm_core.rooms.samples import MANIFEST, PROVENANCE, complete
 
 
 class KilledError(Exception):
@@ -26,17 +18,6 @@ class KilledError(Exception):
 
 def names(room: Path) -> set[str]:
     return {path.name for path in room.iterdir()}
-
-
-def complete(room: Path) -> None:
-    writer = Room(str(room), PROVENANCE)
-    writer.begin()
-    writer.commit(MANIFEST)
-
-
-@pytest.fixture
-def room(tmp_path: Path) -> Path:
-    return tmp_path / "room"
 
 
 def test_a_room_goes_from_begun_to_complete(room: Path):
@@ -142,40 +123,6 @@ def test_what_a_killed_writer_left_is_nothing_and_is_cleared_away(room: Path):
     }
 
 
-def test_a_required_room_of_another_kind_is_refused(room: Path):
-    Room(str(room), PROVENANCE).commit(MANIFEST)
-    with pytest.raises(InputError, match="a tags room was found where an evaluation room was expected"):
-        require(str(room), EvaluationManifest)
-
-
-def test_a_required_room_is_returned_with_its_manifest(room: Path):
-    Room(str(room), PROVENANCE).commit(MANIFEST)
-    assert require(str(room), TagsManifest) == MANIFEST
-
-
-@pytest.mark.parametrize(
-    ("content", "complaint"),
-    [
-        ("{", "not JSON"),
-        ("{}", "not the manifest of a room"),
-        ('{"a": 1}', "not the manifest of a room"),
-    ],
-)
-def test_a_manifest_that_is_none_is_refused_by_name(room: Path, content: str, complaint: str):
-    room.mkdir()
-    (room / "manifest.json").write_text(content)
-    with pytest.raises(InputError, match=rf"manifest\.json: {complaint}"):
-        read_manifest(str(room))
-
-
-def test_another_format_version_is_refused(room: Path):
-    Room(str(room), PROVENANCE).commit(MANIFEST)
-    path = room / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 1}))
-    with pytest.raises(InputError, match="format version 1; this lglm reads version 2"):
-        require(str(room), TagsManifest)
-
-
 def writes(action: Callable[[], object], monkeypatch: pytest.MonkeyPatch, survive: int) -> bool:
     """Run *action*, but die at the storage operation after *survive*; tell whether it came to its end."""
     left = survive
@@ -223,18 +170,6 @@ def test_a_complete_room_whose_note_was_not_cleared_is_complete(room: Path):
     Room(str(room), PROVENANCE).commit(MANIFEST)
     storage.write_bytes(f"{room}/unfinished.json", b"{}")
     assert Room(str(room), PROVENANCE).find() == MANIFEST
-
-
-def test_the_fingerprint_does_not_depend_on_the_order_of_the_options():
-    turned = Provenance(TagsManifest, {"table": "abc"}, {"share": 0.2, "source": "table"})
-    assert turned.fingerprint == PROVENANCE.fingerprint
-
-
-def test_digests_stay_what_they_were():
-    """sha256 of the bytes themselves, and of JSON with one space of indent and a line end."""
-    assert digest(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    assert rooms.to_json({"b": 1, "a": "é"}) == '{\n "a": "é",\n "b": 1\n}\n'.encode()
-    assert digest({"a": "é", "b": 1}) == digest('{\n "a": "é",\n "b": 1\n}\n'.encode())
 
 
 def test_what_a_kill_at_the_very_end_left_behind_is_removed_when_the_room_is_found_complete(room: Path):
@@ -302,11 +237,3 @@ def test_a_file_of_the_room_is_recorded_as_it_was_written(room: Path):
     record = Room(str(room), PROVENANCE).write("a/b.txt", b"text")
     assert (room / "a" / "b.txt").read_bytes() == b"text"
     assert record == rooms.FileRecord(4, digest(b"text"))
-
-
-def test_a_changed_byte_of_a_manifest_is_damage(room: Path):
-    complete(room)
-    path = room / "manifest.json"
-    path.write_bytes(path.read_bytes().replace(b'"files": 3', b'"files": 4'))
-    with pytest.raises(DamageError, match=r"manifest\.json: its bytes are not those that were written"):
-        read_manifest(str(room))
