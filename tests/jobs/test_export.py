@@ -48,10 +48,9 @@ def save_small_model(out: Path) -> Path:
     knowledge = LabelKnowledge(len(labels), torch.from_numpy(vectors.copy()))
     config = head_config("lglm", {"d_l": 8, "graph_width": 8, "m": 8, "group": 2})
     save_bundle(
-        str(out),
+        Room(str(out), Provenance(ModelManifest, {}, {})),
         Recogniser(backbone, build_head("lglm", config, backbone.width, knowledge)),
         labels,
-        Provenance("model", {}, {}),
         embeddings=by_name(labels, vectors),
         preprocessing=Preprocessing(64),
         facts={"epochs": 1},
