@@ -26,7 +26,7 @@ from lglm_core.model.extend import extend
 from lglm_core.model.head import LabelKnowledge
 from lglm_core.model.heads import BUILDERS, build_head
 from lglm_core.model.recogniser import Recogniser
-from lglm_core.rooms import ModelManifest, Provenance, Room, digest
+from lglm_core.rooms import EpochRecord, ModelManifest, Provenance, Room, digest
 from tests.jobs.commands import COCO_LABELS, Commands, Here, Result, contents, done_here
 from tests.servers.ray_in_process import ray_in_process
 
@@ -48,14 +48,13 @@ def save_small_model(out: Path) -> Path:
     knowledge = LabelKnowledge(len(labels), torch.from_numpy(vectors.copy()))
     config = head_config("lglm", {"d_l": 8, "graph_width": 8, "m": 8, "group": 2})
     save_bundle(
-        str(out),
+        Room(str(out), Provenance(ModelManifest, {}, {})),
         Recogniser(backbone, build_head("lglm", config, backbone.width, knowledge)),
         labels,
-        Provenance("model", {}, {}),
         embeddings=by_name(labels, vectors),
         preprocessing=Preprocessing(64),
         facts={"epochs": 1},
-        history=[{"epoch": 1, "loss": 2.0, "seconds": 0.5, "val_map": None}],
+        history=[EpochRecord(1, 2.0, None, 0.5)],
     )
     return out
 
