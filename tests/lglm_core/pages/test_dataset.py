@@ -20,7 +20,7 @@ from lglm_core.pages.dataset import (
     label_text,
 )
 from lglm_core.pages.gallery import Gallery, GalleryPicture, draw_gallery
-from lglm_core.rooms.manifest import Manifest
+from lglm_core.rooms import DatasetManifest
 from tests.lglm_core.pages.browser import (
     EVIL,
     EVIL_IMAGE,
@@ -58,7 +58,17 @@ def described(
         "unlabelled_dropped": 7,
         "duplicates": 0,
     }
-    manifest = Manifest("dataset", "9f2c51ab" * 8, {}, {"source": "listed", "crowds": "keep"}, counts)
+    manifest = DatasetManifest(
+        fingerprint="9f2c51ab" * 8,
+        inputs={},
+        options={"source": "listed", "crowds": "keep"},
+        counts=counts,
+        labels="",
+        splits={},
+        shards=(),
+        files={},
+        parts=(),
+    )
     table = pa.Table.from_pylist([dict(zip(REJECTS_SCHEMA.names, row, strict=True)) for row in rejects])
     rejected = table if rejects else REJECTS_SCHEMA.empty_table()
     return DatasetStatistics(
