@@ -241,7 +241,7 @@ def _unknown_arguments(unknown: Sequence[str], kind: type[Options]) -> str:
 
 def _unknown_option(name: str, kind: type[Options]) -> str:
     if verb := kind.now_verbs.get(name):
-        return f"{name} is a verb of its own now: lglm {verb}"
+        return f"{name} is no option any more; use lglm {verb}"
     negatives = (
         _negative_flag(option) for option, info in kind.model_fields.items() if info.annotation is bool
     )

@@ -56,8 +56,7 @@ def _embed(options: Embed, inputs: SplitInputs, room: Room[EmbeddingsManifest]) 
     return room.commit(
         EmbeddingsManifest(
             fingerprint=room.provenance.fingerprint,
-            inputs=room.provenance.inputs,
-            options=room.provenance.options,
+            **room.provenance.fields,
             counts={"images": inputs.samples, "width": width},
             dataset_url=storage.absolute(options.dataset),
         )

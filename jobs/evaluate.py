@@ -96,8 +96,7 @@ def _evaluate(options: Evaluate, inputs: SplitInputs, room: Room[EvaluationManif
     return room.commit(
         EvaluationManifest(
             fingerprint=room.provenance.fingerprint,
-            inputs=room.provenance.inputs,
-            options=room.provenance.options,
+            **room.provenance.fields,
             counts={"images": inputs.samples},
             headline={name: metrics[name] for name in (*HEADLINE, "prior_mAP")},
         )

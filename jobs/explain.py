@@ -128,8 +128,7 @@ def _explain(
     return room.commit(
         ExplanationManifest(
             fingerprint=room.provenance.fingerprint,
-            inputs=room.provenance.inputs,
-            options=room.provenance.options,
+            **room.provenance.fields,
             counts={"images": len(images), "overlays": overlays},
             models=tuple(model.name for model in described),
             probabilities=tuple(rows),

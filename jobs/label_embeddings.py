@@ -89,8 +89,7 @@ def _make(
     return room.commit(
         LabelEmbeddingsManifest(
             fingerprint=embeddings.digest,
-            inputs=room.provenance.inputs,
-            options=room.provenance.options,
+            **room.provenance.fields,
             counts=_counts(embeddings) | counts,
             source=embeddings.source,
             of_note=_of_note(embeddings),

@@ -148,8 +148,7 @@ def _tag(options: Tag, images: str, files: list[StoredFile], room: Room[TagsMani
     return room.commit(
         TagsManifest(
             fingerprint=room.provenance.fingerprint,
-            inputs=room.provenance.inputs,
-            options=room.provenance.options,
+            **room.provenance.fields,
             counts={
                 "files": len(files),
                 **{f"status_{name}": count for name, count in sorted(statuses.items())},

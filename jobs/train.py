@@ -161,8 +161,7 @@ def _save(
     return room.commit(
         RunManifest(
             fingerprint=bundle.fingerprint,
-            inputs=room.provenance.inputs,
-            options=room.provenance.options,
+            **room.provenance.fields,
             counts={"epochs": len(history), "workers": options.num_workers, **bundle.counts},
             last_epoch=asdict(history[-1]),
         )

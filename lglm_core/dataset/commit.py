@@ -93,8 +93,7 @@ def commit_dataset(
     return room.commit(
         DatasetManifest(
             fingerprint=_fingerprint(plan, [(shard.name, shard.sha256) for shard in shards]),
-            inputs=room.provenance.inputs,
-            options=room.provenance.options,
+            **room.provenance.fields,
             counts=counts,
             labels=plan.labels.digest,
             splits=_splits({}, written),

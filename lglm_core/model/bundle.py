@@ -133,8 +133,7 @@ def _manifest(
 ) -> ModelManifest:
     return ModelManifest(
         fingerprint=digest([digest(weights), config, labels.digest]),
-        inputs=room.provenance.inputs,
-        options=room.provenance.options,
+        **room.provenance.fields,
         counts={
             "labels": len(labels),
             "untrained_labels": len(untrained),

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypedDict, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -68,6 +68,13 @@ class Manifest:
 M = TypeVar("M", bound=Manifest)
 
 
+class MadeFrom(TypedDict):
+    """The fields of a manifest that record the provenance of its room."""
+
+    inputs: Mapping[str, str]
+    options: Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class Provenance(Generic[M]):
     """The origin of a room: the fingerprints of its inputs and the options that matter.
@@ -83,6 +90,11 @@ class Provenance(Generic[M]):
     def kind(self) -> str:
         """The kind of room."""
         return self.manifest.kind
+
+    @property
+    def fields(self) -> MadeFrom:
+        """The fields that record it in a manifest: ``TagsManifest(**provenance.fields, …)``."""
+        return {"inputs": self.inputs, "options": self.options}
 
     @property
     def fingerprint(self) -> str:

@@ -1,11 +1,11 @@
-"""Measure speed and memory, beside plain ways of doing the same.
+"""Measure speed and memory, compared with plain ways of doing the same.
 
-    python -m tests.benchmarks [NAME …]     all benchmarks, or those named
-    python -m tests.benchmarks --list       what there is
+    python -m tests.benchmarks [NAME …]     run all benchmarks, or the named ones
+    python -m tests.benchmarks --list       list the benchmarks
 
-Prints one table and writes build/bench.json. The ratio is how many times better ours is than the baseline,
-the target the least ratio aimed at; missing it is told, and is no failure. Times are the processor's, of one
-thread, so that other programs on the machine show as little as they can; on a GPU they are a clock's.
+This prints a table and writes build/bench.json. The ratio says how many times better ours is than the
+baseline; the target is the ratio to reach. A missed target is reported, and is no failure. Times are CPU
+times of one thread, which other programs on the machine affect least; on a GPU they are wall-clock times.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from tests.benchmarks.registry import BENCHMARKS, Result
 
 OUT = Path("build/bench.json")
 TOPICS = (head, fusion, label_side, training_step, metrics, attribution, planning, sharding, reading)
-# Importing them registers theirs.
+# Importing a module registers its benchmarks.
 HEADER = ("name", "ours", "baseline", "unit", "ratio", "target", "met")
 
 
@@ -41,8 +41,8 @@ def main(arguments: Sequence[str] | None = None, out: Path = OUT) -> None:
     parser = argparse.ArgumentParser(
         "tests.benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="which to run; default all")
-    parser.add_argument("--list", action="store_true", help="name them, and run none")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run; default all")
+    parser.add_argument("--list", action="store_true", help="list the benchmarks and run none")
     options = parser.parse_args(arguments)
     if options.list:
         print(listing())
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None, out: Path = OUT) -> None:
 
 
 def run(names: Sequence[str]) -> list[Result]:
-    """Run benchmarks on one thread, telling on stderr which."""
+    """Run benchmarks on one thread, and report progress on stderr."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     results = []
@@ -71,7 +71,7 @@ def run(names: Sequence[str]) -> list[Result]:
 
 
 def table(results: Sequence[Result]) -> str:
-    """Align results in columns; what did not run tells why."""
+    """Return the results as a table with aligned columns."""
     rows = [HEADER, *(_row(result) for result in results)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
     lines = []
@@ -92,13 +92,13 @@ def _row(result: Result) -> tuple[str, ...]:
 
 
 def write(results: Sequence[Result], out: Path) -> None:
-    """Write results as JSON, a list with one object for each."""
+    """Write the results as a JSON list with one object per benchmark."""
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
 
 
 def listing() -> str:
-    """Every benchmark's name and what it measures."""
+    """Return a line for every benchmark with its name and what it measures."""
     width = max(map(len, BENCHMARKS))
     return "\n".join(f"{name.ljust(width)}  {one.about}" for name, one in BENCHMARKS.items())
 

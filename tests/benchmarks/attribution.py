@@ -1,4 +1,4 @@
-"""Whether what lglm explain shows adds up to the score."""
+"""How exactly the attribution adds up to the score."""
 
 import io
 
@@ -23,7 +23,7 @@ LIMIT = 1e-5
 @benchmark("error", target=1)
 @torch.no_grad()
 def attribution_error(backbone: str = "resnet101", image_size: int = 448, labels: int = 80) -> Measured:
-    """How far attribution and bias are from the unfolded model's logit at most, against the limit of 1e-5."""
+    """Largest error of attribution plus bias against the unfolded model's logit; the limit is 1e-5."""
     torch.manual_seed(0)
     cnn = Backbone(backbone)
     _set_statistics(cnn, torch.randn(4, 3, image_size, image_size))
@@ -35,14 +35,14 @@ def attribution_error(backbone: str = "resnet101", image_size: int = 448, labels
 
 
 def _error(cnn: Backbone, pooling: Pooling, image_size: int, labels: int) -> tuple[float, float]:
-    """Return the largest logit of a picture of noise, and the largest error in explaining one."""
+    """Return the largest logit of a picture of noise, and the largest error in explaining a logit."""
     knowledge = LabelKnowledge(labels, torch.randn(labels, 300))
     head = build_head("lglm", LglmConfig(pooling=pooling, conditioning="text"), cnn.width, knowledge)
     explainer = Explainer(_bundle(Recogniser(cnn, head), image_size, labels), torch.device("cpu"))
-    view = explainer.explain(_picture(image_size))
-    logits = head.double()(view.feature_map).logits[0].numpy()
-    shown = explainer.maps(view, explainer.labels.names)
-    explained = np.array([one.attribution.sum(dtype=np.float64) + one.bias for one in shown])
+    explanation = explainer.explain(_picture(image_size))
+    logits = head.double()(explanation.feature_map).logits[0].numpy()
+    maps = explainer.maps(explanation, explainer.labels.names)
+    explained = np.array([each.attribution.sum(dtype=np.float64) + each.bias for each in maps])
     return np.abs(logits).max(), np.abs(explained - logits).max()
 
 
@@ -60,7 +60,7 @@ def _bundle(model: Recogniser, image_size: int, labels: int) -> Bundle:
 
 
 def _set_statistics(cnn: Backbone, pictures: torch.Tensor) -> None:
-    """Set a drawn network's batch statistics, without which its features are beyond all measure."""
+    """Set a random network's batch statistics, without which its features are extremely large."""
     for module in cnn.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0

@@ -1,6 +1,6 @@
-"""The fusion's training step: as one product of matrices, in the public code's loop, and as one big product.
+"""The fusion's training step: as a matrix product, as the public code's loop, and as one large product.
 
-All of them compute the same scores (Eq. 7) from the same weights. A step is the fusion alone, forward and
+All forms compute the same scores (Eq. 7) from the same weights. A step is the fusion alone, forward and
 backward, with the projections of pictures and labels: from features [B, D] and label embeddings [C, D] to
 the gradients of both and of all weights.
 """
@@ -19,7 +19,7 @@ from tests.benchmarks.registry import Measured, benchmark
 from tests.benchmarks.timing import in_turns
 
 Score = Callable[[Any, Any, Tensor, Tensor], Tensor]
-LABELS_TIMED = 50  # of thousands, in the loop
+LABELS_TIMED = 50  # the loop runs over some of thousands of labels
 WIDTH, M, GROUP = 2048, 1024, 2
 
 
@@ -29,9 +29,9 @@ def score_as_we_do(images: FusedScores, labels: FusedLabels, features: Tensor, e
 
 
 def score_in_a_loop(images: FusedScores, labels: FusedLabels, features: Tensor, embeddings: Tensor) -> Tensor:
-    """The same over each picture and each label, one at a time, as the public code has it.
+    """Return the same scores by a loop over pictures and labels, one at a time, as in the public code.
 
-    Its last layer is the text's, one for all labels, in place of the public code's far larger one.
+    The last layer is the text's, one for all labels, in place of the public code's far larger one.
     """
     rows = []
     for feature in features:
@@ -45,7 +45,7 @@ def score_in_a_loop(images: FusedScores, labels: FusedLabels, features: Tensor, 
 
 
 def score_per_label(images: FusedScores, labels: FusedLabels, features: Tensor, embeddings: Tensor) -> Tensor:
-    """The same in a kinder loop, which takes all pictures of a batch at once."""
+    """Return the same scores by a faster loop over labels, which takes all pictures at once."""
     m1 = images.projection(features)
     columns = [
         labels.score((m1 * labels.projection(embedding)).unflatten(1, (-1, labels.group)).sum(dim=2))
@@ -55,26 +55,26 @@ def score_per_label(images: FusedScores, labels: FusedLabels, features: Tensor, 
 
 
 def score_at_once(images: FusedScores, labels: FusedLabels, features: Tensor, embeddings: Tensor) -> Tensor:
-    """The same through one product of size B·C·m."""
+    """Return the same scores by one product of size B·C·m."""
     product = images.projection(features)[:, None] * labels.projection(embeddings)[None]
     return labels.score(product.unflatten(2, (-1, labels.group)).sum(dim=3))[..., 0] + images.bias
 
 
 def step(score: Score, images: int, labels: int, width: int = WIDTH, m: int = M) -> Callable[[], Tensor]:
-    """Return a training step with drawn weights, the same ones each time; it returns the scores."""
+    """Return a training step with random weights, the same ones each time; it returns the scores."""
     torch.manual_seed(0)
-    label_part = FusedLabels(width, m, GROUP, "text")
-    image_part = FusedScores(width, m, labels, pooling="max", conditioning="text")
-    trained = [*label_part.parameters(), *image_part.parameters()]
-    slopes = torch.randn(labels, images).T  # of the first labels the same, however many there are
+    label_side = FusedLabels(width, m, GROUP, "text")
+    image_side = FusedScores(width, m, labels, pooling="max", conditioning="text")
+    trained = [*label_side.parameters(), *image_side.parameters()]
+    gradient = torch.randn(labels, images).T  # the same for the first labels, however many there are
     features = torch.randn(images, width).requires_grad_()
     embeddings = torch.randn(labels, width).requires_grad_()
 
     def run() -> Tensor:
         for tensor in (*trained, features, embeddings):
             tensor.grad = None
-        scores = score(image_part, label_part, features, embeddings)
-        scores.backward(slopes)
+        scores = score(image_side, label_side, features, embeddings)
+        scores.backward(gradient)
         return scores.detach()
 
     return run
@@ -90,13 +90,13 @@ def fusion_80_loop(images: int = 32, labels: int = 80, width: int = WIDTH, m: in
 def fusion_5000_loop(
     images: int = 32, labels: int = 5000, timed: int = LABELS_TIMED, width: int = WIDTH, m: int = M
 ) -> Measured:
-    """The same with 5,000 labels; the loop's time is that over some of them, scaled."""
+    """The same with 5,000 labels; the loop is timed over some of them, and its time is scaled."""
     return _compare(score_in_a_loop, images, labels, timed, width, m)
 
 
 @benchmark("ms")
 def fusion_80_loop_of_batches(images: int = 32, labels: int = 80, width: int = WIDTH, m: int = M) -> Measured:
-    """The fusion's training step, 80 labels, against a kinder loop that takes all pictures at once."""
+    """The fusion's training step, 80 labels, against a faster loop that takes all pictures at once."""
     return _compare(score_per_label, images, labels, labels, width, m)
 
 
@@ -104,7 +104,7 @@ def fusion_80_loop_of_batches(images: int = 32, labels: int = 80, width: int = W
 def fusion_5000_loop_of_batches(
     images: int = 32, labels: int = 5000, timed: int = LABELS_TIMED, width: int = WIDTH, m: int = M
 ) -> Measured:
-    """The same with 5,000 labels; the loop's time is that over some of them, scaled."""
+    """The same with 5,000 labels; the loop is timed over some of them, and its time is scaled."""
     return _compare(score_per_label, images, labels, timed, width, m)
 
 
@@ -116,18 +116,18 @@ def fusion_80_at_once(images: int = 128, labels: int = 80, width: int = WIDTH, m
 
 @benchmark("ms", target=3)
 def fusion_80_at_once_few(images: int = 32, labels: int = 80, width: int = WIDTH, m: int = M) -> Measured:
-    """The same with a small batch, where the two projections, which both have, are most of the time."""
+    """The same with a small batch, where the two projections, which both forms have, dominate."""
     return _compare(score_at_once, images, labels, labels, width, m)
 
 
 @benchmark("ms", target=3)
 def fusion_5000_at_once(images: int = 32, labels: int = 5000, width: int = WIDTH, m: int = M) -> Measured:
-    """The same with 5,000 labels, where that product takes 655 MB."""
+    """The same with 5,000 labels, where the product takes 655 MB."""
     return _compare(score_at_once, images, labels, labels, width, m)
 
 
 def _compare(other: Score, images: int, labels: int, timed: int, width: int, m: int) -> Measured:
-    """Compare our step with another's, of which only *timed* labels are taken, and scaled."""
+    """Compare our step with another one, which is timed over *timed* labels and scaled to all of them."""
     ours, theirs = step(score_as_we_do, images, labels, width, m), step(other, images, timed, width, m)
     if timed == labels:
         torch.testing.assert_close(ours(), theirs(), rtol=1e-3, atol=1e-3)
@@ -142,7 +142,7 @@ def _compare(other: Score, images: int, labels: int, timed: int, width: int, m: 
 def fusion_memory_growth(
     images: tuple[int, int] = (8, 32), labels: int = 5000, width: int = WIDTH, m: int = M
 ) -> Measured:
-    """How peak memory of the training step grows with the batch, beside how B·C·m numbers do."""
+    """Growth of the training step's peak memory with the batch, against the growth of B·C·m numbers."""
     few, many = (peak_memory(step(score_as_we_do, b, labels, width, m)) for b in images)
     product = 4 * (images[1] - images[0]) * labels * m
     note = f"B from {images[0]} to {images[1]}, C = {labels}, D = {width}, m = {m}"
@@ -151,7 +151,7 @@ def fusion_memory_growth(
 
 @benchmark("MB")
 def fusion_memory(images: int = 32, labels: int = 5000, width: int = WIDTH, m: int = M) -> Measured:
-    """Peak memory of the training step against that of the step through one product of size B·C·m."""
+    """Peak memory of the training step, against a step through one product of size B·C·m."""
     ours, theirs = (
         peak_memory(step(score, images, labels, width, m)) for score in (score_as_we_do, score_at_once)
     )
@@ -160,14 +160,14 @@ def fusion_memory(images: int = 32, labels: int = 5000, width: int = WIDTH, m: i
 
 
 def peak_memory(run: Callable[[], object]) -> int:
-    """Return the most bytes that tensors took at any time, those that were there before included."""
+    """Return the peak number of bytes in tensors, including those that existed before."""
     with _LiveTensors() as live:
         run()
     return live.peak
 
 
 class _LiveTensors(TorchDispatchMode):
-    """Adds up, after every operation, the storage of all tensors met so far that are still there."""
+    """Sums up, after every operation, the storage of all tensors seen so far that still exist."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The head in use: folded, beside the public code's loop over labels and beside the backbone."""
+"""The folded head, compared with the public code's loop over labels and with the backbone."""
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from tests.benchmarks.timing import in_turns
 def folded_head(images: int = 16, labels: int = 80, width: int = 2048, m: int = 1024) -> Measured:
     """The folded head against the public code's loop over images and labels, both from pooled features.
 
-    The loop is given the label embeddings: the graph that they come from is not in its time.
+    The loop gets the label embeddings, so the time of the graph is not included.
     """
     head, side = _head(labels, width, m)
     features, embeddings = torch.rand(images, width), side.layers(side.graph(side.vectors), side.vectors)
@@ -38,7 +38,7 @@ def folded_head(images: int = 16, labels: int = 80, width: int = 2048, m: int = 
 def folded_head_and_backbone(
     backbone: str = "resnet101", image_size: int = 448, images: int = 2, labels: int = 80
 ) -> Measured:
-    """What follows the backbone (pooling and folded head) beside the backbone: at most 1% of its time."""
+    """Pooling and folded head against the backbone, of whose time they take at most 1%."""
     torch.manual_seed(0)
     cnn = Backbone(backbone).eval().to(memory_format=torch.channels_last)
     folded = fold(_head(labels, cnn.width, 1024)[0])
@@ -51,7 +51,7 @@ def folded_head_and_backbone(
 
 
 def _head(labels: int, width: int, m: int) -> tuple[Head, LabelSide]:
-    """The paper's head with drawn weights, in eval mode, and its label side."""
+    """Return the paper's head with random weights, in eval mode, and its label side."""
     torch.manual_seed(0)
     config = LglmConfig(m=m, conditioning="text")
     head = build_head("lglm", config, width, LabelKnowledge(labels, torch.randn(labels, 300))).eval()

@@ -1,4 +1,4 @@
-"""The label side with thousands of labels: how often it runs, and in which order it multiplies."""
+"""The label side with thousands of labels: the number of its runs, and the order of its products."""
 
 from functools import partial
 
@@ -22,10 +22,10 @@ from tests.benchmarks.timing import in_turns
 
 @benchmark("s")
 def label_side_per_step(
-    labels: int = 5000, images: int = 32, parts: int = 8, width: int = 2048, d_l: int = 1024
+    labels: int = 5000, images: int = 32, micro_batches: int = 8, width: int = 2048, d_l: int = 1024
 ) -> Measured:
-    """A training step behind the backbone in 8 parts, against running the label side for every part."""
-    recipe = TrainingRecipe(accumulate=parts).filled_in()
+    """A training step behind the backbone in 8 micro-batches, against a label side run for each of them."""
+    recipe = TrainingRecipe(accumulate=micro_batches).filled_in()
     head = _head(labels, width, d_l)
     model = Recogniser(nn.Identity(), head)
     optimizer = make_optimizer(model, recipe)
@@ -47,23 +47,27 @@ def label_side_per_step(
         for _ in trainer.fit(iter([batch])):
             pass
 
-    def for_every_part() -> None:
+    def per_micro_batch() -> None:
         optimizer.zero_grad()
-        for some_maps, some_targets in zip(maps.chunk(parts), targets.chunk(parts), strict=True):
+        for some_maps, some_targets in zip(
+            maps.chunk(micro_batches), targets.chunk(micro_batches), strict=True
+        ):
             side = head.label_weights()
             assert side is not None
             logits = head.image_side(some_maps, side.weights).logits
             loss = trainer.classification_loss(logits, some_targets).sum() / images
-            (loss + side.penalty / parts).backward()
+            (loss + side.penalty / micro_batches).backward()
         optimizer.step()
 
     runs = []
     assert head.label_side is not None
     head.label_side.register_forward_hook(lambda *_: runs.append(1))
-    our_s, their_s = in_turns(ours, for_every_part, rounds=1, warm_up=False)
-    assert len(runs) == 1 + parts, f"the label side ran {len(runs)} times, not 1 and {parts}"
+    our_s, their_s = in_turns(ours, per_micro_batch, rounds=1, warm_up=False)
+    assert len(runs) == 1 + micro_batches, f"the label side ran {len(runs)} times, not 1 and {micro_batches}"
     return Measured(
-        our_s, their_s, f"C = {labels}, {images} pictures in {parts} parts; 1 run against {parts}"
+        our_s,
+        their_s,
+        f"C = {labels}, {images} pictures in {micro_batches} micro-batches; 1 run against {micro_batches}",
     )
 
 
@@ -93,7 +97,7 @@ def _step(side: nn.Module) -> Tensor:
 
 
 def _head(labels: int, width: int, d_l: int) -> Head:
-    """LGLM's head with drawn weights; its last fc starts at 0, which no arithmetic minds."""
+    """Return LGLM's head with random weights; its last fc starts at 0, which does not affect the time."""
     torch.manual_seed(0)
     config = LglmConfig(d_l=d_l, conditioning="text")
     return build_head("lglm", config, width, LabelKnowledge(labels, torch.randn(labels, 300)))

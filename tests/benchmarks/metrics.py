@@ -13,7 +13,7 @@ LIMIT_S = 1.0
 @benchmark("s")
 def metrics(images: int = 40_504, labels: int = 80) -> Measured:
     """All metrics against scikit-learn's average precision alone, label by label."""
-    scores, targets = _draw(images, labels)
+    scores, targets = _random_scores(images, labels)
 
     def scikit_learn() -> list[float]:
         return [average_precision_score(targets[:, label], scores[:, label]) for label in range(labels)]
@@ -26,13 +26,13 @@ def metrics(images: int = 40_504, labels: int = 80) -> Measured:
 @benchmark("s", target=1)
 def metrics_in_a_second(images: int = 40_504, labels: int = 80) -> Measured:
     """All metrics against the limit of one second."""
-    scores, targets = _draw(images, labels)
+    scores, targets = _random_scores(images, labels)
     (our_s,) = in_turns(lambda: measure(scores, targets), rounds=3)
     return Measured(our_s, LIMIT_S, f"{images} pictures, {labels} labels")
 
 
-def _draw(images: int, labels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw scores and targets, 3.6% present as in COCO, each label in one picture at least."""
+def _random_scores(images: int, labels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return random scores and targets; 3.6% are present as in COCO, each label in at least one picture."""
     rng = np.random.default_rng(0)
     targets = (rng.random((images, labels)) < 0.036).astype(np.int8)
     targets[0] = 1

@@ -1,4 +1,4 @@
-"""A folder of JPEGs as large as photographs, drawn; kept for the length of one process."""
+"""A folder of random JPEGs as large as photographs, which exists as long as the process."""
 
 import atexit
 import io
@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-DRAWN = 64
+DISTINCT = 64
 WIDTH, HEIGHT = 640, 480
 
 
 @cache
 def encoded() -> tuple[bytes, ...]:
-    """Pictures of 640×480 with detail of every size, about 160 kB each, as photographs of COCO's are."""
+    """Return pictures of 640×480 with detail of every size, about 160 kB each like COCO's photographs."""
     rng = np.random.default_rng(0)
-    found = []
-    for _ in range(DRAWN):
+    pictures = []
+    for _ in range(DISTINCT):
         pixels = np.zeros((HEIGHT, WIDTH, 3))
         for scale, weight in ((1, 16.0), (4, 24.0), (16, 40.0), (64, 60.0)):
             noise = rng.normal(128, weight, (HEIGHT // scale + 1, WIDTH // scale + 1, 3)).clip(0, 255)
@@ -27,21 +27,21 @@ def encoded() -> tuple[bytes, ...]:
             pixels += np.asarray(layer, float) - 128
         data = io.BytesIO()
         Image.fromarray((pixels + 128).clip(0, 255).astype(np.uint8)).save(data, "JPEG", quality=92)
-        found.append(data.getvalue())
-    return tuple(found)
+        pictures.append(data.getvalue())
+    return tuple(pictures)
 
 
 @cache
 def folder(total_bytes: int) -> Path:
-    """A folder with so many bytes of pictures, each with a comment of its own so that no two are the same."""
-    place = Path(tempfile.mkdtemp(prefix="lglm-bench-"))
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    """Return a folder with *total_bytes* of pictures; a comment in each makes all of them different."""
+    path = Path(tempfile.mkdtemp(prefix="lglm-bench-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
     written = number = 0
     while written < total_bytes:
-        data = encoded()[number % DRAWN]
+        data = encoded()[number % DISTINCT]
         comment = f"{number:06d}".encode()
         data = data[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2) + comment + data[2:]
-        (place / f"{number:06d}.jpg").write_bytes(data)
+        (path / f"{number:06d}.jpg").write_bytes(data)
         written += len(data)
         number += 1
-    return place
+    return path

@@ -1,4 +1,4 @@
-"""The loader, decoding and resizing to 448 with all cores, beside the decoding alone and beside Pillow's."""
+"""The loader with all cores at 448 pixels, compared with decoding alone and with a loader by Pillow."""
 
 import atexit
 import gc
@@ -39,7 +39,7 @@ EPOCHS = 10
 
 @cache
 def dataset(total_bytes: int) -> Dataset:
-    """The pictures, sharded."""
+    """Return a dataset of random pictures."""
     pictures = folder(total_bytes)
     out = mkdtemp(prefix="lglm-bench-")
     atexit.register(shutil.rmtree, out, ignore_errors=True)
@@ -51,17 +51,15 @@ def dataset(total_bytes: int) -> Dataset:
 
 
 def loader(total_bytes: int) -> Loader:
-    """A loader of whole pictures, with a thread for each core."""
-    found = dataset(total_bytes)
-    plain = Augmentation(crop=False)
-    fingerprint = found.manifest.fingerprint
+    """Return a loader of whole pictures, with a thread for each core."""
+    opened = dataset(total_bytes)
     return Loader(
-        split=found.split("train"),
-        fingerprint=fingerprint,
+        split=opened.split("train"),
+        fingerprint=opened.manifest.fingerprint,
         image_size=SIZE,
         batch_size=BATCH,
         threads=cores(),
-        augmentation=plain,
+        augmentation=Augmentation(crop=False),
     )
 
 
@@ -71,18 +69,18 @@ def exhaust(batches: Any) -> None:
 
 
 def next_epoch(reader: Loader) -> None:
-    """One more epoch in a random order, of whole pictures."""
+    """Read one epoch in a random order."""
     exhaust(reader.training_epoch(0))
 
 
 def rates(samples: int, *functions: Callable[[], Any]) -> list[float]:
-    """Images a second of each, medians of turns taken; by the clock, for all cores work."""
+    """Return each function's images per second, by the wall clock because all cores work."""
     seconds = in_turns(*functions, rounds=ROUNDS, warm_up=False, clock=time.perf_counter)
-    return [samples / one for one in seconds]
+    return [samples / each for each in seconds]
 
 
 def decode_from_memory(split: Split) -> Callable[[], None]:
-    """The same pictures, decoded and resized by as many threads, and nothing else."""
+    """Return a function that only decodes and resizes the split's pictures, with as many threads."""
     encoded = [split.read_image(row) for row in range(len(split))]
 
     def run() -> None:
@@ -94,7 +92,7 @@ def decode_from_memory(split: Split) -> Callable[[], None]:
 
 
 class PillowFolder(torch.utils.data.Dataset):
-    """What torchvision's ImageFolder does with each picture, and the usual transforms."""
+    """Reads pictures as torchvision's ImageFolder does, with the usual transforms."""
 
     def __init__(self, files: list[Path]) -> None:
         from torchvision import transforms
@@ -113,23 +111,25 @@ class PillowFolder(torch.utils.data.Dataset):
 
 
 def pillow_loader(total_bytes: int) -> None:
-    """One epoch, with as many worker processes as cores."""
+    """Read one epoch with as many worker processes as cores."""
     files = sorted(folder(total_bytes).iterdir())
     exhaust(torch.utils.data.DataLoader(PillowFolder(files), batch_size=BATCH, num_workers=cores()))
 
 
 @benchmark("images/s", target=0.9, higher_is_better=True)
 def loader_and_decoding(total_bytes: int = BYTES) -> Measured:
-    """The loader reads, decodes and resizes to 448, beside decoding and resizing from memory."""
+    """The loader, which reads, decodes and resizes, against decoding and resizing from memory."""
     reader = loader(total_bytes)
     baseline = decode_from_memory(reader.split)
     ours, theirs = rates(len(reader.split), lambda: exhaust(reader.in_order()), baseline)
-    return Measured(ours, theirs, f"{cores()} threads, JPEGs of 640×480; checked when they are read first")
+    return Measured(
+        ours, theirs, f"{cores()} threads, JPEGs of 640×480; their checksums are checked at the first read"
+    )
 
 
 @benchmark("images/s", target=2.5, higher_is_better=True)
 def loader_and_pillow(total_bytes: int = BYTES) -> Measured:
-    """The loader, beside a DataLoader over files with Pillow and as many workers."""
+    """The loader, against a DataLoader over files with Pillow and as many workers."""
     reader = loader(total_bytes)
     ours, theirs = rates(
         len(reader.split), lambda: exhaust(reader.in_order()), partial(pillow_loader, total_bytes)
@@ -139,7 +139,7 @@ def loader_and_pillow(total_bytes: int = BYTES) -> Measured:
 
 @benchmark("images/s", target=0.9, higher_is_better=True)
 def loader_random_order(total_bytes: int = BYTES) -> Measured:
-    """The loader in a random order, beside the order of the shards."""
+    """The loader in a random order, against the order of the shards."""
     reader = loader(total_bytes)
     in_order = np.arange(len(reader.split))
 
@@ -151,7 +151,7 @@ def loader_random_order(total_bytes: int = BYTES) -> Measured:
 
 @benchmark("MB", target=0.9)
 def loader_memory(total_bytes: int = BYTES) -> Measured:
-    """The process's memory in the last three of ten epochs, beside the second to fourth."""
+    """The process's memory in the last three of ten epochs, against the second to fourth."""
     process, sizes, reader = psutil.Process(os.getpid()), [], loader(total_bytes)
     for epoch in range(EPOCHS):
         exhaust(reader.training_epoch(epoch))

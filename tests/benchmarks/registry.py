@@ -1,4 +1,4 @@
-"""What a benchmark is: a function, known by its name, that measures one number of ours and one beside it."""
+"""The registry of benchmarks: functions that measure a number of ours and one of a baseline."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 
 class NotRun(Exception):
-    """A benchmark cannot run on this machine; says why."""
+    """A benchmark cannot run on this machine; the message says why."""
 
 
 class Measured(NamedTuple):
-    """Our number and the baseline's, in the benchmark's unit, and what else there is to say."""
+    """Our number and the baseline's, in the benchmark's unit, and a note on the conditions."""
 
     ours: float
     baseline: float
@@ -19,10 +19,7 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A registered function.
-
-    ``target`` is the least ratio aimed at; None: the ratio is reported as a fact.
-    """
+    """A registered benchmark; ``target`` is the ratio to reach, None where the ratio is only reported."""
 
     name: str
     measure: Callable[[], Measured]
@@ -36,7 +33,7 @@ class Benchmark:
         return (self.measure.__doc__ or "").strip().partition("\n")[0]
 
     def result(self) -> "Result":
-        """Run it."""
+        """Run the benchmark."""
         facts = (self.unit, self.higher_is_better)
         try:
             ours, baseline, note = self.measure()
@@ -49,10 +46,11 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Result:
-    """What a benchmark came to.
+    """The result of a benchmark.
 
-    ``ratio``: how many times better ours is than the baseline; ``target``: the least ratio aimed at;
-    ``note``: the conditions, or the reason why it did not run, where ours, baseline, ratio and met are None.
+    ``ratio`` says how many times better ours is than the baseline; ``target`` is the ratio to reach. ``note``
+    holds the conditions, or the reason why the benchmark did not run; then ours, baseline, ratio and met are
+    None.
     """
 
     name: str
@@ -72,7 +70,7 @@ BENCHMARKS: dict[str, Benchmark] = {}
 def benchmark(
     unit: str, *, target: float | None = None, higher_is_better: bool = False
 ) -> Callable[[Callable[..., Measured]], Callable[..., Measured]]:
-    """Register a function under its own name, with dashes; called without arguments it is the benchmark."""
+    """Register a function as a benchmark under its name with dashes; it is called without arguments."""
 
     def register(function: Callable[..., Measured]) -> Callable[..., Measured]:
         name = function.__name__.replace("_", "-")

@@ -1,4 +1,4 @@
-"""Writing shards from a folder of JPEGs, beside tar with sha256sum, and beside webdataset's ShardWriter."""
+"""Writing shards of JPEGs, compared with tar and sha256sum, and with webdataset's ShardWriter."""
 
 import contextlib
 import io
@@ -23,24 +23,24 @@ from tests.benchmarks.pictures import folder
 from tests.benchmarks.registry import Measured, benchmark
 
 BYTES = 2_000_000_000
-PER_SHARD = 250  # so few that all cores end at about the same time, as they do with more bytes than these
+PER_SHARD = 250  # few, so that all cores finish at about the same time
 LABELS = LabelVocabulary(["cat", "dog"])
 ROUNDS = 5
 
 
 def plans(pictures: Path) -> list[ShardPlan]:
-    """Shards of :data:`PER_SHARD` of the pictures each."""
-    found = []
+    """Plan shards of :data:`PER_SHARD` pictures each."""
+    shards = []
     names = sorted(path.name for path in pictures.iterdir())
     for number, start in enumerate(range(0, len(names), PER_SHARD)):
         chosen = names[start : start + PER_SHARD]
         images = tuple(LabelledImage(n[:-4], "train", str(pictures / n), n, ("cat",)) for n in chosen)
-        found.append(ShardPlan("train", number, images, "benchmark"))
-    return found
+        shards.append(ShardPlan("train", number, images, "benchmark"))
+    return shards
 
 
 def write(out: Path, plan: ShardPlan) -> None:
-    """One shard as ``lglm shard --verify header`` writes it."""
+    """Write one shard, checking only the pictures' headers."""
     write_shard(plan, LABELS, str(out), ImagePolicy("header"))
 
 
@@ -49,10 +49,10 @@ def cores() -> int:
 
 
 def with_workers(workers: int, pictures: Path, out: Path) -> float:
-    """Seconds that so many processes take, without starting them and without the plan."""
+    """Return the seconds that *workers* processes take, without starting them and without the plan."""
     shards = plans(pictures)
     first = replace(shards[0], images=shards[0].images[:1])
-    write(out, first)  # which imports what a first shard does; forks have it
+    write(out, first)  # imports modules on first use, which forks then share
     shutil.rmtree(out)
     os.sync()
     if workers == 1:
@@ -61,7 +61,7 @@ def with_workers(workers: int, pictures: Path, out: Path) -> float:
             write(out, plan)
         return time.perf_counter() - started
     with multiprocessing.get_context("fork").Pool(workers) as pool:
-        pool.map(time.sleep, [0.1] * workers)  # they have started
+        pool.map(time.sleep, [0.1] * workers)  # waits until all have started
         started = time.perf_counter()
         for _ in pool.imap_unordered(partial(write, out), shards):
             pass
@@ -69,7 +69,7 @@ def with_workers(workers: int, pictures: Path, out: Path) -> float:
 
 
 def with_tar(pictures: Path, out: Path) -> float:
-    """Seconds that ``tar cf`` and then ``sha256sum`` take."""
+    """Return the seconds that ``tar cf`` and then ``sha256sum`` take."""
     out.unlink(missing_ok=True)
     os.sync()
     started = time.perf_counter()
@@ -79,7 +79,7 @@ def with_tar(pictures: Path, out: Path) -> float:
 
 
 def with_shard_writer(pictures: Path, out: Path) -> float:
-    """Seconds that webdataset takes for the same samples, without their plan."""
+    """Return the seconds that webdataset takes for the same samples, without the plan."""
     import webdataset
 
     images = [image for plan in plans(pictures) for image in plan.images]
@@ -99,8 +99,8 @@ def with_shard_writer(pictures: Path, out: Path) -> float:
 
 
 def compared(total_bytes: int, ours: Callable[[], float], baseline: Callable[[], float]) -> Measured:
-    """Rates in megabytes a second, medians of turns taken."""
-    ours(), baseline()  # who writes first into a virtual machine's memory waits for it to be handed over
+    """Return the rates in megabytes per second, as medians over alternating rounds."""
+    ours(), baseline()  # a virtual machine's memory is slow at the first write
     turns = [(ours(), baseline()) for _ in range(ROUNDS)]
     rates = [total_bytes / 1e6 / median(seconds) for seconds in zip(*turns, strict=True)]
     return Measured(
@@ -110,7 +110,7 @@ def compared(total_bytes: int, ours: Callable[[], float], baseline: Callable[[],
 
 @benchmark("MB/s", target=0.7, higher_is_better=True)
 def shard_one_worker(total_bytes: int = BYTES) -> Measured:
-    """One worker shards a folder with --verify header, beside tar cf and then sha256sum."""
+    """One worker shards a folder, checking headers, against tar cf and then sha256sum."""
     pictures = folder(total_bytes)
     with TemporaryDirectory(prefix="lglm-bench-") as scratch:
         return compared(
@@ -122,7 +122,7 @@ def shard_one_worker(total_bytes: int = BYTES) -> Measured:
 
 @benchmark("MB/s", target=1.5, higher_is_better=True)
 def shard_all_cores(total_bytes: int = BYTES) -> Measured:
-    """As many workers as cores shard a folder with --verify header, beside webdataset's ShardWriter."""
+    """As many workers as cores shard a folder, checking headers, against webdataset's ShardWriter."""
     pictures = folder(total_bytes)
     with TemporaryDirectory(prefix="lglm-bench-") as scratch:
         measured = compared(
@@ -130,4 +130,4 @@ def shard_all_cores(total_bytes: int = BYTES) -> Measured:
             lambda: with_workers(cores(), pictures, Path(scratch, "ours")),
             lambda: with_shard_writer(pictures, Path(scratch, "theirs")),
         )
-    return measured._replace(note=f"{measured.note}; {cores()} cores; ShardWriter digests nothing")
+    return measured._replace(note=f"{measured.note}; {cores()} cores; ShardWriter computes no digests")

@@ -1,12 +1,12 @@
-"""Every head, trained alike on few pictures: which is better, by how much, and is it chance?
+"""A comparison of all heads, trained in the same way on few pictures, with confidence intervals.
 
     python -m tests.benchmarks.study --dataset DATASET --label-embeddings LABELS --weights FILE --out STUDY
 
-Each head is trained as ``lglm train --freeze-backbone --views flip`` trains it, with its own learning rate,
-dropout and decay. Those are chosen for each number of pictures on the training split alone: by training on
-that many of it and measuring on the others, never on the validation split. The backbone's features are
-computed once for all. Each system's result is a JSON file in STUDY, and one that is there is not made again;
-STUDY/table.md sums them up.
+Each head is trained as ``lglm train --freeze-backbone --views flip`` does. Of the learning rates, dropouts
+and decays that a system lists, the best combination is chosen for each number of pictures on the training
+split: by training on that many of its pictures and measuring on the others, never on the validation split.
+The backbone's features are computed once. The result of each system is a JSON file in STUDY, and an existing
+one is kept; STUDY/table.md summarises them.
 """
 
 import argparse
@@ -45,7 +45,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class System:
-    """A head with the options it is compared under, and the choices to be made on the training split."""
+    """A head with fixed options, and the values among which the training split chooses."""
 
     name: str
     head: str
@@ -57,7 +57,7 @@ class System:
     precision: str = "fp32"
 
     def choices(self) -> Iterator[dict[str, Any]]:
-        """Every combination to choose among."""
+        """Yield every combination of the values to choose from."""
         for dropout, lr, decay in product(self.dropouts, self.lrs, self.weight_decays):
             drop = () if dropout is None else (f"feature_dropout={dropout}",)
             yield {
@@ -71,7 +71,7 @@ class System:
 PROBE = "tuned linear probe"
 RESIDUAL = "LGLM with residual weights"
 SMALL = ("residual=true", "fusion_dropout=0.7", "d_l=256", "m=128", "graph_width=256")
-# These two read whole maps: on a CPU a step takes tenths of a second even so.
+# These two read whole maps, and even with these options a step takes tenths of a second on a CPU.
 SLOW: dict[str, Any] = {"folds": 1, "precision": "bf16"}
 NARROW = ("state_width=128", "d_1=128", "d_2=128", "output_width=256")
 SYSTEMS = (
@@ -94,8 +94,8 @@ HELD_OUT = 16
 
 
 @dataclass(frozen=True)
-class Part(Dataset):
-    """A dataset with some training pictures, measured on others: the validation split, or held ones."""
+class Subset(Dataset):
+    """A dataset with some of the training pictures, and the validation split or held-out rows beside them."""
 
     train: tuple[int, ...] = ()
     held: tuple[int, ...] | None = None
@@ -111,34 +111,34 @@ class Part(Dataset):
 
 @cache
 def whole_split(url: str, name: str, labels: tuple[str, ...]) -> Split:
-    """Read a split once."""
+    """Read a split; it is kept in memory."""
     dataset = Dataset.open(url)
     return dataset.without([label for label in dataset.labels if label not in labels]).split(name)
 
 
 @dataclass
 class Study:
-    """The data of the study, and what the backbone says about them."""
+    """The data of the study, and the backbone's feature maps of all pictures."""
 
     dataset: Dataset
     embeddings: LabelEmbeddings
     maps: dict[str, torch.Tensor]
 
-    def part(self, train: Sequence[int], held: Sequence[int] | None = None) -> Part:
-        """Take some training pictures; measured on *held* ones, or on the validation split."""
+    def subset(self, train: Sequence[int], held: Sequence[int] | None = None) -> Subset:
+        """Return the dataset with some training pictures, and with *held* ones for validation if given."""
         rows = None if held is None else tuple(held)
-        return Part(**vars(self.dataset), train=tuple(train), held=rows)
+        return Subset(**vars(self.dataset), train=tuple(train), held=rows)
 
     def run(
         self,
         system: System,
         choice: dict[str, Any],
-        part: Part,
+        subset: Subset,
         seed: int,
         embeddings: LabelEmbeddings | None = None,
     ) -> tuple[np.ndarray, np.ndarray, TrainingRun]:
-        """Train; return scores and targets of what it is measured on, and the run."""
-        steps_per_epoch = -(-len(part.train) // 32)
+        """Train; return the scores and targets of the validation pictures, and the run."""
+        steps_per_epoch = -(-len(subset.train) // 32)
         recipe = TrainingRecipe(
             head=system.head,
             backbone=BACKBONE,
@@ -150,33 +150,33 @@ class Study:
             seed=seed,
             **choice,
         ).filled_in()
-        vectors = (embeddings or self.embeddings).only(part.labels)
-        model = build_model(recipe, label_knowledge(recipe, part, vectors))
+        vectors = (embeddings or self.embeddings).only(subset.labels)
+        model = build_model(recipe, label_knowledge(recipe, subset, vectors))
         side = model.head.image_side
         pooling = side.pooling if isinstance(side, PooledSide) and not side.wants_mirror else None
         features = {
-            "train": self.features("train", part.train, pooling),
+            "train": self.features("train", subset.train, pooling),
             "val": self.features("val", None, pooling)
-            if part.held is None
-            else self.features("train", part.held, pooling),
+            if subset.held is None
+            else self.features("train", subset.held, pooling),
         }
-        run = TrainingRun(part, model, recipe, device=CPU, features=features)
-        measured = run.splits.pop("val")  # once, at the end, and not after every epoch
+        run = TrainingRun(subset, model, recipe, device=CPU, features=features)
+        validation = run.splits.pop("val")  # scored once at the end, and not after every epoch
         for _ in run.epochs():
             pass
         scores, rows = score(run.trainer, run.batches["val"])
         ordered = np.empty_like(scores)
         ordered[rows] = scores
-        return ordered, measured.targets, run
+        return ordered, validation.targets, run
 
     def features(self, split: str, rows: Sequence[int] | None, pooling: Any) -> Features:
-        """Pool and select the features of a split."""
+        """Return the pooled features of a split, or of some of its rows."""
         maps = self.pooled(split, pooling)
         return Features(maps if rows is None else maps[:, list(rows)])
 
     @cache  # noqa: B019  (there is one study)
     def pooled(self, split: str, pooling: Any) -> torch.Tensor:
-        """Pool the maps of a split."""
+        """Return the pooled maps of a split."""
         maps = self.maps[split]
         if pooling is None:
             return maps
@@ -187,21 +187,21 @@ class Study:
 
 
 def mean_ap(scores: np.ndarray, targets: np.ndarray) -> float:
-    """mAP in percent, over the labels that have positives."""
+    """Return the mAP in percent, over the labels that have positives."""
     return 100 * float(np.nanmean(average_precisions(scores, targets)))
 
 
 def draws(samples: int, size: int, count: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Draw *count* times *size* of the training pictures; the rest is held."""
-    found = []
+    """Draw *size* of the training pictures *count* times; return (drawn rows, other rows) of each."""
+    drawn = []
     for number in range(count):
         order = seeds.rng("draw", samples, size, number).permutation(samples)
-        found.append((tuple(map(int, order[:size])), tuple(map(int, order[size:]))))
-    return found
+        drawn.append((tuple(map(int, order[:size])), tuple(map(int, order[size:]))))
+    return drawn
 
 
 def open_study(dataset: str, label_embeddings: str, weights: str, kept: Path) -> Study:
-    """Read the data and run the backbone once over all pictures, or read what it said before."""
+    """Read the data, and run the backbone once over all pictures or read its earlier results."""
     data = Dataset.open(dataset)
     embeddings = LabelEmbeddings.load(f"{label_embeddings}/{FILE}")
     file = kept / "maps.pt"
@@ -223,9 +223,9 @@ def open_study(dataset: str, label_embeddings: str, weights: str, kept: Path) ->
 
 
 def choose(study: Study, system: System, size: int | None) -> dict[str, Any]:
-    """Choose among a system's choices for a number of pictures, on the training split alone.
+    """Choose the best of a system's combinations for a number of pictures, on the training split alone.
 
-    Train on that many of its pictures, on four fifths of them where it is all, and measure on the others.
+    Each is trained on that many pictures (on four fifths if *size* is None) and measured on the others.
     """
     choices = list(system.choices())
     if len(choices) == 1:
@@ -233,17 +233,17 @@ def choose(study: Study, system: System, size: int | None) -> dict[str, Any]:
     samples = len(study.dataset.split("train"))
     folds = draws(samples, size or samples * 4 // 5, system.folds)
     measured = [
-        np.mean([mean_ap(*study.run(system, choice, study.part(*fold), seed=0)[:2]) for fold in folds])
+        np.mean([mean_ap(*study.run(system, choice, study.subset(*fold), seed=0)[:2]) for fold in folds])
         for choice in choices
     ]
     return choices[int(np.argmax(measured))]
 
 
 def measure(study: Study, system: System) -> dict[str, Any]:
-    """Train a system on each number of pictures from each seed; measure on the validation split.
+    """Train a system on each number of pictures from each seed, and measure it on the validation split.
 
     Returns:
-        The seconds it took, and by number of pictures the choice made, the mAPs and the scores of each seed.
+        The seconds, and by number of pictures the chosen combination, the mAPs and the scores of each seed.
     """
     started = time.perf_counter()
     samples = len(study.dataset.split("train"))
@@ -253,22 +253,22 @@ def measure(study: Study, system: System) -> dict[str, Any]:
         maps, scores = [], []
         for seed in range(SEEDS):
             train, _ = draws(samples, size or samples, SEEDS)[seed]
-            found, targets, _ = study.run(system, choice, study.part(train), seed)
-            maps.append(mean_ap(found, targets))
-            scores.append(found.astype(np.float64).round(6).tolist())
+            seed_scores, targets, _ = study.run(system, choice, study.subset(train), seed)
+            maps.append(mean_ap(seed_scores, targets))
+            scores.append(seed_scores.astype(np.float64).round(6).tolist())
         sizes[str(size or "all")] = {"choice": choice, "mAP": maps, "scores": scores}
     return {"system": asdict(system), "sizes": sizes, "seconds": time.perf_counter() - started}
 
 
 def never_trained(study: Study, system: System, choice: dict[str, Any]) -> dict[str, list[float]]:
-    """mAP on held-out labels that a model trained on the others knows by name, per seed, beside controls."""
+    """Return the mAP per seed on labels added by name to a model trained on the others, and on controls."""
     names = study.dataset.labels.names
     samples = len(study.dataset.split("train"))
-    found: dict[str, list[float]] = {"word vectors": [], "permuted vectors": [], "random scores": []}
+    results: dict[str, list[float]] = {"word vectors": [], "permuted vectors": [], "random scores": []}
     for seed in range(SEEDS):
         rng = seeds.rng("never trained", seed)
         held = sorted(rng.choice(len(names), HELD_OUT, replace=False))
-        rest = study.part(range(samples)).without([names[column] for column in held])
+        rest = study.subset(range(samples)).without([names[column] for column in held])
         shuffled = replace(study.embeddings, vectors=rng.permutation(study.embeddings.vectors))
         targets = study.dataset.split("val").targets[:, held]
         for kind, embeddings in (("word vectors", study.embeddings), ("permuted vectors", shuffled)):
@@ -276,13 +276,13 @@ def never_trained(study: Study, system: System, choice: dict[str, Any]) -> dict[
             folded = fold(extend(run.trained, torch.from_numpy(embeddings.vectors[held])).head)
             with torch.no_grad():
                 logits = folded(study.features("val", None, "max").maps[0].flatten(1))
-            found[kind].append(mean_ap(logits[:, -HELD_OUT:].numpy(), targets))
-        found["random scores"].append(mean_ap(rng.random(targets.shape), targets))
-    return found
+            results[kind].append(mean_ap(logits[:, -HELD_OUT:].numpy(), targets))
+        results["random scores"].append(mean_ap(rng.random(targets.shape), targets))
+    return results
 
 
 def main() -> None:
-    """Make what is missing of the study, and its table."""
+    """Run the missing systems of the study, and write its table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -301,7 +301,7 @@ def main() -> None:
         if system.head == "lglm":
             result["never trained"] = never_trained(study, system, result["sizes"]["all"]["choice"])
         file.write_text(json.dumps(result))
-        maps = {size: round(float(np.mean(of["mAP"])), 1) for size, of in result["sizes"].items()}
+        maps = {size: round(float(np.mean(row["mAP"])), 1) for size, row in result["sizes"].items()}
         print(f"{system.name}: {maps} {result['seconds']:.0f} s", file=sys.stderr, flush=True)
     results = {
         system.name: json.loads((out / f"{system.name}.json").read_text())
@@ -314,7 +314,7 @@ def main() -> None:
 
 
 def table_of(results: dict[str, Any], targets: np.ndarray) -> str:
-    """Write the results as Markdown tables."""
+    """Return the results as Markdown tables."""
     sizes = [str(size or "all") for size in SIZES]
     lines = [
         "| head | " + " | ".join(sizes) + " | all: against the tuned probe |",
@@ -324,7 +324,11 @@ def table_of(results: dict[str, Any], targets: np.ndarray) -> str:
         cells = [
             f"{np.mean(maps):.1f} ± {np.std(maps):.1f}" for maps in (result["sizes"][s]["mAP"] for s in sizes)
         ]
-        versus = "" if name == PROBE or PROBE not in results else against(result, results[PROBE], targets)
+        versus = (
+            ""
+            if name == PROBE or PROBE not in results
+            else difference_to_probe(result, results[PROBE], targets)
+        )
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {versus} |")
     lines += [
         "",
@@ -332,16 +336,16 @@ def table_of(results: dict[str, Any], targets: np.ndarray) -> str:
         "|---|---:|---:|---:|",
     ]
     for name, result in results.items():
-        if found := result.get("never trained"):
+        if never := result.get("never trained"):
             lines.append(
                 f"| {name} | "
-                + " | ".join(f"{np.mean(v):.1f} ± {np.std(v):.1f}" for v in found.values())
+                + " | ".join(f"{np.mean(v):.1f} ± {np.std(v):.1f}" for v in never.values())
                 + " |"
             )
     lines += ["", "| head | pictures | chosen |", "|---|---:|---|"]
     for name, result in results.items():
-        for size, of in result["sizes"].items():
-            choice = of["choice"]
+        for size, row in result["sizes"].items():
+            choice = row["choice"]
             head = " ".join(choice["head_option"])
             lines.append(
                 f"| {name} | {size} | `{head}` lr {choice['lr']:g}, decay {choice['weight_decay']:g} |"
@@ -349,16 +353,16 @@ def table_of(results: dict[str, Any], targets: np.ndarray) -> str:
     return "\n".join(lines) + "\n"
 
 
-def against(result: dict[str, Any], probe: dict[str, Any], targets: np.ndarray) -> str:
-    """Difference to the probe by the paired bootstrap over the validation pictures, mean over seeds."""
-    found = [
+def difference_to_probe(result: dict[str, Any], probe: dict[str, Any], targets: np.ndarray) -> str:
+    """Return the difference to the probe by the paired bootstrap over pictures, averaged over seeds."""
+    comparisons = [
         compare(np.array(ours), np.array(theirs), targets)
         for ours, theirs in zip(
             result["sizes"]["all"]["scores"], probe["sizes"]["all"]["scores"], strict=True
         )
     ]
     difference, low, high = (
-        100 * np.mean([getattr(one, k) for one in found]) for k in ("difference", "low", "high")
+        100 * np.mean([getattr(each, k) for each in comparisons]) for k in ("difference", "low", "high")
     )
     return f"{difference:+.1f} ({low:+.1f} to {high:+.1f})"
 

@@ -1,4 +1,4 @@
-"""The benchmarks run, at sizes at which their numbers mean nothing."""
+"""The benchmarks run, at sizes too small for meaningful numbers."""
 
 import json
 import math
@@ -26,21 +26,21 @@ from tests.benchmarks.registry import Measured, NotRun
 from tests.benchmarks.timing import in_turns
 
 FIELDS = ("name", "ours", "baseline", "unit", "higher_is_better", "ratio", "target", "met")
-PART = {"images": 2, "labels": 3, "width": 8, "m": 4}
+FUSION = {"images": 2, "labels": 3, "width": 8, "m": 4}
 NETWORK = {"backbone": "mobilenet_v3_small", "image_size": 64}
 SMALL: dict[str, Callable[[], Measured]] = {
-    "folded-head": partial(head.folded_head, **PART),
+    "folded-head": partial(head.folded_head, **FUSION),
     "folded-head-and-backbone": partial(head.folded_head_and_backbone, **NETWORK, labels=3),
-    "fusion-80-loop": partial(fusion.fusion_80_loop, **PART),
-    "fusion-5000-loop": partial(fusion.fusion_5000_loop, **PART, timed=2),
-    "fusion-80-loop-of-batches": partial(fusion.fusion_80_loop_of_batches, **PART),
-    "fusion-5000-loop-of-batches": partial(fusion.fusion_5000_loop_of_batches, **PART, timed=2),
-    "fusion-80-at-once": partial(fusion.fusion_80_at_once, **PART),
-    "fusion-80-at-once-few": partial(fusion.fusion_80_at_once_few, **PART),
-    "fusion-5000-at-once": partial(fusion.fusion_5000_at_once, **PART),
+    "fusion-80-loop": partial(fusion.fusion_80_loop, **FUSION),
+    "fusion-5000-loop": partial(fusion.fusion_5000_loop, **FUSION, timed=2),
+    "fusion-80-loop-of-batches": partial(fusion.fusion_80_loop_of_batches, **FUSION),
+    "fusion-5000-loop-of-batches": partial(fusion.fusion_5000_loop_of_batches, **FUSION, timed=2),
+    "fusion-80-at-once": partial(fusion.fusion_80_at_once, **FUSION),
+    "fusion-80-at-once-few": partial(fusion.fusion_80_at_once_few, **FUSION),
+    "fusion-5000-at-once": partial(fusion.fusion_5000_at_once, **FUSION),
     "fusion-memory-growth": partial(fusion.fusion_memory_growth, images=(2, 4), labels=50, width=8, m=32),
     "fusion-memory": partial(fusion.fusion_memory, images=4, labels=50, width=8, m=32),
-    "label-side-per-step": partial(label_side.label_side_per_step, 5, 4, parts=2, width=8, d_l=6),
+    "label-side-per-step": partial(label_side.label_side_per_step, 5, 4, micro_batches=2, width=8, d_l=6),
     "label-side-order": partial(label_side.label_side_order, 5, width=8, d_l=6),
     "training-step-cpu": partial(training_step.training_step_cpu, **NETWORK, rounds=1),
     "metrics": partial(metrics.metrics, 50, 3),
@@ -92,7 +92,7 @@ def test_every_benchmark_gives_a_row_of_the_table_and_an_object_of_the_file(
 
 
 @pytest.mark.usefixtures("small")
-def test_those_named_run_and_no_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_only_the_named_benchmarks_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     main(["metrics", "folded-head"], out=tmp_path / "bench.json")
     assert [row["name"] for row in json.loads((tmp_path / "bench.json").read_text())] == [
         "metrics",
@@ -101,9 +101,7 @@ def test_those_named_run_and_no_others(tmp_path: Path, capsys: pytest.CaptureFix
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
-def test_an_unknown_name_is_refused_with_the_names_there_are(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_an_unknown_name_is_refused_with_the_known_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as refusal:
         main(["folded-heads"], out=tmp_path / "bench.json")
     assert refusal.value.code == 2
@@ -112,22 +110,22 @@ def test_an_unknown_name_is_refused_with_the_names_there_are(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_list_names_each_and_tells_what_it_measures(capsys: pytest.CaptureFixture[str]):
+def test_the_list_names_each_benchmark_and_what_it_measures(capsys: pytest.CaptureFixture[str]):
     main(["--list"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(BENCHMARKS)
     assert all(len(line.split()) > 3 for line in lines)
 
 
-def test_all_ways_to_fuse_come_to_the_same_scores():
-    ways = (fusion.score_in_a_loop, fusion.score_per_label, fusion.score_at_once)
+def test_all_forms_of_the_fusion_give_the_same_scores():
+    forms = (fusion.score_in_a_loop, fusion.score_per_label, fusion.score_at_once)
     ours = fusion.step(fusion.score_as_we_do, 3, 5, 8, 4)()
-    for way in ways:
-        torch.testing.assert_close(fusion.step(way, 3, 5, 8, 4)(), ours)
+    for form in forms:
+        torch.testing.assert_close(fusion.step(form, 3, 5, 8, 4)(), ours)
 
 
-def test_peak_memory_counts_what_is_there_at_the_same_time():
-    """By hand: a, b and their sum at once, then the sum and its double; 400 bytes each."""
+def test_peak_memory_counts_tensors_that_exist_at_the_same_time():
+    """By hand: a, b, their sum and its double, of 400 bytes each."""
     a, b = torch.ones(100), torch.ones(100)
 
     def run() -> None:

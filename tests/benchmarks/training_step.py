@@ -1,4 +1,4 @@
-"""A whole training step, as lglm train takes it and as plain PyTorch does."""
+"""A whole training step, compared with the same in plain PyTorch."""
 
 import time
 from collections.abc import Callable
@@ -24,7 +24,7 @@ LABELS = 80
 
 
 def our_step(recipe: FullRecipe, device: torch.device) -> Callable[[], None]:
-    """One step of :class:`Trainer`, put together as TrainingRun does, on the same batch each time."""
+    """Return a step of a :class:`Trainer` set up as TrainingRun does, on the same batch each time."""
     model = _model(recipe).to(device).to(memory_format=torch.channels_last)
     preprocessing = model.backbone.preprocessing(recipe.image_size)
     path = ImagePath(model)
@@ -44,20 +44,20 @@ def our_step(recipe: FullRecipe, device: torch.device) -> Callable[[], None]:
     batch = _batch(recipe)
 
     def step() -> None:
-        for taken in trainer.fit(iter([batch])):
-            taken.classification.item()
+        for done in trainer.fit(iter([batch])):
+            done.classification.item()
 
     return step
 
 
 def plain_step(recipe: FullRecipe, device: torch.device) -> Callable[[], None]:
-    """The same model and batch in the public code's loop: fp32, NCHW, and SGD as it comes."""
+    """Return a step of the public code's loop with the same model and batch: fp32, NCHW, and default SGD."""
     model = _model(recipe).to(device)
     preprocessing = model.backbone.preprocessing(recipe.image_size)
     optimizer = torch.optim.SGD(model.parameters(), recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay)
     batch = _batch(recipe)
 
-    @torch.backends.cudnn.flags(enabled=True, benchmark=True)  # as there; the CPU does not mind
+    @torch.backends.cudnn.flags(enabled=True, benchmark=True)  # as in the public code
     def step() -> None:
         images, targets = preprocessing.normalise(batch.images.to(device)), batch.targets.to(device)
         side = model.head.label_weights()
@@ -108,7 +108,7 @@ def training_step_gpu(backbone: str = "resnet101", image_size: int = 448, images
     recipe = _gpu_recipe(backbone, image_size, images)
     our_s, their_s = in_turns(our_step(recipe, gpu), plain_step(recipe, gpu), rounds=20, clock=_gpu_clock)
     return Measured(
-        images / our_s, images / their_s, f"{backbone}, {images} pictures at {image_size}, {_card()}"
+        images / our_s, images / their_s, f"{backbone}, {images} pictures at {image_size}, {_gpu_name()}"
     )
 
 
@@ -126,7 +126,7 @@ def training_step_gpu_rate(backbone: str = "resnet101", image_size: int = 448, i
     return Measured(
         counter.get_total_flops() / step_s / 1e12,
         2 * size**3 / product_s / 1e12,
-        f"{backbone}, {images} pictures at {image_size}, {_card()}",
+        f"{backbone}, {images} pictures at {image_size}, {_gpu_name()}",
     )
 
 
@@ -143,10 +143,10 @@ def _gpu_recipe(backbone: str, image_size: int, images: int) -> FullRecipe:
 
 
 def _gpu_clock() -> float:
-    """Wait for the GPU, and tell the time."""
+    """Wait for the GPU, and return the time."""
     torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def _card() -> str:
+def _gpu_name() -> str:
     return torch.cuda.get_device_name()

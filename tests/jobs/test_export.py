@@ -26,7 +26,7 @@ from lglm_core.model.extend import extend
 from lglm_core.model.head import LabelKnowledge
 from lglm_core.model.heads import BUILDERS, build_head
 from lglm_core.model.recogniser import Recogniser
-from lglm_core.rooms import ModelManifest, Provenance, Room, digest
+from lglm_core.rooms import EpochRecord, ModelManifest, Provenance, Room, digest
 from tests.jobs.commands import COCO_LABELS, Commands, Here, Result, contents, done_here
 from tests.servers.ray_in_process import ray_in_process
 
@@ -54,7 +54,7 @@ def save_small_model(out: Path) -> Path:
         embeddings=by_name(labels, vectors),
         preprocessing=Preprocessing(64),
         facts={"epochs": 1},
-        history=[{"epoch": 1, "loss": 2.0, "seconds": 0.5, "val_map": None}],
+        history=[EpochRecord(1, 2.0, None, 0.5)],
     )
     return out
 

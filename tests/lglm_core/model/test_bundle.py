@@ -19,7 +19,7 @@ from lglm_core.model.head import LabelKnowledge
 from lglm_core.model.recogniser import Recogniser
 from tests.lglm_core.model.small_heads import VARIANTS, small_head
 
-PROVENANCE = rooms.Provenance("model", {"dataset": "d" * 64}, {"seed": 0})
+PROVENANCE = rooms.Provenance(rooms.ModelManifest, {"dataset": "d" * 64}, {"seed": 0})
 
 
 @pytest.fixture
@@ -55,10 +55,9 @@ def save_small(
     randomise(head)
     model = Recogniser(backbone, head).eval()
     save_bundle(
-        str(url),
+        rooms.Room(str(url), PROVENANCE),
         model,
         embeddings.labels,
-        PROVENANCE,
         embeddings=embeddings if config.needs_vectors else None,
         preprocessing=backbone.preprocessing(32),
         facts={},
