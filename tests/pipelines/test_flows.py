@@ -1,12 +1,17 @@
-"""The flows on a real ephemeral Prefect server, with real jobs; test_flow_jobs.py starts none."""
+"""The flows on real Prefect servers, one of its own first, with real jobs; test_flow_jobs.py starts none."""
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+
+from tests.servers.prefect import prefect_environment, prefect_server, without_prefect
+
+pytestmark = pytest.mark.process
 
 TINY = {
     "source": "toy",
@@ -30,18 +35,31 @@ ROOMS = {
 }
 
 
-def run_flow(out: Path, options: dict, *, module: tuple[str, ...] = ("pipelines.train_lglm",)):
+def run_flow(
+    out: Path,
+    options: dict,
+    *,
+    module: tuple[str, ...] = ("pipelines.train_lglm",),
+    server: Mapping[str, str] = {},
+):
+    """Run a flow that reports to a server, or without one to an ephemeral server of its own."""
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     temporary = out.parent / "tmp"
     temporary.mkdir(exist_ok=True)
-    environment["TMPDIR"] = str(temporary)
     return subprocess.run(
         [sys.executable, "-m", *module, "--out", str(out), "--json", *arguments],
         capture_output=True,
         text=True,
-        env=environment,
+        env={**without_prefect(os.environ), "TMPDIR": str(temporary), **server},
     )
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The settings of one server for the flows that need none of their own, which take long to start."""
+    home = tmp_path_factory.mktemp("prefect")
+    with prefect_server(home / "server") as api_url:
+        yield prefect_environment(home / "client", api_url)
 
 
 @pytest.fixture(scope="module")
@@ -77,21 +95,21 @@ def test_the_files_of_the_embedded_servers_are_removed_with_the_process(finished
     assert not list(out.parent.glob("tmp/lglm-*"))
 
 
-def test_a_second_run_by_its_other_name_repeats_nothing(finished):
+def test_a_second_run_by_its_other_name_repeats_nothing(finished, server):
     out, _ = finished
-    process = run_flow(out, TINY, module=("pipelines.cli", "flow", "train-lglm"))
+    process = run_flow(out, TINY, module=("pipelines.cli", "flow", "train-lglm"), server=server)
     assert process.returncode == 0, process.stderr[-2000:]
     assert json.loads(process.stdout.splitlines()[-1])["status"] == "already complete"
 
 
-def test_tag_bucket_sums_up_the_rows_per_status_and_label(finished):
+def test_tag_bucket_sums_up_the_rows_per_status_and_label(finished, server):
     work, _ = finished
     (work / "run" / "model" / "thresholds.json").write_text(
         json.dumps(dict.fromkeys(json.loads((work / "dataset" / "labels.json").read_text()), 0.0))
     )  # so that every label is given
     out = work.parent / "tags-of-all"
     options = {"model": work / "run" / "model", "images": work / "raw" / "test2017"}
-    process = run_flow(out, options, module=("pipelines.tag_bucket",))
+    process = run_flow(out, options, module=("pipelines.tag_bucket",), server=server)
     assert process.returncode == 0, process.stderr[-2000:]
     counts = json.loads((out / "manifest.json").read_text())["counts"]
     assert (
@@ -110,9 +128,9 @@ def test_tag_bucket_sums_up_the_rows_per_status_and_label(finished):
     assert table[-1] == ["tags", str(out)]
 
 
-def test_a_failing_job_ends_the_flow_with_its_own_line_and_code(tmp_path):
+def test_a_failing_job_ends_the_flow_with_its_own_line_and_code(tmp_path, server):
     options = {"source": "coco", "root": str(tmp_path / "nowhere")}
-    process = run_flow(tmp_path / "work", options)
+    process = run_flow(tmp_path / "work", options, server=server)
     assert process.returncode == 2
     lines = process.stderr.splitlines()
     assert "Traceback" not in process.stderr
