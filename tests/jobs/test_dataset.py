@@ -106,13 +106,13 @@ def test_names_that_may_be_mistakes_are_findings(here: Here, tmp_path: Path):
     alike = "traffic light, café, cafe\u0301, Traffic_Light"
     assert f"and how accents are encoded, yet labels of their own: {alike} ! With" in said
     assert "what separates labels in a cell is '|': dog, cat ! " in said
-    assert "! Named as a cell that says nothing; leave such cells empty: NaN, N/A" in said
+    assert "! Named like an empty cell; leave such cells empty: NaN, N/A" in said
 
 
 def test_labels_given_as_a_vector_of_zeros_and_ones_are_a_finding(here: Here, tmp_path: Path):
     rows: list[dict[str, object]] = [{"labels": [0, 1, 0], "split": "train"}, {"labels": [1, 0, 0]}]
     said = " ".join(here("dataset", "--dataset", written(tmp_path, rows)).stdout.split())
-    assert "! 0 and 1, as if each told of one label; a cell names the labels that are there: 1, 0" in said
+    assert "! 0 and 1, as if each stood for one label; a cell names the labels that are present: 1, 0" in said
 
 
 def test_a_dataset_of_one_split_is_described_and_that_is_a_finding(here: Here, tmp_path: Path):

@@ -333,5 +333,5 @@ def test_a_flag_of_earlier_versions_is_refused_with_the_verb_that_replaces_it(
     assert result.code == 2
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"lglm shard coco: {flag} ")
-    assert f": lglm {verb};" in line
+    assert f"use lglm {verb};" in line
     assert not (tmp_path / "out").exists()

@@ -196,7 +196,9 @@ def test_a_broken_picture_that_was_checked_by_header_only_is_refused_with_advice
     rows = [("train", bytes(data), ["a"], ())]
     split = write_dataset(tmp_path, ["a", "b"], rows, policy=ImagePolicy(verify="header")).split("train")
     loader = Loader(split=split, fingerprint="f", image_size=4, batch_size=3)
-    with pytest.raises(DamageError, match=r"s0 cannot be decoded \(.*shard anew with --verify decode"):
+    with pytest.raises(
+        DamageError, match=r"s0 cannot be decoded \(.*write a new dataset with `verify` = decode"
+    ):
         list(loader.training_epoch(0))
 
 
