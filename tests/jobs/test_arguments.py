@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, Union, get_args, get_origin
 import pytest
 import yaml
 from pydantic import ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from jobs import command_line, options
 from jobs.arguments import flag, parse, to_arguments, validate, with_flags
@@ -349,13 +350,23 @@ def values_of(annotation: Any, rng: random.Random) -> Iterator[Any]:
 
 def random_options(kind: type[Options], rng: random.Random, *, every: bool = True) -> Options:
     """Return options of *kind* whose fields, all or some, have another value than their default."""
+
+    def draw(name: str) -> Any:
+        info = kind.model_fields[name]
+        return next(value for value in values_of(info.annotation, rng) if value != info.default)
+
+    def given(info: FieldInfo, fraction: float) -> bool:
+        return info.is_required() or rng.random() < fraction
+
+    values: dict[str, Any] = {}
+    wrong: set[str] = set()
     while True:
-        values, fraction = {}, 1 if every else rng.random()
-        for name, info in kind.model_fields.items():
-            if not info.is_required() and rng.random() >= fraction:
-                continue
-            candidates = values_of(info.annotation, rng)
-            values[name] = next(value for value in candidates if value != info.default)
+        if wrong:  # a value of theirs alone is refused, so that the others can stay
+            values |= {name: draw(name) for name in wrong}
+        else:
+            fraction = 1 if every else rng.random()
+            names = [name for name, info in kind.model_fields.items() if given(info, fraction)]
+            values = {name: draw(name) for name in names}
         if "head_option" in kind.model_fields:  # which must suit the head
             values |= {"head": "lglm", "head_option": ("pooling=average", "feature_dropout=0.25")}
         if kind is TrainLglm:  # whose source takes only some of the options
@@ -363,8 +374,8 @@ def random_options(kind: type[Options], rng: random.Random, *, every: bool = Tru
             values = {name: value for name, value in values.items() if name not in others}
         try:
             return kind(**values)
-        except ValidationError:
-            continue
+        except ValidationError as error:
+            wrong = {str(fault["loc"][0]) for fault in error.errors() if fault["loc"]}
 
 
 @pytest.mark.parametrize("name", KINDS, ids=NAMES)

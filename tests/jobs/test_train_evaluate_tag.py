@@ -361,8 +361,8 @@ def test_training_that_was_killed_ends_as_if_it_had_not_been(
     lglm: Commands, here: Here, dataset: Path, labels: Path, tmp_path: Path, within: bool
 ):
     disturbed, undisturbed = tmp_path / "disturbed", tmp_path / "undisturbed"
-    smaller: tuple[Any, ...] = ("--batch-size", 2) if within else ()
-    often: tuple[Any, ...] = ("--checkpoint-steps", 5) if within else ()
+    smaller: tuple[Any, ...] = ("--batch-size", 4) if within else ()
+    often: tuple[Any, ...] = ("--checkpoint-steps", 2) if within else ()
     with lglm.started(*train_here(dataset, labels, disturbed), *smaller, *often) as running:
         running.wait_until((disturbed / "checkpoints/checkpoint.pt").exists)
         running.kill_session()

@@ -68,6 +68,7 @@ def finished(tmp_path_factory):
     return out, run_flow(out, TINY)
 
 
+@pytest.mark.slow
 def test_the_flow_writes_every_room(finished):
     out, process = finished
     assert process.returncode == 0, process.stderr[-2000:]
@@ -79,6 +80,7 @@ def test_the_flow_writes_every_room(finished):
     assert (out / "neighbours.html").exists()
 
 
+@pytest.mark.slow
 def test_it_ends_with_metrics_beside_the_prior_and_the_paths_of_the_rooms(finished):
     out, process = finished
     table = {line.split()[0]: line.split()[1:] for line in process.stdout.splitlines() if line.strip()}
@@ -88,6 +90,7 @@ def test_it_ends_with_metrics_beside_the_prior_and_the_paths_of_the_rooms(finish
     assert table["report"] == [str(out / "evaluation" / "report.html")]
 
 
+@pytest.mark.slow
 def test_the_files_of_the_embedded_servers_are_removed_with_the_process(finished):
     out, _ = finished
     made = {*ROOMS, "raw", "neighbours.html"}
@@ -95,6 +98,7 @@ def test_the_files_of_the_embedded_servers_are_removed_with_the_process(finished
     assert not list(out.parent.glob("tmp/lglm-*"))
 
 
+@pytest.mark.slow
 def test_a_second_run_by_its_other_name_repeats_nothing(finished, server):
     out, _ = finished
     process = run_flow(out, TINY, module=("pipelines.cli", "flow", "train-lglm"), server=server)
@@ -102,6 +106,7 @@ def test_a_second_run_by_its_other_name_repeats_nothing(finished, server):
     assert json.loads(process.stdout.splitlines()[-1])["status"] == "already complete"
 
 
+@pytest.mark.slow
 def test_tag_bucket_sums_up_the_rows_per_status_and_label(finished, server):
     work, _ = finished
     (work / "run" / "model" / "thresholds.json").write_text(
