@@ -1,8 +1,8 @@
 """What all tests share: verbs, servers and rooms; the order in which they run, and what they may leave.
 
-Tests that start a process or a server get the mark ``process``, tests that share a fixture of their module
-run in one process of pytest-xdist, and those that start processes run first, so that the many quick ones
-fill up what time is left on either core.
+Tests whose fixtures start a process or a server get the mark ``process``, and those that train a model the
+mark ``weighty``. Tests that share a fixture of their module run in one process of pytest-xdist, and those
+that start processes run first, so that the many quick ones fill up what time is left on either core.
 """
 
 import fcntl
@@ -26,12 +26,9 @@ from tests.servers.s3 import S3Server, moto_s3, rclone_s3
 
 MARK = "LGLM_TEST_SESSION"
 SECONDS_TO_VANISH = 20.0  # Ray's helpers notice the end of their driver after a while
-STARTING_PROCESSES = {
-    "lglm",
-    "rclone",
-    "moto",
-    "connect_to",
-}  # fixtures; files that start some by themselves say so
+# Fixtures; files that start processes or train by themselves say so.
+STARTING_PROCESSES = {"lglm", "rclone", "moto", "connect_to"}
+TRAINING = {"tiny_run"}
 LONGEST_FIRST = ("end_to_end", "jobs", "pipelines")
 
 
@@ -57,8 +54,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in {*left_out}]
     for item in items:
-        if STARTING_PROCESSES & {*getattr(item, "fixturenames", ())}:
+        fixtures = {*getattr(item, "fixturenames", ())}
+        if fixtures & STARTING_PROCESSES:
             item.add_marker("process")
+        if fixtures & TRAINING:
+            item.add_marker("weighty")
         if shares_a_fixture(item):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
     items.sort(key=rank)

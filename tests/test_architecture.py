@@ -117,27 +117,32 @@ def loaded_after(code: str, cwd: Path) -> set[str]:
     return set(finished.stdout.splitlines()[-1].split())
 
 
+@pytest.mark.process
 def test_the_options_load_nothing_heavy(tmp_path: Path):
     heavy = {"torch", "ray", "prefect", "numpy", "pyarrow", "PIL", "pycocotools", "torchvision"}
     assert not loaded_after("import jobs.options, jobs.command_line, lglm_core.rooms.room", tmp_path) & heavy
 
 
+@pytest.mark.process
 def test_importing_every_job_leaves_torch_ray_and_prefect_out(tmp_path: Path):
     names = ", ".join(name_of(path) for path in modules_of("jobs"))
     assert not loaded_after(f"import {names}", tmp_path) & {"torch", "torchvision", "ray", "prefect"}
 
 
+@pytest.mark.process
 def test_importing_the_console_command_loads_nothing_heavy(tmp_path: Path):
     heavy = {"torch", "ray", "prefect", "pydantic", "numpy", "pyarrow"}
     assert not loaded_after("import pipelines.cli", tmp_path) & heavy
 
 
+@pytest.mark.process
 def test_importing_every_flow_leaves_torch_and_ray_out(tmp_path: Path):
     names = ", ".join(name_of(path) for path in modules_of("pipelines"))
     state = "import os; os.environ['PREFECT_HOME'] = os.getcwd()"
     assert not loaded_after(f"{state}\nimport {names}", tmp_path) & {"torch", "torchvision", "ray"}
 
 
+@pytest.mark.process
 def test_help_leaves_everything_heavy_out(tmp_path: Path):
     """All modules run in one process, one after another; the first that loads something heavy is named."""
     code = (

@@ -33,7 +33,7 @@ from tests.jobs.commands import Commands, Result
 from tests.servers.faulty import FaultyProxy, Head, proxied
 from tests.servers.s3 import S3Server, faulty, moto_s3, rclone_s3
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.process]
 
 TOY = ("--samples", 60, "--max-samples-per-shard", 20)
 RECIPE = (

@@ -25,7 +25,7 @@ from tests.servers.process import Server
 from tests.servers.s3 import S3Server, rclone_s3
 
 ROOT = Path(__file__).parents[2]
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.process]
 
 TINY: dict[str, Any] = {"source": "toy", "samples": 40, "backbone": "shufflenet_v2_x0_5", "weights": "none"}
 TINY |= {"image_size": 32, "epochs": 1, "batch_size": 16, "num_workers": 0}

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torchvision.models import mobilenet_v2
 
+pytestmark = pytest.mark.weighty
+
 ROOT = Path(__file__).parents[2]
 ROOMS = ROOT / "tests" / "rooms_0_4_0" / "rooms.zip"
 

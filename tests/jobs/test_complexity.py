@@ -4,6 +4,8 @@ import pytest
 
 from tests.jobs.commands import Here, Result
 
+pytestmark = pytest.mark.weighty
+
 SMALL = ("--backbone", "shufflenet_v2_x0_5", "--image-size", 64, "--labels", 9, "--vector-width", 16)
 
 

@@ -30,7 +30,10 @@ from lglm_core.rooms import EpochRecord, ModelManifest, Provenance, Room, digest
 from tests.jobs.commands import COCO_LABELS, Commands, Here, Result, contents, done_here
 from tests.servers.ray_in_process import ray_in_process
 
-pytestmark = pytest.mark.timeout(900)  # the first test to ask for a room waits until it is made
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.weighty,
+]  # the first test to ask for a room waits until it is made
 
 
 @pytest.fixture(scope="module")

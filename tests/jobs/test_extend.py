@@ -13,6 +13,8 @@ from lglm_core.labels.embeddings import LabelEmbeddings
 from tests.jobs.commands import Here, Result, done_here
 from tests.jobs.conftest import TINY_RECIPE
 
+pytestmark = pytest.mark.weighty
+
 WORDS = ("person", "parking", "meter", "cell", "phone", "dog", "cat", "red", "car")
 SMALL = ("--head-option", "m=16", "d_l=16", "graph_width=16")
 

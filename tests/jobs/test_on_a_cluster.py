@@ -26,7 +26,7 @@ from pipelines.options import Cluster
 from tests.jobs.commands import picture
 from tests.servers.ray_cluster import RAY, RayCluster, ray_cluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.process]
 
 PLANTED = "planted-secret-0123456789abcdef"
 RECIPE: dict[str, Any] = {"backbone": "shufflenet_v2_x0_5", "weights": "none", "image_size": 32}

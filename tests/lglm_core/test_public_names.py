@@ -26,6 +26,7 @@ def test_an_unknown_name_is_refused():
         getattr(lglm_core, name)
 
 
+@pytest.mark.process
 def test_listing_the_names_imports_none_of_them():
     script = "import sys, lglm_core; dir(lglm_core); print('torch' in sys.modules, 'numpy' in sys.modules)"
     command = [sys.executable, "-c", script]

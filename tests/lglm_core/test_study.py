@@ -9,6 +9,8 @@ from lglm_core.labels.embeddings import LabelEmbeddings
 from tests.benchmarks import study as module
 from tests.benchmarks.study import PROBE, RESIDUAL, Study, System, measure, never_trained, table_of
 
+pytestmark = pytest.mark.weighty
+
 
 @pytest.fixture
 def study(learnable: Dataset, shape_embeddings: LabelEmbeddings, monkeypatch: pytest.MonkeyPatch) -> Study:

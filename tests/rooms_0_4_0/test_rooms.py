@@ -32,7 +32,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # another machine may compute otherwise in
 SAMPLES = {"train": 15, "val": 6}
 LATER_PICTURES = "more.csv"
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.weighty]
 
 
 def out_of(command: tuple[str, ...]) -> str:

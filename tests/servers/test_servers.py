@@ -26,6 +26,8 @@ from tests.servers.process import Server, started
 from tests.servers.ray_cluster import RAY, ray_cluster
 from tests.servers.s3 import FaultyServer, S3Server, faulty, moto_s3, rclone_s3
 
+pytestmark = pytest.mark.process
+
 ONCE = {"total_max_attempts": 1}
 OFTEN = {"total_max_attempts": 12}
 

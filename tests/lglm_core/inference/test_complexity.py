@@ -12,6 +12,8 @@ from lglm_core.model.head import Head
 from lglm_core.model.heads import BUILDERS
 from tests.lglm_core.model.small_heads import FOLDABLE, SMALL, VARIANTS, draw_knowledge, small_head
 
+pytestmark = pytest.mark.weighty
+
 NOT_FOLDABLE = [name for name in BUILDERS if not HEADS[name].foldable]
 SMALL_SETTING = Setting("shufflenet_v2_x0_5", 64, 9, 16)
 WIDTH, CELLS = 1024, 4

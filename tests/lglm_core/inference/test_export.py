@@ -28,6 +28,8 @@ from lglm_core.model.heads import BUILDERS
 from lglm_core.model.recogniser import Recogniser
 from tests.lglm_core.model.small_heads import FOLDABLE, draw_knowledge, small_head
 
+pytestmark = pytest.mark.weighty
+
 LABELS = LabelVocabulary(["person", "птица 鳥", 'a "quoted" one'])
 THRESHOLDS = (0.1, 0.5, 0.25)
 SIZE = 64

@@ -27,6 +27,7 @@ def test_only_wanted_words_are_read(tmp_path: Path):
     assert {word: vector.tolist() for word, vector in found.items()} == {"naïve": [1, 0.5], "dog": [2, 0.5]}
 
 
+@pytest.mark.weighty
 def test_memory_does_not_grow_with_the_vocabulary(tmp_path: Path):
     """Neither for vectors nor for closest words; the words of a file of this size take 6 MB."""
     path = write(tmp_path / "v", [f"dog{number}" for number in range(100_000)])

@@ -19,6 +19,8 @@ from lglm_core.model.head import LabelKnowledge
 from lglm_core.model.recogniser import Recogniser
 from tests.lglm_core.model.small_heads import VARIANTS, small_head
 
+pytestmark = pytest.mark.weighty
+
 PROVENANCE = rooms.Provenance(rooms.ModelManifest, {"dataset": "d" * 64}, {"seed": 0})
 
 

@@ -231,6 +231,7 @@ def test_distributions_count_every_picture_once():
 # --- in a browser ---
 
 
+@pytest.mark.process
 def test_in_a_browser_the_table_sorts_by_any_split(tmp_path):
     splits = [split("train", [9, 5, 1], 10), split("hold-out", [2, 8, 5], 10)]
     html = dataset_page("shop", described(["a", "b", "c"], splits), NO_PICTURES)
@@ -240,12 +241,14 @@ def test_in_a_browser_the_table_sorts_by_any_split(tmp_path):
     assert "3 of 3" in page.text
 
 
+@pytest.mark.process
 def test_in_a_browser_examples_have_no_order_to_sort_by(tmp_path):
     html = dumped_dom(SMALL, "", tmp_path)
     assert '<th scope="col" data-unsorted="">Examples</th>' in html
     assert '<button type="button">val</button>' in html
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("width", [320, 390, 1280])
 def test_in_a_browser_nothing_is_wider_than_the_window(tmp_path, hostile: tuple[list[str], str], width: int):
     assert scroll_width(hostile[1], width, tmp_path) <= width

@@ -117,6 +117,7 @@ def test_the_same_values_give_the_same_page():
     assert explanation_page([MAX], pictures(FIRST)) == ONE
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("choice", ["show-attribution", "show-activation"])
 def test_in_a_browser_the_switch_shows_one_map_at_a_time(tmp_path, choice: str):
     """A script plays the user; our policy forbids it, so this test removes the policy."""
@@ -130,6 +131,7 @@ def test_in_a_browser_the_switch_shows_one_map_at_a_time(tmp_path, choice: str):
     assert f"<title>{expected}</title>" in dumped_dom(with_script(TWO, user), "", tmp_path)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("width", [320, 390, 1280])
 def test_in_a_browser_nothing_is_wider_than_the_window(tmp_path, width: int):
     assert scroll_width(TWO, width, tmp_path) <= width

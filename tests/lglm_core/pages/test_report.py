@@ -144,6 +144,7 @@ def test_sections_without_content_are_left_out():
     assert page.tags.count("section") == 1
 
 
+@pytest.mark.weighty
 def test_ten_thousand_labels_stay_quick_and_small():
     labels = [LabelResult(f"concept {i:05d}", i, i / 100, 50.0, 50.0, 50.0, 1.0) for i in range(10_000)]
     started = time.process_time()
@@ -195,6 +196,7 @@ def label_rows(page: Page, known: set[str]) -> list[str]:
     return [cells[0] for cells in page.cells if len(cells) == 7 and cells[0] in known]
 
 
+@pytest.mark.process
 def test_in_a_browser_the_table_sorts_and_hostile_labels_do_nothing(tmp_path):
     report = small_report()
     hostile = LabelResult(EVIL_IMAGE, 3, 50.0, 1.0, 99.0, 1.0, 1.0)
@@ -209,6 +211,7 @@ def test_in_a_browser_the_table_sorts_and_hostile_labels_do_nothing(tmp_path):
     assert "<title>LGLM on four labels</title>" in html
 
 
+@pytest.mark.process
 def test_in_a_browser_a_click_sorts_and_typing_filters(tmp_path):
     """A script plays the user; our policy forbids it, so this test removes the policy."""
     user = """

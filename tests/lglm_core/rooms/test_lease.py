@@ -18,6 +18,8 @@ from lglm_core.rooms import lease
 HOLD = """
 import sys, time
 from lglm_core.rooms import lease
+
+pytestmark = pytest.mark.process
 lease.take(sys.argv[1])
 print("taken", flush=True)
 time.sleep(600)

@@ -14,6 +14,7 @@ from tests.lglm_core.storage.contract import FILES, names, refusal
 from tests.lglm_core.storage.pack import pack_zip, patched
 
 
+@pytest.mark.weighty
 def test_a_zip64_is_read(tmp_path: Path):
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file, file.open("x", "w", force_zip64=True) as x:

@@ -13,6 +13,8 @@ from lglm_core.training.run import TrainingRun, build_model
 from tests.lglm_core.model.small_heads import VARIANTS
 from tests.lglm_core.training.runs import FEATURES, StartRun, Values, finish, history_without_times
 
+pytestmark = pytest.mark.weighty
+
 CPU = torch.device("cpu")
 EVERY_HEAD = [variant for variant in VARIANTS if " " not in variant]  # one variant of each
 

@@ -29,6 +29,8 @@ from lglm_core.training.loop import Trainer, off_diagonal_fraction
 from lglm_core.training.optim import averaged, make_optimizer, make_schedule
 from lglm_core.training.recipe import PRESETS, Preset, TrainingRecipe
 
+pytestmark = pytest.mark.weighty
+
 GLOVE = Path(__file__).parents[4] / "shared/data/glove/glove.6B.300d.slice.txt"
 NAMES = (
     "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,"

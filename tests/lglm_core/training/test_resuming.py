@@ -20,6 +20,8 @@ from tests.lglm_core.training.runs import (
     same_weights,
 )
 
+pytestmark = pytest.mark.weighty
+
 
 def stop_and_resume(start: Callable[[], TrainingRun], file: Path, after: int) -> TrainingRun:
     stopped = start()

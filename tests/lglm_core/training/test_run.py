@@ -16,6 +16,8 @@ from lglm_core.training.recipe import PRESETS, Preset, TrainingRecipe
 from lglm_core.training.run import TrainingRun, build_model, label_knowledge, load_trained
 from tests.lglm_core.training.runs import BASIC, FEATURES, SQUEEZENET, StartRun, finish, same_weights
 
+pytestmark = pytest.mark.weighty
+
 
 def test_the_same_seed_trains_the_same_weights(undisturbed: TrainingRun, start: StartRun):
     assert same_weights(finish(start()).model, undisturbed.model)

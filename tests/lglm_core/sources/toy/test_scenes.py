@@ -10,6 +10,8 @@ from lglm_core.sources.toy.coco import render
 from lglm_core.sources.toy.drawings import LABELS
 from lglm_core.sources.toy.scenes import SETTINGS, compose
 
+pytestmark = pytest.mark.weighty
+
 
 @pytest.fixture(scope="module")
 def targets() -> NDArray[np.float64]:
