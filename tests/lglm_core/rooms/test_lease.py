@@ -15,11 +15,11 @@ from lglm_core import rooms, storage
 from lglm_core.errors import InputError
 from lglm_core.rooms import lease
 
+pytestmark = pytest.mark.process
+
 HOLD = """
 import sys, time
 from lglm_core.rooms import lease
-
-pytestmark = pytest.mark.process
 lease.take(sys.argv[1])
 print("taken", flush=True)
 time.sleep(600)

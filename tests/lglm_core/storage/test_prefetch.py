@@ -56,14 +56,14 @@ def test_a_failing_disk_makes_a_file_unreadable():
 
 
 def test_stopping_early_leaves_no_thread(urls: list[str]):
-    before = threading.active_count()
+    before = {*threading.enumerate()}
     reading = read_ahead(urls)
     next(reading)
     reading.close()
-    for thread in threading.enumerate():
-        if thread.name.startswith("reader"):
-            thread.join(10)
-    assert threading.active_count() == before
+    started = {*threading.enumerate()} - before
+    for thread in started:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in started)
 
 
 def test_a_file_larger_than_the_limit_is_not_read_whole(urls: list[str]):
