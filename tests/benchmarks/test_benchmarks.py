@@ -91,6 +91,7 @@ def test_every_benchmark_gives_a_row_of_the_table_and_an_object_of_the_file(
         assert row["met"] is (None if row["target"] is None else row["ratio"] >= row["target"])
 
 
+@pytest.mark.weighty
 @pytest.mark.usefixtures("small")
 def test_only_the_named_benchmarks_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     main(["metrics", "folded-head"], out=tmp_path / "bench.json")

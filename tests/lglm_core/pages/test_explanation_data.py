@@ -14,6 +14,8 @@ from lglm_core.labels.vocabulary import LabelVocabulary
 from lglm_core.pages.explanation_data import PNG_SIDE, describe, explain
 from tests.lglm_core.inference.explained import load_for_maps
 
+pytestmark = pytest.mark.weighty
+
 KINDS = ("attribution", "activation", "bias", "logit")
 
 

@@ -10,6 +10,8 @@ from lglm_core.training import run as run_module
 from lglm_core.training.run import TrainingRun
 from tests.lglm_core.training.runs import FEATURES, StartRun, finish, same_weights
 
+pytestmark = pytest.mark.weighty
+
 
 def training_views(run: TrainingRun, epochs: int = 1) -> tuple[Tensor, Tensor]:
     """Return the pooled features and the targets of the training pictures in the views of the epochs."""
