@@ -64,12 +64,12 @@ def in_this_process() -> Iterator[RunTasks]:
         function: Callable[..., Receipt],
         calls: Sequence[tuple[Any, ...]],
         progress: str,
-        go_on: Callable[[], object],
+        after_each: Callable[[], object],
     ) -> list[Receipt]:
         results = []
         for call in calls:
             results.append(function(*call))
-            go_on()
+            after_each()
         return results
 
     yield run
@@ -292,7 +292,7 @@ class DatasetWriter:
         ]
         if differences:
             raise InputError(
-                f"{self.url}: made with other options: {'; '.join(differences)}. Append with the same ones"
+                f"{self.url}: made with other options: {'; '.join(differences)}. Give the same ones"
             )
 
     def _write_shards(
