@@ -24,6 +24,8 @@ from tests.lglm_core.training.runs import (
     start_run,
 )
 
+pytestmark = pytest.mark.slow  # two processes train what one does, in every case
+
 CASES: dict[str, tuple[str, Values]] = {
     "label side": ("lglm text", FEATURES),
     "label side, micro-batches": ("lglm text", {**FEATURES, "accumulate": 2}),
