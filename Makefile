@@ -2,8 +2,8 @@
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/ready
-# Tests that share what their module makes stay together; the order is that of tests/conftest.py.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(PYTEST_OPTIONS)
+# On two cores; tests/conftest.py says which tests stay together.
+PYTEST := $(BIN)/python -m pytest -n 2 $(PYTEST_OPTIONS)
 
 .PHONY: setup demo quick test test-slow chaos bench check format clean
 

@@ -177,7 +177,10 @@ class AppendSource(WriteDataset, Source):
 
 
 class RetrySource(WriteDataset, Source):
-    """Read the pictures again that could not be read when a dataset was written."""
+    """Read again the pictures that could not be read when a dataset was written."""
+
+    extend_labels: bool = False
+    """Allow labels of these pictures that the dataset does not have; they are unknown in older pictures."""
 
 
 OfVerb = TypeVar("OfVerb", bound=WriteDataset)

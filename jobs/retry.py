@@ -15,11 +15,13 @@ from jobs.options import RETRY, RetrySource
 
 def run(options: RetrySource) -> Outcome:
     """Retry the unreadable pictures, if there are any."""
-    change = dataset_writer(options).retry(build_source(options))
+    change = dataset_writer(options).retry(build_source(options), extend_labels=options.extend_labels)
     if change.changed:
         status = f"done, {change.added} samples added to {change.manifest.counts['written'] - change.added}"
     elif change.still_unreadable:
         status = f"nothing new, {change.still_unreadable} pictures still cannot be read"
+    elif rejected := change.manifest.unreadable:
+        status = f"nothing new, none of the {rejected} unreadable pictures is in this source"
     else:
         status = "already complete"
     return dataset_outcome(options.out, change.manifest, status)

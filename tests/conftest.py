@@ -1,8 +1,8 @@
 """What all tests share: verbs, servers and rooms; the order in which they run, and what they may leave.
 
 Tests whose fixtures start a process or a server get the mark ``process``, and those that train a model the
-mark ``weighty``. Tests that share a fixture of their module run in one process of pytest-xdist, and those
-that start processes run first, so that the many quick ones fill up what time is left on either core.
+mark ``weighty``. pytest-xdist hands out whole files, as tests of one file share what their module makes, and
+those that start processes first, so that the many quick ones fill up what time is left on either core.
 """
 
 import fcntl
@@ -19,6 +19,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.jobs.commands import Commands, Here
 from tests.servers.ray_in_process import ray_in_process
@@ -29,7 +30,9 @@ SECONDS_TO_VANISH = 20.0  # Ray's helpers notice the end of their driver after a
 # Fixtures; files that start processes or train by themselves say so.
 STARTING_PROCESSES = {"lglm", "rclone", "moto", "connect_to"}
 TRAINING = {"tiny_run"}
-LONGEST_FIRST = ("end_to_end", "jobs", "pipelines")
+# Files whose tests start several nodes or servers: two at once would wait for each other on two cores.
+CLUSTERS = ("test_buckets", "test_on_a_cluster", "test_deployments", "test_flows")
+LONGEST_FIRST = ("test_train_evaluate_tag", "test_demo", "test_shuffled_labels", "test_shard_killed")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -47,7 +50,7 @@ def is_worker() -> bool:
 # --- Which test runs where, and when ---
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook, and pytest the marks
+@pytest.hookimpl(tryfirst=True)  # pytest selects by marks in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if "chaos" not in config.option.markexpr:
         left_out = [item for item in items if "chaos" in item.keywords and "diagonal" not in item.keywords]
@@ -59,22 +62,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("process")
         if fixtures & TRAINING:
             item.add_marker("weighty")
-        if shares_a_fixture(item):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    items.sort(key=rank)
+    rank = {name: place for place, name in enumerate((*CLUSTERS, *LONGEST_FIRST))}
+    items.sort(key=lambda item: (rank.get(item.path.stem, len(rank)), "process" not in item.keywords))
 
 
-def shares_a_fixture(item: pytest.Item) -> bool:
-    """Whether a test uses a fixture that its module makes once."""
-    found = getattr(item, "_fixtureinfo", None)
-    definitions = found.name2fixturedefs.values() if found else ()
-    return any(definition.scope == "module" for each in definitions for definition in each)
+class ByFile(LoadScopeScheduling):
+    """Hands out the tests of a file together, in the order of collection, and all clusters to one process."""
+
+    def __init__(self, config: pytest.Config, log: Any = None) -> None:
+        super().__init__(config, log)
+        config.option.loadscopereorder = False
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "clusters" if Path(file).stem in CLUSTERS else file
 
 
-def rank(item: pytest.Item) -> tuple[bool, int]:
-    folder = item.path.parent.name
-    place = LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
-    return "process" not in item.keywords, place
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
 
 
 # --- How long they took ---

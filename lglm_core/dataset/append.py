@@ -63,42 +63,45 @@ def new_images(source: Source, dataset: Dataset, *, extend_labels: bool = False)
             f"{dataset.url}: has no label {_some(new)}; mend the names, or add them with `extend_labels`: in "
             "all pictures that are there they are unknown"
         )
-    comparison = _Comparison(source, dataset, [*dataset.labels, *new])
+    comparison = _Comparison(source, dataset)
     listed = [image for image in comparison.unseen() if comparison.is_new(image)]
-    return comparison.to_append(listed)
+    return comparison.to_append(listed, [*dataset.labels, *new])
 
 
-def rejected_images(source: Source, dataset: Dataset) -> ImagesToAppend:
+def rejected_images(source: Source, dataset: Dataset, *, extend_labels: bool = False) -> ImagesToAppend:
     """Return the images of *source* that *dataset* has rejected because they could not be read.
 
     Duplicates are not among them. Each goes to the split it was planned for.
 
+    Args:
+        extend_labels: Whether labels of theirs that the dataset does not have are added, behind the others.
+
     Raises:
-        InputError: one of them has labels that the dataset does not; or an image that is in the dataset has
-            other labels now or, of some that are compared, other bytes.
+        InputError: one of them has labels that the dataset does not, and they are not to be added; or an
+            image that is in the dataset has other labels now or, of some that are compared, other bytes.
     """
-    comparison = _Comparison(source, dataset, list(dataset.labels))
+    comparison = _Comparison(source, dataset)
     listed = [
         replace(image, split=reject.split)
         for image in comparison.unseen()
         if (reject := comparison.reject(image)) is not None and reject.status != DUPLICATE
     ]
-    known = set(dataset.labels)
-    new = sorted({name for image in listed for name in (*image.labels, *image.unknown)} - known)
-    if new:
+    needed = {name for image in listed for name in (*image.labels, *image.unknown)} - {*dataset.labels}
+    new = [name for name in source.labels() if name in needed]
+    if new and not extend_labels:
         raise InputError(
-            f"{dataset.url}: has no label {_some(new)}, which rejected pictures have now; mend them"
+            f"{dataset.url}: has no label {_some(new)}, which rejected pictures have now; mend the names, or "
+            "add them with `extend_labels`"
         )
-    return comparison.to_append(listed)
+    return comparison.to_append(listed, [*dataset.labels, *new])
 
 
 class _Comparison:
     """A source beside a dataset that was made from an earlier state of it."""
 
-    def __init__(self, source: Source, dataset: Dataset, labels: Sequence[str]) -> None:
+    def __init__(self, source: Source, dataset: Dataset) -> None:
         self._source = source
         self._dataset = dataset
-        self._labels = labels
         self._splits = dataset.splits()
         self._samples = {
             self._name(split, key): labels
@@ -123,7 +126,7 @@ class _Comparison:
         Unlabelled images that the plan will drop are among them, and are compared with nothing.
         """
         every = max(1, len(self._samples) // COMPARED)
-        columns = {name: column for column, name in enumerate(self._labels)}
+        columns = {name: column for column, name in enumerate(self._dataset.labels)}
         unseen, compared, seen = [], [], 0
         for image in self._source.images():
             name = self._name(image.split, image.key)
@@ -138,17 +141,11 @@ class _Comparison:
         self._seen = seen + len(unseen)
         return unseen
 
-    def to_append(self, listed: Sequence[LabelledImage]) -> ImagesToAppend:
+    def to_append(self, listed: Sequence[LabelledImage], labels: Sequence[str]) -> ImagesToAppend:
         """Return *listed*, which are some of the unseen images, as what is to be appended."""
         source = self._source
-        return ImagesToAppend(
-            source.where,
-            source.keys_per_split,
-            source.unlabelled,
-            self._labels,
-            listed,
-            self._seen - len(listed),
-        )
+        known = self._seen - len(listed)
+        return ImagesToAppend(source.where, source.keys_per_split, source.unlabelled, labels, listed, known)
 
     def _is_dropped(self, image: LabelledImage) -> bool:
         return image.is_unlabelled and self._source.unlabelled == "drop"

@@ -64,12 +64,12 @@ def in_this_process() -> Iterator[RunTasks]:
         function: Callable[..., Receipt],
         calls: Sequence[tuple[Any, ...]],
         progress: str,
-        go_on: Callable[[], object],
+        after_each: Callable[[], object],
     ) -> list[Receipt]:
         results = []
         for call in calls:
             results.append(function(*call))
-            go_on()
+            after_each()
         return results
 
     yield run
@@ -149,7 +149,7 @@ class DatasetWriter:
         return None if damages else manifest
 
     def write(self, source: Source, provenance: Provenance[DatasetManifest] | None = None) -> DatasetManifest:
-        """Write the shards that are missing, and commit the dataset.
+        """Write the shards that are missing, and commit the dataset, unless it is complete and whole.
 
         Args:
             provenance: What decides the bytes of the shards; default: source and settings.
@@ -158,50 +158,60 @@ class DatasetWriter:
             InputError: the source is at fault, too many images cannot be read, or another process writes.
             DamageError: a damaged dataset cannot be written again as it was.
         """
-        plan, damaged = self._plan(source), self._existing()
+        provenance = provenance or self._provenance(source)
+        if complete := self.find(provenance):
+            return complete
+        damaged, new = self._existing(), storage.is_empty(self.url)
+        plan = self._plan(source)
         if damaged and damaged.parts[0].plan != plan.fingerprint:
             raise InputError(
                 f"{self.url}: the pictures' sizes, by which `max_bytes_per_shard` divides them, have changed "
                 "since; bring back what is damaged from a copy"
             )
-        room, new = Room(self.url, provenance or self._provenance(source)), storage.is_empty(self.url)
-        with self.workers() as run:
+        room = Room(self.url, provenance)
+        with self.workers() as run, room.released_on_error():
             room.begin()
+            room.refuse_change(damaged)
             written = self._write_shards(room, run, plan)
-        if damaged:
-            refuse_other_shards(room, damaged, written)
-        return self._commit(room, written, damaged, new=new)
+            if damaged:
+                refuse_other_shards(room, damaged, written)
+            return self._commit(room, written, damaged, new=new)
 
-    def retry(self, source: Source) -> Change:
+    def retry(self, source: Source, *, extend_labels: bool = False) -> Change:
         """Read the images again that could not be read, and write their shards again.
 
         A dataset keeps its shards if it has several parts, was made from another state of the source, or
         would be divided into other shards now: what can be read then becomes a new part.
 
+        Args:
+            extend_labels: Whether labels of rejected images that the dataset does not have are added to it.
+
         Raises:
             MissingRoom: there is no dataset, complete or begun.
         """
         existing, provenance = self._existing(), self._provenance(source)
+        damages = check_sizes(self.url, existing) if existing else []
         if existing is None:
             if not is_unfinished(self.url):
                 require(self.url, DatasetManifest)  # refuses
             Room(self.url, provenance).find()  # refuses what was begun from something else
-        elif not existing.unreadable and not check_sizes(self.url, existing):
+        elif not existing.unreadable and not damages:
             return Change(existing, False)
         elif len(existing.parts) > 1 or existing.provenance.to_json() != provenance.to_json():
-            return self._retry_as_part(source)
+            return self._retry_as_part(source, extend_labels)
         plan = self._plan(source)
         if existing and existing.parts[0].plan != plan.fingerprint:
-            return self._retry_as_part(source)
+            return self._retry_as_part(source, extend_labels)
         room = Room(self.url, provenance)
-        with self.workers() as run:
+        with self.workers() as run, room.released_on_error():
             room.begin()
+            room.refuse_change(existing)
             room.invalidate()
             written = self._write_shards(room, run, plan, retry=True)
-        manifest = self._commit(room, written, existing)
-        before = existing.counts["written"] if existing else 0
-        added = manifest.counts["written"] - before
-        return Change(manifest, True, added, still_unreadable=manifest.unreadable)
+            manifest = self._commit(room, written, existing)
+        added = manifest.counts["written"] - (existing.counts["written"] if existing else 0)
+        changed = existing is None or bool(damages) or manifest.to_json() != existing.to_json()
+        return Change(manifest, changed, added, still_unreadable=manifest.unreadable)
 
     def append(self, source: Source, *, extend_labels: bool = False) -> Change:
         """Write what *source* has and the dataset lacks as a new part; no existing file changes.
@@ -217,10 +227,11 @@ class DatasetWriter:
         self._refuse_other_settings(dataset.manifest, source)
         return self._append(source, dataset, new_images(source, dataset, extend_labels=extend_labels))
 
-    def _retry_as_part(self, source: Source) -> Change:
+    def _retry_as_part(self, source: Source, extend_labels: bool) -> Change:
         dataset = Dataset.open(self.url)
         self._refuse_other_settings(dataset.manifest, source)
-        return self._append(source, dataset, rejected_images(source, dataset), retry=True)
+        images = rejected_images(source, dataset, extend_labels=extend_labels)
+        return self._append(source, dataset, images, retry=True)
 
     def _append(
         self, source: Source, dataset: Dataset, images: ImagesToAppend, *, retry: bool = False
@@ -242,16 +253,16 @@ class DatasetWriter:
                     room.rollback(orphan_files(self.url, base))
             return Change(base, False, known=images.known)
         existing = {name: split.index for name, split in dataset.splits().items()}
-        with self.workers() as run:
+        with self.workers() as run, room.released_on_error():
             room.append(base, keep_as)
             room.remove(orphan_files(self.url, base, plan))
             written = self._write_shards(room, run, plan, existing, retried=plan.planned if retry else 0)
-        if retry and len(written.unreadable) == plan.planned:
-            room.rollback(orphan_files(self.url, base))
-            return Change(base, False, known=images.known, still_unreadable=plan.planned)
-        manifest = commit_append(
-            room, base, written, self._provenance(source), max_rejected=settings.max_rejected
-        )
+            if retry and len(written.unreadable) == plan.planned:
+                room.rollback(orphan_files(self.url, base))
+                return Change(base, False, known=images.known, still_unreadable=plan.planned)
+            manifest = commit_append(
+                room, base, written, self._provenance(source), max_rejected=settings.max_rejected
+            )
         added = manifest.counts["written"] - base.counts["written"]
         return Change(manifest, True, added, images.known, manifest.unreadable if retry else 0)
 
@@ -292,7 +303,7 @@ class DatasetWriter:
         ]
         if differences:
             raise InputError(
-                f"{self.url}: made with other options: {'; '.join(differences)}. Append with the same ones"
+                f"{self.url}: made with other options: {'; '.join(differences)}. Give the same ones"
             )
 
     def _write_shards(

@@ -161,7 +161,6 @@ def parse_manifest(data: bytes, url: str) -> Manifest:
     if isinstance(version, int) and version != FORMAT_VERSION:
         raise InputError(f"{url}: format version {version}; this lglm reads version {FORMAT_VERSION}")
     try:
-        kind_named(record["kind"])
         common = {field.name: record[field.name] for field in fields(Manifest)}
         content = {name: value for name, value in record.items() if name != "digest"}
         if to_json({**content, "digest": digest(content)}) != data:

@@ -5,8 +5,8 @@
 """
 
 import json
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Generic
 
 from lglm_core import storage
@@ -83,15 +83,16 @@ class Room(Generic[M]):
             existing = storage.create(self._unfinished, self.provenance.to_json())
             self._refuse_difference(self._parse_provenance(existing))
         lease.take(self.url)
-        storage.remove_unfinished(self.url)
-        manifest = read_manifest(self.url)  # perhaps another process has completed the room since `find`
-        if manifest is not None:
-            try:
-                self._checked(manifest)
-            except InputError:
-                self._tidy()
-                raise
-            storage.write_bytes(self._unfinished, self.provenance.to_json())
+        with self.released_on_error():
+            storage.remove_unfinished(self.url)
+            manifest = read_manifest(self.url)  # perhaps another process has completed the room since `find`
+            if manifest is not None:
+                try:
+                    self._checked(manifest)
+                except InputError:
+                    self._tidy()
+                    raise
+                storage.write_bytes(self._unfinished, self.provenance.to_json())
 
     def append(self, base: M, keep_as: str) -> None:
         """Begin adding to the complete room whose manifest is *base*.
@@ -103,15 +104,32 @@ class Room(Generic[M]):
             InputError: another process writes the room, or has changed it since *base* was read.
         """
         lease.take(self.url)
+        with self.released_on_error():
+            self.refuse_change(base)
+            self._base = base, keep_as
+            storage.write_bytes(self._unfinished, self.provenance.to_json())
+            storage.remove_unfinished(self.url)
+
+    def refuse_change(self, known: M | None) -> None:
+        """Refuse to go on if the room's manifest is not *known*, which was read before the lease was taken.
+
+        Raises:
+            InputError: another process has written the room meanwhile.
+        """
         manifest = read_manifest(self.url)
-        if manifest is None or manifest.to_json() != base.to_json():
-            lease.release(self.url)
+        if (manifest and manifest.to_json()) != (known and known.to_json()):
             raise InputError(
                 f"{self.url}: another run changed this room meanwhile; run the same command again"
             )
-        self._base = base, keep_as
-        storage.write_bytes(self._unfinished, self.provenance.to_json())
-        storage.remove_unfinished(self.url)
+
+    @contextmanager
+    def released_on_error(self) -> Iterator[None]:
+        """Give the lease back if the block fails, so that the same command can be run again."""
+        try:
+            yield
+        except Exception:
+            lease.release(self.url)
+            raise
 
     def confirm(self) -> None:
         """Refuse to go on if another process took the lease over because this one seemed dead."""
@@ -189,8 +207,8 @@ class Room(Generic[M]):
     def _parse_provenance(self, data: bytes) -> Provenance[Any]:
         record = parse_json(data, self._unfinished)
         try:
-            return Provenance(kind_named(record["kind"]), record["inputs"], record["options"])
-        except (KeyError, TypeError) as error:
+            return Provenance(kind_named(record["kind"]), dict(record["inputs"]), dict(record["options"]))
+        except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{self._unfinished}: does not say what the room is made from ({error!r}); "
                 "remove the folder, or name another one"

@@ -15,7 +15,10 @@ from sklearn.metrics import average_precision_score
 from tests.jobs.commands import Commands, Here, contents, done_here, picture
 from tests.servers.ray_in_process import ray_in_process
 
-pytestmark = pytest.mark.timeout(900)  # the first test to ask for a room waits until it is made
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+]  # the first test to ask for a room waits until it is made
 
 TOY = ("--samples", 60, "--max-samples-per-shard", 20)
 RECIPE = (

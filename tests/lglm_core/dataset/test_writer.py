@@ -1,6 +1,8 @@
 """Writing, appending and retrying through the one writer of datasets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,9 @@ from lglm_core.dataset.append import (
 )
 from lglm_core.dataset.image_policy import ImagePolicy
 from lglm_core.dataset.reader import Dataset
-from lglm_core.dataset.writer import DatasetWriter, WriteSettings
+from lglm_core.dataset.writer import DatasetWriter, RunTasks, WriteSettings, in_this_process
 from lglm_core.errors import InputError
-from lglm_core.rooms import MissingRoom
+from lglm_core.rooms import MissingRoom, lease
 from tests.jobs.commands import contents
 from tests.lglm_core.conftest import ListedSource
 from tests.lglm_core.dataset.samples import append, keys, retry, writer_of
@@ -127,3 +129,51 @@ def test_images_that_are_handled_in_another_way_are_not_appended(
 ):
     with pytest.raises(InputError, match=difference):
         DatasetWriter(first.url, settings).append(listed({"s7": ["a"]}))
+
+
+def test_a_rejected_image_with_a_new_label_extends_the_labels_on_request(first: Dataset, listed: Listed):
+    raw = Path(first.url).parent / "raw"
+    (raw / "s4").write_bytes((raw / "s0").read_bytes())
+    source = listed({"s4": ["c"], "s7": ["d"]}, ("a", "b", "c", "d"))
+    with pytest.raises(InputError, match="has no label 'c', which rejected pictures have now"):
+        writer_of(first).retry(source)
+    change = writer_of(first).retry(source, extend_labels=True)
+    assert (change.added, list(Dataset.open(first.url).labels)) == (1, ["a", "b", "c"])
+
+
+def test_a_dataset_that_changes_while_a_retry_is_prepared_is_left_alone(first: Dataset, listed: Listed):
+    """Another process appends between the plan of a retry and its lease."""
+    source = listed({f"s{n}": ["a"] for n in range(5)})
+    source = replace(
+        source, listed=tuple(replace(i, split="val") if i.key == "s1" else i for i in source.listed)
+    )
+    again = DatasetWriter(first.url, WriteSettings(max_samples_per_shard=2, max_rejected=1.0))
+    assert again.find(first.manifest.provenance) == first.manifest
+
+    @contextmanager
+    def workers() -> Iterator[RunTasks]:
+        append(first, listed({"s7": ["b"]}))
+        with in_this_process() as run:
+            yield run
+
+    with pytest.raises(InputError, match="another run changed this room meanwhile"):
+        replace(again, workers=workers).retry(source)
+    second = Dataset.open(first.url)
+    assert (len(second.manifest.parts), "s7" in second.split("train").keys) == (2, True)
+
+
+def test_files_of_somebody_else_are_not_written_over(listed: Listed, tmp_path: Path):
+    other = tmp_path / "theirs" / "shards" / "train" / "x.tar"
+    other.parent.mkdir(parents=True)
+    other.touch()
+    with pytest.raises(InputError, match="the folder holds other files"):
+        DatasetWriter(str(tmp_path / "theirs")).write(listed({"s0": ["a"]}))
+    assert other.exists()
+
+
+def test_a_writer_that_fails_gives_its_lease_back(first: Dataset, listed: Listed):
+    source = listed({"s7": ["a"]})
+    (Path(first.url).parent / "raw" / "s7").write_bytes(b"")
+    with pytest.raises(InputError, match="more than `max_rejected`"):
+        writer_of(first, 0.0).append(source)
+    assert not (Path(first.url) / lease.FILE).exists()

@@ -13,8 +13,10 @@ from lglm_core.rooms import (
     Provenance,
     Room,
     TagsManifest,
+    digest,
     read_manifest,
     require,
+    to_json,
 )
 from tests.lglm_core.rooms.samples import MANIFEST, PROVENANCE, complete
 
@@ -72,3 +74,20 @@ def test_a_missing_room_comes_out_of_a_worker_as_it_was(room: Path):
         require(str(room), TagsManifest)
     again = pickle.loads(pickle.dumps(refused.value))
     assert (str(again), again.missing_kind) == (str(refused.value), "tags")
+
+
+def test_a_changed_byte_of_the_kind_is_damage_too(room: Path):
+    complete(room)
+    path = room / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b'"kind": "tags"', b'"kind": "tagz"'))
+    with pytest.raises(DamageError, match="its bytes are not those that were written"):
+        read_manifest(str(room))
+
+
+def test_a_kind_that_does_not_exist_is_refused(room: Path):
+    room.mkdir()
+    content = {**json.loads(MANIFEST.to_json()), "kind": "tagz"}
+    del content["digest"]
+    (room / "manifest.json").write_bytes(to_json({**content, "digest": digest(content)}))
+    with pytest.raises(InputError, match="not the manifest of a room"):
+        read_manifest(str(room))

@@ -12,8 +12,8 @@ from lglm_core.rooms import EvaluationManifest, Provenance, Room, TagsManifest, 
 from tests.lglm_core.rooms.samples import MANIFEST, PROVENANCE, complete
 
 
-class KilledError(Exception):
-    pass
+class KilledError(BaseException):
+    """Nothing is tidied up after it, as after a SIGKILL."""
 
 
 def names(room: Path) -> set[str]:
@@ -237,3 +237,11 @@ def test_a_file_of_the_room_is_recorded_as_it_was_written(room: Path):
     record = Room(str(room), PROVENANCE).write("a/b.txt", b"text")
     assert (room / "a" / "b.txt").read_bytes() == b"text"
     assert record == rooms.FileRecord(4, digest(b"text"))
+
+
+@pytest.mark.parametrize("content", ['{"kind": "tags", "inputs": [], "options": 3}', '{"kind": "x"}', "[]"])
+def test_an_unfinished_room_that_does_not_say_what_it_is_made_from_is_refused(room: Path, content: str):
+    room.mkdir()
+    (room / "unfinished.json").write_text(content)
+    with pytest.raises(InputError, match=r"unfinished\.json: does not say what the room is made from"):
+        Room(str(room), PROVENANCE).find()

@@ -24,7 +24,8 @@ from tests.lglm_core.training.runs import (
     start_run,
 )
 
-pytestmark = pytest.mark.weighty
+# Two processes train what one does, in every case.
+pytestmark = [pytest.mark.slow, pytest.mark.process]
 
 CASES: dict[str, tuple[str, Values]] = {
     "label side": ("lglm text", FEATURES),
