@@ -1,4 +1,7 @@
-"""Matrices of kills, faults and mutations: the whole for ``make chaos``, a diagonal for every other run."""
+"""Matrices of kills, faults and mutations: the whole for ``make chaos``, a diagonal for every other run.
+
+A matrix whose tests take little time is on the diagonal as a whole; its tests have both marks themselves.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -11,7 +11,7 @@ import pytest
 
 from tests.servers.prefect import prefect_environment, prefect_server, without_prefect
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.timeout(900)]
 
 TINY = {
     "source": "toy",

@@ -82,6 +82,8 @@ def test_a_whole_dataset_has_no_damage(whole: Path):
     read_everything(url)
 
 
+@pytest.mark.chaos
+@pytest.mark.diagonal
 @pytest.mark.parametrize("name", FILES)
 def test_a_flipped_byte_is_named_whatever_it_is_and_refused_by_training(copy: Path, name: str):
     url, path = str(copy), copy / name
@@ -100,6 +102,8 @@ def test_a_flipped_byte_is_named_whatever_it_is_and_refused_by_training(copy: Pa
             read_everything(url)
 
 
+@pytest.mark.chaos
+@pytest.mark.diagonal
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, "one byte", "gone"])
 def test_a_cut_is_named_and_refused_by_training(copy: Path, name: str, share: float | str):

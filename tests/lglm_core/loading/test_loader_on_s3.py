@@ -19,7 +19,7 @@ from lglm_core.storage.s3_client import connect
 from tests.servers.faulty import ALL_KINDS
 from tests.servers.s3 import FaultyServer, faulty, rclone_s3
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.chaos, pytest.mark.diagonal]
 
 SAMPLES, BITS = 23, 5
 WORLDS = (1, 2, 3, 4)
