@@ -78,6 +78,7 @@ class ByFile(LoadScopeScheduling):
         return "clusters" if Path(file).stem in CLUSTERS else file
 
 
+@pytest.hookimpl(optionalhook=True)  # also without pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
     return ByFile(config, log)
 
