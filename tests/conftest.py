@@ -53,9 +53,9 @@ def is_worker() -> bool:
 @pytest.hookimpl(tryfirst=True)  # pytest selects by marks in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if "chaos" not in config.option.markexpr:
-        left_out = [item for item in items if "chaos" in item.keywords and "diagonal" not in item.keywords]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in {*left_out}]
+        left_out = {item for item in items if "chaos" in item.keywords and "diagonal" not in item.keywords}
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
     for item in items:
         fixtures = {*getattr(item, "fixturenames", ())}
         if fixtures & STARTING_PROCESSES:
@@ -63,7 +63,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if fixtures & TRAINING:
             item.add_marker("weighty")
     rank = {name: place for place, name in enumerate((*CLUSTERS, *LONGEST_FIRST))}
-    items.sort(key=lambda item: (rank.get(item.path.stem, len(rank)), "process" not in item.keywords))
+    starting = {item.path for item in items if "process" in item.keywords}
+    items.sort(key=lambda item: (rank.get(item.path.stem, len(rank)), item.path not in starting))
 
 
 class ByFile(LoadScopeScheduling):
